@@ -1,0 +1,37 @@
+# Every target runs through uv; where uv is missing, it is installed into .uv/ first.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench
+
+export UV_COMPILE_BYTECODE ?= 1
+# The interpreter that is there, never one from the web behind your back.
+export UV_PYTHON_DOWNLOADS ?= never
+export PATH := $(PATH):$(CURDIR)/.uv/bin
+
+# Asking for its version, because a shim may stand on PATH with no uv behind it.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+READY := $(filter .uv/bin/uv,$(UV))
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: | $(READY) ## From nothing to a served prediction, in demo/
+	@$(UV) run python benchmarks/demo.py
+
+test: | $(READY) ## Test the template
+	@$(UV) run pytest
+
+check: | $(READY) ## Format, lint and type-check every file
+	@$(UV) run pre-commit run --all-files
+
+bench: | $(READY) ## Measure; prints a Markdown table
+	@$(UV) run python -m benchmarks
+
+.uv/bin/uv:
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo >&2 'Python 3.11 or newer is needed as python3. Install it, then run make again.'; exit 1; }
+	@python3 -m venv .uv || { rm -rf .uv; \
+	  echo >&2 'python3 cannot make virtual environments. Install its venv and pip modules'; \
+	  echo >&2 '(Debian, Ubuntu: apt-get install python3-venv python3-pip), then run make again.'; exit 1; }
+	@echo 'uv is not on PATH: installing it into .uv/'
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8' || { \
+	  echo >&2 'pip could not install uv. Check the network, or install uv yourself, then run make again.'; exit 1; }

@@ -1,0 +1,16 @@
+# %% [markdown]
+# A first look. The `# %%` cells run in VS Code, PyCharm and Jupyter (through jupytext);
+# `uv run python notebooks/explore.py` runs them all. Run `make pipeline` first.
+
+# %%
+import pandas as pd
+
+train = pd.read_parquet("data/splits/train.parquet")
+print(train.describe().T.to_string())
+
+# %% What was rejected, and why?
+print(pd.read_parquet("data/rejected.parquet")["reasons"].value_counts().to_string())
+
+# %% How good is the model, and against what?
+evaluation = pd.read_json("reports/evaluation/evaluation.json", typ="series")
+print(pd.DataFrame({name: evaluation[name] for name in ("metrics", "baseline")}).to_string())

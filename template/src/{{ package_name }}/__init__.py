@@ -1,0 +1,1 @@
+"""The package: one folder an area of the pipeline, `problem.py` for what is yours."""

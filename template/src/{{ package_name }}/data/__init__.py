@@ -1,0 +1,1 @@
+"""Data: ingest, validate, split."""

@@ -1,0 +1,53 @@
+"""Statistics of a table's columns: for reports, and in the bundle as the reference for drift."""
+
+import msgspec
+
+from ..contract import Column, Contract
+from ..tables import Connection, one, quote
+
+BINS = 20
+
+
+class Statistics(msgspec.Struct, omit_defaults=True):
+    """What one column holds; lists are counted item by item, `text` by its distinct values only."""
+
+    rows: int
+    missing: int
+    distinct: int  # estimated in one pass (HyperLogLog)
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    edges: list[float] = []  # bounds of a number's bins, all of one width: one more than counts
+    counts: list[int] = []  # rows in each bin of a number, or of each category, in the contract's order
+
+
+def describe(con: Connection, table: str, contract: Contract) -> dict[str, Statistics]:
+    """Describe the contract's columns in `table` (SQL: a name, or a quoted parquet path)."""
+    return {column.name: describe_column(con, table, column) for column in contract.kept}
+
+
+def describe_column(con: Connection, table: str, column: Column) -> Statistics:
+    """Describe one column."""
+    name = quote(column.name)
+    count = f"count(*), count(*) - count({name})"
+    distinct = f"least(approx_count_distinct({name}), count({name}))"
+    found = Statistics(*one(con, f"SELECT {count}, {distinct} FROM {table}"))
+    values = f"(SELECT {f'unnest({name})' if column.length else name} AS x FROM {table})"
+    if column.kind in ("number", "integer"):
+        describe_numbers(con, values, found)
+    if column.kind == "category":
+        counts = dict(con.sql(f"SELECT x, count(*) FROM {values} GROUP BY x").fetchall())
+        found.counts = [counts.get(category, 0) for category in column.categories]
+    return found
+
+
+def describe_numbers(con: Connection, values: str, found: Statistics) -> None:
+    """Add limits, mean and histogram of the numbers `x` in `values` (SQL)."""
+    found.min, found.max, found.mean = one(con, f"SELECT min(x), max(x), avg(x) FROM {values}")
+    if found.min is None or found.max is None:
+        return
+    width = (found.max - found.min) / BINS or 1.0
+    found.edges = [found.min + width * index for index in range(BINS + 1)]
+    place = f"least({BINS - 1}, floor((x - {found.min!r}) / {width!r}))::INTEGER"
+    counts = dict(con.sql(f"SELECT {place}, count(*) FROM {values} GROUP BY 1").fetchall())
+    found.counts = [counts.get(index, 0) for index in range(BINS)]

@@ -1,0 +1,1 @@
+"""Packaging: the bundle, which is what is judged and served."""

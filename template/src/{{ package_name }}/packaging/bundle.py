@@ -1,0 +1,83 @@
+"""Bundle: the model as one self-describing folder, proven equal to the estimator it came from."""
+
+import hashlib
+import platform
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import joblib
+import msgspec
+import numpy as np
+
+from .. import params, problem
+from ..data.statistics import describe
+from ..serving.model import Metadata, Model
+from ..stage import BUNDLE, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT, ProjectError, run_stage, write_json
+from ..tables import connect, literal, read_features
+from ..training.train import Estimator, outputs
+from .onnx import convert
+
+LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "pandas", "duckdb")
+
+
+def parity(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Largest difference of two output matrices, relative to the range of the expected one."""
+    return float(np.max(np.abs(expected - actual)) / max(float(np.ptp(expected)), 1e-12))
+
+
+def digest(*paths: Path) -> str:
+    """One SHA-256 over files, in the given order."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def git_commit() -> str:
+    """The commit that is checked out, or `uncommitted` before there is one."""
+    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return run.stdout.strip() if run.returncode == 0 else "uncommitted"
+
+
+def main() -> None:
+    settings, contract = params.load(), problem.CONTRACT
+    estimator = joblib.load(ESTIMATOR)
+    shutil.rmtree(BUNDLE, ignore_errors=True)
+    BUNDLE.mkdir(parents=True)
+    model, described, reference = (
+        BUNDLE / name for name in ("model.onnx", "contract.json", "reference.json")
+    )
+    model.write_bytes(convert(estimator, contract).SerializeToString(deterministic=True))
+    write_json(described, contract)
+    with connect(settings.memory_gb) as con:
+        write_json(reference, describe(con, literal(TRAIN), contract))
+    metadata = Metadata(
+        version=digest(model, described, reference)[:12],
+        commit=git_commit(),
+        data=digest(TRAIN, TEST),
+        parameters=msgspec.to_builtins(settings),
+        metrics=msgspec.json.decode(TRAINING_REPORT.read_bytes())["mean"],
+        libraries={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+    )
+    write_json(BUNDLE / "metadata.json", metadata)
+    check_parity(estimator, settings.bundle.parity_tolerance)
+
+
+def check_parity(estimator: Estimator, tolerance: float) -> None:
+    """Prove on the whole test split that the bundle answers as the estimator does."""
+    features = read_features(TEST, problem.CONTRACT)
+    expected = outputs(estimator, features, problem.CONTRACT)
+    difference = parity(expected, Model.load(BUNDLE).run(features.to_numpy()))
+    print(f"bundle: differs from the estimator by {difference:.1e} over {len(features):,} rows")
+    if not difference <= tolerance:
+        shutil.rmtree(BUNDLE)
+        raise ProjectError(
+            f"bundle: ONNX and estimator differ by {difference:.1e} of the outputs' range, over "
+            f"bundle.parity_tolerance ({tolerance:.0e}). Often a scaler before trees: drop it."
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main)

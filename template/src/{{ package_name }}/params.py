@@ -1,0 +1,92 @@
+"""A typed view of `params.yaml`. Defaults live here: a key missing there never breaks a stage.
+
+As a stage it writes each section, defaults filled in, to `.params/`: what other stages depend on.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from .stage import ProjectError, run_stage, write_json
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A section of the file: a key that it does not know is an error, not a silent no-op."""
+
+
+class Ingest(Section, frozen=True):
+    """Where data comes from.
+
+    `source` is `sample`; a path, glob or address (https://, s3://, gs://, …) of CSV or Parquet; or, with
+    a `query`, a SQLAlchemy address such as postgresql+psycopg://user@host/database.
+    """
+
+    source: str = "sample"
+    query: str | None = None
+
+
+class Validate(Section, frozen=True):
+    """What makes data unfit."""
+
+    max_rejected_share: Share = 0.02
+    min_class_rows: Count = 30  # rows that each category of the target needs
+    leakage_score: Share = 0.98  # AUC or R² from which a feature, or a pair, is taken for a leak
+
+
+class Split(Section, frozen=True):
+    """What is kept for the test."""
+
+    test_share: Share = 0.2
+    max_overlap_share: Share = 0.01  # test rows with a twin in training, over what chance explains
+
+
+class Train(Section, frozen=True):
+    """How the estimator is made and judged."""
+
+    seed: int = 0
+    folds: Annotated[int, msgspec.Meta(ge=2)] = 5
+    estimator: dict[str, Any] = {}  # passed to `problem.estimator` as keyword arguments
+
+
+class Bundle(Section, frozen=True):
+    """What a bundle must keep."""
+
+    parity_tolerance: float = 1e-4  # ONNX against estimator, relative to the range of outputs
+
+
+class Params(Section, frozen=True):
+    """The whole file."""
+
+    memory_gb: float = 2.0  # what DuckDB may use in the data stages before it works on disk
+    ingest: Ingest = Ingest()
+    validate: Validate = Validate()
+    split: Split = Split()
+    train: Train = Train()
+    bundle: Bundle = Bundle()
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read the parameters; raise `ProjectError` naming a key that is unknown or of a wrong type."""
+    import yaml
+
+    try:
+        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, Params)
+    except (msgspec.ValidationError, yaml.YAMLError) as error:
+        raise ProjectError(f"{path}: {error}. The keys and their meaning stand in params.py.") from None
+    except FileNotFoundError:
+        raise ProjectError(f"{path} is not here: run from the project's top folder") from None
+
+
+def main() -> None:
+    folder = Path(".params")
+    folder.mkdir(exist_ok=True)
+    for section, content in msgspec.to_builtins(load()).items():
+        write_json(folder / f"{section}.json", content)
+
+
+if __name__ == "__main__":
+    run_stage(main)

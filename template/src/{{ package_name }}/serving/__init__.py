@@ -1,0 +1,1 @@
+"""Serving: the bundle behind an API, and over files."""

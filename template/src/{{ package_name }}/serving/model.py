@@ -1,0 +1,101 @@
+"""The bundle at work: outputs for rows, and answers in the contract's words."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..contract import Contract
+from ..stage import ProjectError
+
+TOP = 10
+
+
+class Metadata(msgspec.Struct):
+    """Where a bundle comes from. `version` is the hash of its content, equal for equal models."""
+
+    version: str
+    commit: str
+    data: str
+    parameters: dict[str, Any]
+    metrics: dict[str, float]
+    libraries: dict[str, str]
+
+
+class Label(msgspec.Struct):
+    """A classification: the most probable label, and the probability of each."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+class Value(msgspec.Struct):
+    """A regression or forecast."""
+
+    value: float
+
+
+class Item(msgspec.Struct):
+    """One entry of a ranking."""
+
+    item: str
+    score: float
+
+
+class Ranking(msgspec.Struct):
+    """The best items, best first."""
+
+    items: list[Item]
+
+
+Answer = Label | Value | Ranking
+ANSWERS: dict[str, type[Answer]] = {"classification": Label, "regression": Value, "ranking": Ranking}
+
+
+class Model:
+    """A loaded bundle."""
+
+    def __init__(self, session: ort.InferenceSession, contract: Contract, metadata: Metadata) -> None:
+        self.contract, self.metadata = contract, metadata
+        self._session = session
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Load a bundle; raise `ProjectError` if a part is missing or broken."""
+        options = ort.SessionOptions()
+        # One thread: rows are small, and a server's parallelism is its processes.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            contract = msgspec.json.decode((folder / "contract.json").read_bytes(), type=Contract)
+            metadata = msgspec.json.decode((folder / "metadata.json").read_bytes(), type=Metadata)
+            session = ort.InferenceSession((folder / "model.onnx").read_bytes(), options)
+        except Exception as error:  # ONNX Runtime raises errors of its own for a broken file
+            raise ProjectError(
+                f"no usable bundle in {folder}: {error}. `make pipeline` makes one, `dvc pull` fetches one."
+            ) from None
+        return cls(session, contract, metadata)
+
+    def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs of shape (rows, labels) for float32 features of shape (rows, feature names)."""
+        outputs: Any = self._session.run(self._outputs, {"features": features})[0]
+        return outputs
+
+    def answers(self, features: NDArray[np.float32]) -> list[Answer]:
+        """One answer a row."""
+        outputs, labels = self.run(features), self.contract.labels
+        if self.contract.task == "regression":
+            return [Value(value) for value in outputs[:, 0].tolist()]
+        if self.contract.task == "ranking":
+            best = np.argsort(-outputs, axis=1, kind="stable")[:, :TOP]
+            return [
+                Ranking([Item(labels[item], float(scores[item])) for item in items])
+                for items, scores in zip(best, outputs, strict=True)
+            ]
+        return [
+            Label(labels[best], dict(zip(labels, scores, strict=True)))
+            for best, scores in zip(outputs.argmax(axis=1).tolist(), outputs.tolist(), strict=True)
+        ]

@@ -1,0 +1,1 @@
+"""Validation: evaluate the bundle."""

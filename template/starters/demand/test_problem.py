@@ -1,0 +1,24 @@
+"""Tests of this problem. The file is yours: say what must hold for your data and your model."""
+
+import duckdb
+import pandas as pd
+
+from {{ package_name }}.problem import prepare, sample
+
+
+def test_the_sample_is_one_year_of_half_hours() -> None:
+    times = sample()["time"]
+    assert times.is_unique
+    assert times.min() == pd.Timestamp("2014-01-01 00:00")
+    assert times.max() == pd.Timestamp("2014-12-31 23:30")
+
+
+def test_the_past_is_the_same_half_hour_one_day_and_one_week_ago() -> None:
+    raw = sample()
+    with duckdb.connect() as con:
+        prepared = prepare(con.from_df(raw)).df().set_index("time")
+    demand = raw.set_index("time")["demand"]
+    noon = pd.Timestamp("2014-06-18 12:00")
+    assert prepared.loc[noon, "demand_day_before"] == demand[noon - pd.Timedelta(days=1)]
+    assert prepared.loc[noon, "demand_week_before"] == demand[noon - pd.Timedelta(days=7)]
+    assert len(prepared) == len(raw) - 7 * 48

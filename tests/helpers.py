@@ -1,0 +1,96 @@
+"""Render the template as git would give it out, and read what came out."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import copier
+import yaml
+
+ROOT = Path(__file__).parent.parent
+# An identity of its own: the tests run where nobody has told git who they are.
+GIT = ("git", "-c", "user.name=Tester", "-c", "user.email=tester@example.com")
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command to its end; a failure shows what it said."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def git(*args: str | Path, cwd: Path) -> str:
+    """Run git."""
+    return run(*GIT, *args, cwd=cwd)
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit everything in a folder, which becomes a repository if it was none."""
+    git("init", "--quiet", "--initial-branch=main", cwd=folder)
+    git("add", "--all", cwd=folder)
+    git("commit", "--quiet", "--no-verify", "--message", message, cwd=folder)
+
+
+def listed(*paths: str) -> set[Path]:
+    """Files that git tracks or would track: what a clone of the next commit holds."""
+    names = git("ls-files", "-coz", "--exclude-standard", "--", *paths, cwd=ROOT)
+    return {Path(name) for name in names.split("\0") if name and (ROOT / name).exists()}
+
+
+def snapshot(folder: Path) -> Path:
+    """Copy the working tree without its history, so that uncommitted work is tested too."""
+    for path in listed():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, folder / path)
+    return folder
+
+
+def config() -> dict[str, Any]:
+    """Read copier.yml."""
+    return yaml.safe_load((ROOT / "copier.yml").read_text())
+
+
+def questions() -> dict[str, dict[str, Any]]:
+    """List what copier.yml asks, without what it computes."""
+    entries = {key: entry for key, entry in config().items() if not key.startswith("_")}
+    return {key: entry for key, entry in entries.items() if entry.get("when") is not False}
+
+
+def choices(question: dict[str, Any]) -> list[str]:
+    """List the answers that a question offers."""
+    offered = question.get("choices", [])
+    return list(offered.values() if isinstance(offered, dict) else offered)
+
+
+def files(project: Path) -> list[Path]:
+    """List a project's files, sorted."""
+    return sorted(path for path in project.rglob("*") if path.is_file())
+
+
+def answers(project: Path) -> dict[str, Any]:
+    """Read what a project remembers of its answers."""
+    return yaml.safe_load((project / ".copier-answers.yml").read_text())
+
+
+class Renderer:
+    """Renders the template. A call hands out one shared, read-only render per set of answers."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        """Render from `source` into folders below `folder`."""
+        self.source, self.folder = source, folder
+        self.done: dict[tuple[tuple[str, str], ...], Path] = {}
+
+    def __call__(self, **given: str) -> Path:
+        """Render once per set of answers. Who writes into a project renders `into` a folder."""
+        key = tuple(sorted(given.items()))
+        if key not in self.done:
+            self.done[key] = self.into(self.folder / f"project-{len(self.done)}", **given)
+        return self.done[key]
+
+    def into(self, project: Path, **given: str) -> Path:
+        """Render into a folder. Copier takes unknown answers in silence: they are refused here."""
+        if unknown := given.keys() - questions().keys():
+            raise KeyError(f"copier.yml does not ask for {sorted(unknown)}")
+        copier.run_copy(str(self.source), project, data=given, defaults=True, quiet=True, unsafe=False)
+        return project
