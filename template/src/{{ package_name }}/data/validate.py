@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import duckdb
 import msgspec
 from duckdb import DuckDBPyRelation as Relation
 
@@ -33,7 +34,7 @@ def check_rows(con: Connection, prepared: Relation, contract: Contract) -> None:
     if absent:
         raise ProjectError(
             f"validate: the table lacks {', '.join(absent)}, which the contract declares; it has "
-            f"{', '.join(prepared.columns)}. Add it in problem.prepare, or correct the contract."
+            f"{', '.join(prepared.columns)}. Add it in problem.PREPARE, or correct the contract."
         )
     prepared.to_view("prepared")
     columns = ", ".join(f"{typed(column)} AS {quote(column.name)}" for column in contract.kept)
@@ -130,7 +131,12 @@ def leaks(con: Connection, contract: Contract, settings: params.Validate) -> lis
 
 def validate(con: Connection, contract: Contract, settings: params.Validate) -> Findings:
     """Split `data/raw.parquet` into clean and rejected rows, and judge the table as a whole."""
-    check_rows(con, problem.prepare(con.read_parquet(str(RAW))), contract)
+    con.read_parquet(str(RAW)).to_view("raw")
+    try:
+        prepared = con.sql(problem.PREPARE)
+    except duckdb.Error as error:
+        raise ProjectError(f"validate: problem.PREPARE does not run on {RAW}: {error}") from None
+    check_rows(con, prepared, contract)
     write_rows(con, contract)
     rows, rejected = one(con, "SELECT count(*), count(reasons) FROM checked")
     columns = describe(con, literal(CLEAN), contract)

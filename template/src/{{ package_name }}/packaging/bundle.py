@@ -15,7 +15,7 @@ from .. import params, problem
 from ..data.statistics import describe
 from ..serving.model import Metadata, Model
 from ..stage import BUNDLE, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT, ProjectError, run_stage, write_json
-from ..tables import connect, literal, read_features
+from ..tables import connect, literal, read_features, read_row
 from ..training.train import Estimator, outputs
 from .onnx import convert
 
@@ -53,6 +53,7 @@ def main() -> None:
     write_json(described, contract)
     with connect(settings.memory_gb) as con:
         write_json(reference, describe(con, literal(TRAIN), contract))
+    write_json(BUNDLE / "example.json", read_row(TEST, contract))
     metadata = Metadata(
         version=digest(model, described, reference)[:12],
         commit=git_commit(),
@@ -69,7 +70,7 @@ def check_parity(estimator: Estimator, tolerance: float) -> None:
     """Prove on the whole test split that the bundle answers as the estimator does."""
     features = read_features(TEST, problem.CONTRACT)
     expected = outputs(estimator, features, problem.CONTRACT)
-    difference = parity(expected, Model.load(BUNDLE).run(features.to_numpy()))
+    difference = parity(expected, Model(BUNDLE).run(features.to_numpy()))
     print(f"bundle: differs from the estimator by {difference:.1e} over {len(features):,} rows")
     if not difference <= tolerance:
         shutil.rmtree(BUNDLE)

@@ -70,7 +70,7 @@ def explain(estimator: BaseEstimator, error: Exception) -> str:
     return (
         f"bundle: ONNX has no form of {' and '.join(strange) or 'the estimator with its settings'}."
         "\n- Take a step that skl2onnx supports: skl2onnx.supported_converters() lists them."
-        "\n- Or compute the column in problem.prepare, before the contract."
+        "\n- Or compute the column in problem.PREPARE, before the contract."
         "\n- Or register a converter in problem.py with skl2onnx.update_registered_converter."
         f"\nThe converter said: {error}"
     )

@@ -112,6 +112,7 @@ def describe(api: FastAPI, model: Model, codec: RowCodec) -> None:
     place = "#/components/schemas/{name}"
     schemas, components = msgspec.json.schema_components(types, ref_template=place)
     rows, good, bad = ({"content": {"application/json": {"schema": s}}} for s in schemas)
+    rows["content"]["application/json"]["example"] = model.example
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     document["paths"]["/predict"] = {
         "post": {
@@ -127,4 +128,4 @@ def describe(api: FastAPI, model: Model, codec: RowCodec) -> None:
 
 def create_app() -> Server:
     """What uvicorn starts: `BUNDLE` names the bundle's folder."""
-    return Server(Model.load(Path(os.environ.get("BUNDLE", "models/bundle"))))
+    return Server(Model(Path(os.environ.get("BUNDLE", "models/bundle"))))

@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="file to write, .csv or .parquet")
     parser.add_argument("--bundle", type=Path, default=os.environ.get("BUNDLE", "models/bundle"))
     given = parser.parse_args()
-    rows, refused = batch(Model.load(Path(given.bundle)), given.source, given.target)
+    rows, refused = batch(Model(Path(given.bundle)), given.source, given.target)
     print(f"batch: {rows - refused:,} rows answered, {refused:,} refused (their `error` says why)")
 
 

@@ -1,7 +1,7 @@
 """The bundle at work: outputs for rows, and answers in the contract's words."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -58,26 +58,21 @@ ANSWERS: dict[str, type[Answer]] = {"classification": Label, "regression": Value
 class Model:
     """A loaded bundle."""
 
-    def __init__(self, session: ort.InferenceSession, contract: Contract, metadata: Metadata) -> None:
-        self.contract, self.metadata = contract, metadata
-        self._session = session
-        self._outputs = [output.name for output in session.get_outputs()]
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
+    def __init__(self, folder: Path) -> None:
         """Load a bundle; raise `ProjectError` if a part is missing or broken."""
         options = ort.SessionOptions()
         # One thread: rows are small, and a server's parallelism is its processes.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
-            contract = msgspec.json.decode((folder / "contract.json").read_bytes(), type=Contract)
-            metadata = msgspec.json.decode((folder / "metadata.json").read_bytes(), type=Metadata)
-            session = ort.InferenceSession((folder / "model.onnx").read_bytes(), options)
+            self.contract = msgspec.json.decode((folder / "contract.json").read_bytes(), type=Contract)
+            self.metadata = msgspec.json.decode((folder / "metadata.json").read_bytes(), type=Metadata)
+            self.example: dict[str, Any] = msgspec.json.decode((folder / "example.json").read_bytes())
+            self._session = ort.InferenceSession((folder / "model.onnx").read_bytes(), options)
         except Exception as error:  # ONNX Runtime raises errors of its own for a broken file
             raise ProjectError(
                 f"no usable bundle in {folder}: {error}. `make pipeline` makes one, `dvc pull` fetches one."
             ) from None
-        return cls(session, contract, metadata)
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Outputs of shape (rows, labels) for float32 features of shape (rows, feature names)."""

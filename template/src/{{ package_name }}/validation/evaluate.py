@@ -80,7 +80,7 @@ def report(found: Evaluation) -> str:
 
 
 def main() -> None:
-    found = evaluate(Model.load(BUNDLE))
+    found = evaluate(Model(BUNDLE))
     EVALUATION_REPORT.mkdir(parents=True, exist_ok=True)
     write_json(EVALUATION_REPORT / "evaluation.json", found)
     write_json(METRICS, found.metrics)
