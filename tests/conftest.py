@@ -3,6 +3,8 @@
 import pytest
 from helpers import Renderer, snapshot
 
+pytest_plugins = ["project", "serving"]
+
 
 @pytest.fixture(scope="session")
 def render(tmp_path_factory: pytest.TempPathFactory) -> Renderer:

@@ -6,7 +6,7 @@ API (`rows.py`), kept in the bundle, and the reference for all that looks at dat
 
 import math
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -44,6 +44,9 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         limited = (self.min, self.max) != (None, None)
         can_be_list = self.kind in ("number", "category")
         broken = {
+            f"the kind is one of {', '.join(get_args(Kind))}": self.kind not in get_args(Kind),
+            "a column has a name": not self.name,
+            "min is at most max": self.kind in LARGEST and self.bounds[0] > self.bounds[1],
             "kind 'category' needs categories": self.kind == "category" and not self.categories,
             "categories are for kind 'category'": self.kind != "category" and self.categories,
             "a category is listed twice": len(set(self.categories)) != len(self.categories),
@@ -86,10 +89,10 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     @property
     def _limits(self) -> str:
         if self.min is not None and self.max is not None:
-            return f" from {self.min:g} to {self.max:g}"
+            return f" from {self.min:.15g} to {self.max:.15g}"
         if self.min is not None:
-            return f" of at least {self.min:g}"
-        return f" of at most {self.max:g}" if self.max is not None else ""
+            return f" of at least {self.min:.15g}"
+        return f" of at most {self.max:.15g}" if self.max is not None else ""
 
     @property
     def encoded_names(self) -> tuple[str, ...]:

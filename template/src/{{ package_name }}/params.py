@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from .stage import ProjectError, run_stage, write_json
+from .stage import ProjectError, write_json
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -41,7 +42,7 @@ class Split(Section, frozen=True):
     """What is kept for the test."""
 
     test_share: Share = 0.2
-    max_overlap_share: Share = 0.01  # test rows with a twin in training, over what chance explains
+    max_overlap_share: Share = 0.02  # test rows that equal a training row in all but the key
 
 
 class Train(Section, frozen=True):
@@ -55,13 +56,13 @@ class Train(Section, frozen=True):
 class Bundle(Section, frozen=True):
     """What a bundle must keep."""
 
-    parity_tolerance: float = 1e-4  # ONNX against estimator, relative to the range of outputs
+    parity_tolerance: Positive = 1e-4  # ONNX against estimator, relative to the range of outputs
 
 
 class Params(Section, frozen=True):
     """The whole file."""
 
-    memory_gb: float = 2.0  # what DuckDB may use in the data stages before it works on disk
+    memory_gb: Positive = 2.0  # what DuckDB may use in the data stages before it works on disk
     ingest: Ingest = Ingest()
     validate: Validate = Validate()
     split: Split = Split()
@@ -89,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

@@ -15,6 +15,7 @@ from .contract import Column, Contract
 MAX_ROWS = 10_000
 SHOWN_PROBLEMS = 100
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Numbers = tuple[float, ...]
 
 
@@ -52,7 +53,7 @@ class RowCodec:
         """Return the matrix of shape (rows, features); raise `RowError` with every broken rule."""
         try:
             rows = self._decoder.decode(body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise RowError(self._problems(body, str(error))) from None
         rows = rows if isinstance(rows, list) else [rows]
         return np.array([self._encode(row) for row in rows], np.float32)
@@ -69,7 +70,7 @@ class RowCodec:
         """Look again, slowly, for all that is wrong: the fast decoder stops at the first error."""
         try:
             rows = msgspec.json.decode(body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             return [Problem(0, "", "must be JSON: an object, or an array of objects", str(error))]
         rows = rows if isinstance(rows, list) else [rows]
         found = (problem for index, row in enumerate(rows) for problem in self._row_problems(index, row))
@@ -86,7 +87,7 @@ class RowCodec:
             if name not in row and not column.nullable:
                 yield Problem(index, name, f"missing; must be {column.rule}")
         for name in row.keys() - self._columns.keys():
-            yield Problem(index, name, "not a column of the contract")
+            yield Problem(index, shorten(name), "not a column of the contract")
 
 
 def row_type(contract: Contract) -> type[msgspec.Struct]:
@@ -143,5 +144,5 @@ def fits(value: Any, column: Column) -> bool:
 
 def shorten(value: Any) -> str:
     """A value as it came, cut to be shown."""
-    text = repr(value)
+    text = value if isinstance(value, str) and value else repr(value)
     return text if len(text) <= 40 else text[:39] + "…"

@@ -1,8 +1,9 @@
 """What stages share at their edges: where everything lies, and how to say what is wrong."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import msgspec
 
@@ -26,12 +27,26 @@ class ProjectError(Exception):
     """Something the reader can put right: the message names the thing, the rule and the way out."""
 
 
-def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage; a `ProjectError` becomes one clear message and exit code 1, not a traceback."""
-    try:
-        stage()
-    except ProjectError as error:
-        sys.exit(f"\nerror: {error}\n")
+def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say what a `ProjectError` says, instead of a traceback; exit code 1 either way."""
+    if not isinstance(error, ProjectError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"\nerror: {error}\n", file=sys.stderr)
+
+
+sys.excepthook = report
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Write rows as a Markdown table; nothing, if there are none."""
+    from tabulate import tabulate
+
+    escaped = [
+        {name: value.replace("|", "\\|") if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows
+    ]
+    return tabulate(escaped, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",")
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,5 +1,7 @@
 """The contract over whole tables, as SQL for DuckDB: memory stays bounded, however many rows."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,10 +9,12 @@ import duckdb
 from duckdb import DuckDBPyConnection as Connection
 
 from .contract import Column, Contract
+from .stage import ProjectError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+TIME = r"\d{4}-\d\d-\d\d[T ]([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?"
 SQL_TYPES = {
     "number": "DOUBLE",
     "integer": "BIGINT",
@@ -24,6 +28,15 @@ def connect(memory_gb: float = 2.0, database: Path | None = None) -> Connection:
     """Open DuckDB with a memory limit (it goes on on disk) and without downloads of extensions."""
     config = {"memory_limit": f"{memory_gb}GB", "autoinstall_known_extensions": "false"}
     return duckdb.connect(str(database or ":memory:"), config=config)
+
+
+@contextmanager
+def explained(what: str) -> Generator[None]:
+    """Say in words what DuckDB cannot do with something that is not ours."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise ProjectError(f"{what}: {str(error).splitlines()[0]}") from None
 
 
 def one(con: Connection, sql: str) -> tuple[Any, ...]:
@@ -56,13 +69,17 @@ def typed(column: Column) -> str:
 def allowed(column: Column) -> str:
     """SQL for whether a value that is there keeps the contract's rule."""
     value = typed(column)
-    if column.kind in ("text", "time"):
-        return f"{value} IS NOT NULL"
+    if column.kind == "text":
+        return "true"
+    if column.kind == "time":  # a cast alone would also take "infinity", and drop an offset
+        written = f"regexp_full_match({quote(column.name)}::VARCHAR, {literal(TIME)})"
+        return f"year({value}) > 0 AND {written}"
     if column.kind == "category":
         listed = texts(column.categories)
         if column.length is None:
             return f"list_contains({listed}, {value})"
-        return f"len({value}) <= {column.length} AND list_has_all({listed}, {value})"
+        known = f"len(list_filter({value}, lambda x: list_contains({listed}, x)))"
+        return f"len({value}) <= {column.length} AND {known} = len({value})"
     if column.length is not None:
         inside = f"len(list_filter({value}, lambda x: {within('x', column)}))"
         return f"len({value}) = {column.length} AND {inside} = {column.length}"
@@ -91,8 +108,8 @@ def reason(column: Column) -> str:
 
 
 def reasons(columns: tuple[Column, ...]) -> str:
-    """SQL for all that is wrong with a row, or NULL."""
-    return f"nullif(concat_ws('; ', {', '.join(map(reason, columns))}), '')"
+    """SQL for the list of all that is wrong with a row."""
+    return f"list_filter([{', '.join(map(reason, columns))}], lambda reason: reason IS NOT NULL)"
 
 
 def encoded(column: Column) -> list[str]:
@@ -109,13 +126,17 @@ def encoded(column: Column) -> list[str]:
     return [value]
 
 
+def numbers(contract: Contract) -> list[str]:
+    """SQL for a model's input: one float32 number for each of `Contract.feature_names`."""
+    return [f"TRY_CAST({sql} AS FLOAT)" for column in contract.features for sql in encoded(column)]
+
+
 def read_features(source: str | Path, contract: Contract) -> "pd.DataFrame":
     """Read a parquet file's features: one float32 column for each `Contract.feature_names`."""
     import numpy as np
     import pandas as pd
 
-    numbers = [f"({sql})::FLOAT" for column in contract.features for sql in encoded(column)]
-    selected = ", ".join(f"{sql} AS c{index}" for index, sql in enumerate(numbers))
+    selected = ", ".join(f"{sql} AS c{index}" for index, sql in enumerate(numbers(contract)))
     with connect() as con:
         arrays = con.sql(f"SELECT {selected} FROM {literal(source)}").fetchnumpy()
     filled = [np.ma.filled(array.astype(np.float32), np.nan) for array in arrays.values()]

@@ -30,10 +30,12 @@ CONTRACT = Contract(
 
 # The first week has no past, and is left out.
 PREPARE = """
-    SELECT now.*, day.demand AS demand_day_before, week.demand AS demand_week_before
-    FROM raw AS now
-    JOIN raw AS day ON day.time::TIMESTAMP = now.time::TIMESTAMP - INTERVAL 1 DAY
-    JOIN raw AS week ON week.time::TIMESTAMP = now.time::TIMESTAMP - INTERVAL 7 DAY
+    WITH timed AS (SELECT *, TRY_CAST(time AS TIMESTAMP) AS start FROM raw)
+    SELECT now.* EXCLUDE (start), day.demand AS demand_day_before, week.demand AS demand_week_before
+    FROM timed AS now
+    LEFT JOIN timed AS day ON day.start = now.start - INTERVAL 1 DAY
+    LEFT JOIN timed AS week ON week.start = now.start - INTERVAL 7 DAY
+    WHERE now.start IS NULL OR now.start >= (SELECT min(start) FROM timed) + INTERVAL 7 DAY
 """
 """SQL from the source's table to the contract's columns: rename, compute, join."""
 

@@ -5,6 +5,7 @@ parameters change or when asked to (`make ingest`), so that a pipeline run is ab
 of the data.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 from glob import glob
@@ -14,8 +15,8 @@ from duckdb import DuckDBPyRelation as Relation
 
 from .. import params, problem
 from ..contract import Contract
-from ..stage import RAW, ProjectError, run_stage
-from ..tables import Connection, connect, literal, one, quote, texts, typed
+from ..stage import RAW, ProjectError
+from ..tables import Connection, connect, explained, literal, one, quote, texts, typed
 
 CHUNK = 100_000
 
@@ -28,7 +29,8 @@ def fetch(con: Connection, ingest: params.Ingest, folder: Path) -> Relation:
             raise ProjectError("ingest.source is 'sample', but problem.py has no such function")
         return con.from_df(sample())
     if ingest.query:
-        parts = tuple(query_parts(ingest.source, ingest.query, folder))
+        address = os.path.expandvars(ingest.source)  # passwords come from the environment
+        parts = tuple(query_parts(address, ingest.query, folder))
         return con.sql(f"FROM read_parquet({texts(parts)}, union_by_name=true)")
     files = texts(local_files(ingest.source, folder))
     if ".parquet" in ingest.source or ".pq" in ingest.source:
@@ -47,13 +49,14 @@ def query_parts(address: str, query: str, folder: Path) -> Iterator[str]:
     try:
         engine = sqlalchemy.create_engine(address)
         with engine.connect().execution_options(stream_results=True) as connection:
-            chunks = pd.read_sql(sqlalchemy.text(query), connection, chunksize=CHUNK)
+            chunks = pd.read_sql(sqlalchemy.text(query), connection, chunksize=CHUNK, dtype_backend="pyarrow")
             for index, chunk in enumerate(tqdm(chunks, desc="ingest", unit=" chunks")):
                 part = folder / f"{index:06}.parquet"
                 chunk.to_parquet(part, index=False)
                 yield str(part)
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise ProjectError(f"ingest.source: the database does not answer: {error}") from None
+    except (sqlalchemy.exc.SQLAlchemyError, pd.errors.DatabaseError, ImportError) as error:
+        said = str(error).splitlines()[0]
+        raise ProjectError(f"ingest.source: the database does not answer ingest.query: {said}") from None
 
 
 def local_files(source: str, folder: Path) -> tuple[str, ...]:
@@ -108,10 +111,11 @@ def main() -> None:
     settings = params.load()
     RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
-        new = fetch(con, settings.ingest, Path(folder))
-        total = add(con, new, problem.CONTRACT, RAW)
+        with explained(f"ingest.source: {settings.ingest.source!r} cannot be read"):
+            new = fetch(con, settings.ingest, Path(folder))
+            total = add(con, new, problem.CONTRACT, RAW)
         print(f"ingest: {len(new):,} rows fetched; {total:,} rows in all")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

@@ -10,7 +10,7 @@ PATTERNS = {
     "card numbers": r"\b\d(?:[ -]?\d){12,18}\b",
     "social security numbers": r"\b\d{3}-\d{2}-\d{4}\b",
     "bank account numbers": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
-    "phone numbers": r"(?:\+|\b00)\d[\d ()/.-]{6,16}\d\b|\(?\b\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b",
+    "phone numbers": r"(?:\+|\b00[1-9])\d[\d ()/.-]{6,16}\d\b|\(?\b\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b",
 }
 LOOKED_AT = 1000
 

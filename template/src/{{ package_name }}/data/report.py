@@ -4,9 +4,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 from ..contract import Column, Contract
+from ..stage import table
 from .statistics import Statistics
 
 if TYPE_CHECKING:
@@ -18,18 +17,11 @@ SHOWN = 12
 ACROSS = 4
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table of rows; nothing, if there are none."""
-    cells = [
-        {k: str(v).replace("|", "\\|") if isinstance(v, str) else v for k, v in row.items()} for row in rows
-    ]
-    return tabulate(cells, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",")
-
-
 def write_report(findings: "Findings", contract: Contract, folder: Path) -> None:
     """Write `data.md` and `distributions.png` into `folder`."""
     drawn = [column for column in contract.kept if findings.columns[column.name].counts]
-    draw(drawn, findings.columns, folder / "distributions.png")
+    if drawn:
+        draw(drawn, findings.columns, folder / "distributions.png")
     verdict = "\n- ".join(["**Not fit for training:**\n", *findings.failures])
     clean = findings.rows - findings.rejected
     parts = [
@@ -37,7 +29,7 @@ def write_report(findings: "Findings", contract: Contract, folder: Path) -> None
         verdict if findings.failures else "**Fit for training.**",
         f"{findings.rows:,} rows: {clean:,} clean, {findings.rejected:,} rejected.",
         table([{"rule broken": rule, "rows": count} for rule, count in findings.reasons.items()]),
-        "![Distribution of each column](distributions.png)",
+        "![Distribution of each column](distributions.png)" if drawn else "",
         table([describe(column, findings.columns[column.name]) for column in contract.kept]),
     ]
     (folder / "data.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")

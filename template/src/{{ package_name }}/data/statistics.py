@@ -43,9 +43,10 @@ def describe_column(con: Connection, table: str, column: Column) -> Statistics:
 
 def describe_numbers(con: Connection, values: str, found: Statistics) -> None:
     """Add limits, mean and histogram of the numbers `x` in `values` (SQL)."""
-    found.min, found.max, found.mean = one(con, f"SELECT min(x), max(x), avg(x) FROM {values}")
+    found.min, found.max, mean = one(con, f"SELECT min(x), max(x), avg(x) FROM {values}")
     if found.min is None or found.max is None:
         return
+    found.mean = float(f"{mean:.9g}")  # the last digits depend on the number of threads
     width = (found.max - found.min) / BINS or 1.0
     found.edges = [found.min + width * index for index in range(BINS + 1)]
     place = f"least({BINS - 1}, floor((x - {found.min!r}) / {width!r}))::INTEGER"

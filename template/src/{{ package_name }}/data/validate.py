@@ -3,14 +3,24 @@
 import tempfile
 from pathlib import Path
 
-import duckdb
 import msgspec
 from duckdb import DuckDBPyRelation as Relation
 
 from .. import params, problem
 from ..contract import Contract
-from ..stage import CLEAN, DATA_REPORT, RAW, REJECTED, ProjectError, run_stage, write_json
-from ..tables import Connection, connect, literal, one, quote, read_features, read_target, reasons, typed
+from ..stage import CLEAN, DATA_REPORT, RAW, REJECTED, ProjectError, write_json
+from ..tables import (
+    Connection,
+    connect,
+    explained,
+    literal,
+    one,
+    quote,
+    read_features,
+    read_target,
+    reasons,
+    typed,
+)
 from .privacy import find_personal
 from .report import write_report
 from .statistics import Statistics, describe
@@ -29,7 +39,7 @@ class Findings(msgspec.Struct):
 
 
 def check_rows(con: Connection, prepared: Relation, contract: Contract) -> None:
-    """Make the table `checked`: the contract's columns and types, and `reasons` of bad rows."""
+    """Make the table `checked`: the contract's columns in its types, and in `__reasons` what is wrong."""
     absent = [column.name for column in contract.columns if column.name not in prepared.columns]
     if absent:
         raise ProjectError(
@@ -39,8 +49,7 @@ def check_rows(con: Connection, prepared: Relation, contract: Contract) -> None:
     prepared.to_view("prepared")
     columns = ", ".join(f"{typed(column)} AS {quote(column.name)}" for column in contract.kept)
     broken = reasons(contract.columns)
-    con.sql(f"CREATE TABLE checked AS SELECT {columns}, {broken} AS reasons FROM prepared")
-    reject_duplicates(con, contract)
+    con.sql(f"CREATE TABLE checked AS SELECT {columns}, {broken} AS __reasons FROM prepared")
 
 
 def reject_duplicates(con: Connection, contract: Contract) -> None:
@@ -55,7 +64,7 @@ def reject_duplicates(con: Connection, contract: Contract) -> None:
     """)
     key_reason = literal(f"{contract.key}: not unique; several different rows have it")
     con.sql(f"""
-        UPDATE checked SET reasons = concat_ws('; ', reasons,
+        UPDATE checked SET __reasons = list_append(__reasons,
             CASE WHEN copy THEN 'duplicate: the same row came before' ELSE {key_reason} END)
         FROM repeated WHERE checked.rowid = repeated.row AND (copy OR contradicted)
     """)
@@ -64,16 +73,18 @@ def reject_duplicates(con: Connection, contract: Contract) -> None:
 def write_rows(con: Connection, contract: Contract) -> None:
     """Write clean rows (in time order, if there is a time) and rejected ones with their reasons."""
     order = f"ORDER BY {quote(contract.time)}, {quote(contract.key)}" if contract.time else ""
-    clean = f"SELECT * EXCLUDE (reasons) FROM checked WHERE reasons IS NULL {order}"
+    clean = f"SELECT * EXCLUDE (__reasons) FROM checked WHERE len(__reasons) = 0 {order}"
     con.sql(f"COPY ({clean}) TO {literal(CLEAN)}")
-    con.sql(f"COPY (FROM checked WHERE reasons IS NOT NULL) TO {literal(REJECTED)}")
+    said = "array_to_string(__reasons, '; ') AS reasons"
+    rejected = f"SELECT * EXCLUDE (__reasons), {said} FROM checked WHERE len(__reasons) > 0"
+    con.sql(f"COPY ({rejected}) TO {literal(REJECTED)}")
 
 
 def count_reasons(con: Connection) -> dict[str, int]:
     """How often each rule was broken, the value at fault left out."""
     rows = con.sql("""
-        SELECT regexp_replace(one, ', got .*', '') AS reason, count(*) AS n
-        FROM (SELECT unnest(string_split(reasons, '; ')) AS one FROM checked)
+        SELECT regexp_replace(one, ', got .*', '', 's') AS reason, count(*) AS n
+        FROM (SELECT unnest(__reasons) AS one FROM checked)
         GROUP BY reason ORDER BY n DESC, reason
     """)
     return dict(rows.fetchall())
@@ -81,13 +92,14 @@ def count_reasons(con: Connection) -> dict[str, int]:
 
 def failures(con: Connection, contract: Contract, settings: params.Validate, findings: Findings) -> list[str]:
     """Say what makes the whole table unfit, each with its way out."""
-    if findings.rows == findings.rejected:
-        return rejected_share(findings, settings)
     found = rejected_share(findings, settings)
-    found += label_problems(contract, findings.columns[contract.target], settings)
+    if findings.rows == findings.rejected:
+        return found
+    unlearnable = label_problems(contract, findings.columns[contract.target], settings)
+    found += unlearnable
     for what in find_personal(con, literal(CLEAN), contract):
         found.append(f"personal data: {what}. Set personal=True to drop it, or False if harmless.")
-    for what in leaks(con, contract, settings):
+    for what in [] if unlearnable else leaks(con, contract, settings):
         found.append(f"target leakage: {what}. Set feature=False, or see validate.leakage_score.")
     return found
 
@@ -132,13 +144,11 @@ def leaks(con: Connection, contract: Contract, settings: params.Validate) -> lis
 def validate(con: Connection, contract: Contract, settings: params.Validate) -> Findings:
     """Split `data/raw.parquet` into clean and rejected rows, and judge the table as a whole."""
     con.read_parquet(str(RAW)).to_view("raw")
-    try:
-        prepared = con.sql(problem.PREPARE)
-    except duckdb.Error as error:
-        raise ProjectError(f"validate: problem.PREPARE does not run on {RAW}: {error}") from None
-    check_rows(con, prepared, contract)
+    with explained(f"validate: problem.PREPARE does not run on {RAW}"):
+        check_rows(con, con.sql(problem.PREPARE), contract)
+    reject_duplicates(con, contract)
     write_rows(con, contract)
-    rows, rejected = one(con, "SELECT count(*), count(reasons) FROM checked")
+    rows, rejected = one(con, "SELECT count(*), count(*) FILTER (len(__reasons) > 0) FROM checked")
     columns = describe(con, literal(CLEAN), contract)
     findings = Findings(rows, rejected, count_reasons(con), [], columns)
     findings.failures = failures(con, contract, settings, findings)
@@ -162,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

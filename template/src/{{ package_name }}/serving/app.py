@@ -55,7 +55,7 @@ class Server:
         started = perf_counter()
         body = await read(receive)
         status, content = self.predict(body) if scope["method"] == "POST" else (405, b"{}")
-        headers = [JSON, (b"content-length", str(len(content)).encode())]
+        headers = [JSON, (b"content-length", str(len(content)).encode()), (b"allow", b"POST")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
         self._by_status[status].inc()

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 from duckdb.func import PythonUDFType
 
-from ..stage import ProjectError, run_stage
-from ..tables import connect, encoded, literal, quote, reasons, texts
+from ..contract import Contract
+from ..stage import ProjectError
+from ..tables import connect, explained, literal, numbers, one, quote, reasons, texts
 from .model import TOP, Model
 
 
@@ -27,50 +28,60 @@ def scores(model: Model, features: pa.ChunkedArray) -> pa.Array:
     return pa.ListArray.from_arrays(starts, outputs.ravel())
 
 
-def answer_columns(model: Model) -> str:
-    """SQL for the answer's columns, from `scores`."""
-    labels = model.contract.labels
-    if model.contract.task == "regression":
-        return "scores[1] AS value"
-    if model.contract.task == "ranking":
-        best = f"list_grade_up(scores, 'DESC')[:{TOP}]"
-        return f"list_transform({best}, lambda i: {texts(labels)}[i]) AS items"
-    each = ", ".join(f"scores[{i + 1}] AS {quote(f'probability_{label}')}" for i, label in enumerate(labels))
-    return f"{texts(labels)}[list_position(scores, list_max(scores))] AS label, {each}"
+def answer_columns(contract: Contract) -> dict[str, str]:
+    """The answer's columns: name, and SQL from `__scores`."""
+    labels = contract.labels
+    if contract.task == "regression":
+        return {"value": "__scores[1]"}
+    if contract.task == "ranking":
+        best = f"list_grade_up(__scores, 'DESC')[:{TOP}]"
+        return {"items": f"list_transform({best}, lambda i: {texts(labels)}[i])"}
+    label = f"{texts(labels)}[list_position(__scores, list_max(__scores))]"
+    each = {f"probability_{label}": f"__scores[{index + 1}]" for index, label in enumerate(labels)}
+    return {"label": label, **each}
 
 
-def read(path: Path) -> str:
+def file(path: Path) -> str:
     """SQL for reading a file by its ending."""
     kinds = {
         ".csv": f"read_csv({literal(path)}, all_varchar=true)",
         ".parquet": f"read_parquet({literal(path)})",
     }
-    if path.suffix not in kinds or not path.is_file():
-        raise ProjectError(f"batch: {path} is not a .csv or .parquet file")
+    if path.suffix not in kinds or not path.parent.is_dir():
+        raise ProjectError(f"batch: {path} is not a .csv or .parquet file in a folder that is there")
     return kinds[path.suffix]
+
+
+def check_columns(contract: Contract, present: list[str], source: Path) -> None:
+    """Refuse a file that lacks a feature, or has a column named as the answer's."""
+    absent = [column.name for column in contract.features if column.name not in present]
+    if absent:
+        raise ProjectError(f"batch: {source} lacks {', '.join(absent)} of the contract")
+    if taken := [name for name in (*answer_columns(contract), "error") if name in present]:
+        raise ProjectError(
+            f"batch: {source} has {', '.join(taken)} already, as the answer would; rename them"
+        )
 
 
 def batch(model: Model, source: Path, target: Path) -> tuple[int, int]:
     """Answer each row of `source` into `target`; return the counts of rows and of refused ones."""
-    columns = model.contract.features
-    features = ", ".join(f"({sql})::FLOAT" for column in columns for sql in encoded(column))
-    with connect() as con:
-        con.sql(f"CREATE VIEW input AS FROM {read(source)}")
-        absent = {column.name for column in columns} - set(con.view("input").columns)
-        if absent:
-            raise ProjectError(f"batch: {source} lacks {', '.join(sorted(absent))} of the contract")
+    contract, written = model.contract, file(target)
+    answers = ", ".join(f"{sql} AS {quote(name)}" for name, sql in answer_columns(contract).items())
+    with connect() as con, explained(f"batch: {source} cannot be answered into {target}"):
+        con.sql(f"CREATE VIEW input AS FROM {file(source)}")
+        check_columns(contract, con.view("input").columns, source)
         run = partial(scores, model)
         con.create_function("score", run, ["FLOAT[]"], "FLOAT[]", type=PythonUDFType.ARROW)
         con.sql(f"""
-            CREATE VIEW checked AS
-                SELECT *, {reasons(columns)} AS error, [{features}] AS features FROM input;
-            CREATE VIEW scored AS
-                SELECT *, CASE WHEN error IS NULL THEN score(features) END AS scores FROM checked;
-            COPY (SELECT * EXCLUDE (error, features, scores), {answer_columns(model)}, error
-                FROM scored) TO {literal(target)}
+            CREATE VIEW checked AS SELECT *, {reasons(contract.features)} AS __reasons,
+                [{", ".join(numbers(contract))}] AS __features FROM input;
+            CREATE VIEW scored AS SELECT *,
+                CASE WHEN len(__reasons) = 0 THEN score(__features) END AS __scores FROM checked;
+            COPY (SELECT * EXCLUDE (__reasons, __features, __scores), {answers},
+                nullif(array_to_string(__reasons, '; '), '') AS error FROM scored) TO {literal(target)}
         """)
         con.remove_function("score")
-        return con.sql(f"SELECT count(*), count(error) FROM {read(target)}").fetchall()[0]
+        return one(con, f"SELECT count(*), count(error) FROM {written}")
 
 
 def main() -> None:
@@ -84,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

@@ -1,21 +1,17 @@
 """Train: cross-validate the estimator, then fit it on the whole training split."""
 
-from typing import Any
-
 import joblib
-import numpy as np
 import pandas as pd
 from sklearn.base import clone
 from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold, TimeSeriesSplit
+from sklearn.utils._param_validation import InvalidParameterError
 from tqdm import tqdm
 
 from .. import params, problem
 from ..contract import Contract
-from ..stage import ESTIMATOR, TRAIN, TRAINING_REPORT, ProjectError, run_stage, write_json
+from ..stage import ESTIMATOR, TRAIN, TRAINING_REPORT, ProjectError, write_json
 from ..tables import read_features, read_target
-from ..validation.metrics import measure
-
-Estimator = Any  # scikit-learn's estimators share no typed interface
+from ..validation.metrics import Estimator, measure, outputs
 
 
 def folds(contract: Contract, settings: params.Train) -> BaseCrossValidator:
@@ -24,13 +20,6 @@ def folds(contract: Contract, settings: params.Train) -> BaseCrossValidator:
         return TimeSeriesSplit(settings.folds)
     kind = StratifiedKFold if contract.task == "classification" else KFold
     return kind(settings.folds, shuffle=True, random_state=settings.seed)
-
-
-def outputs(estimator: Estimator, features: pd.DataFrame, contract: Contract) -> np.ndarray:
-    """What the bundle will answer: (rows, labels) probabilities or scores, or (rows, 1) values."""
-    if contract.task == "regression":
-        return np.asarray(estimator.predict(features)).reshape(-1, 1)
-    return estimator.predict_proba(features)
 
 
 def cross_validate(
@@ -50,6 +39,16 @@ def cross_validate(
     return measured
 
 
+def check_labels(target: pd.Series, contract: Contract) -> None:
+    """A label without a training row has no place in the model's outputs."""
+    unseen = [label for code, label in enumerate(contract.labels) if code not in set(target)]
+    if contract.task != "regression" and unseen:
+        raise ProjectError(
+            f"train: no training row has {contract.target} {', '.join(map(repr, unseen))}. "
+            "Bring such rows, or drop the categories from the contract."
+        )
+
+
 def main() -> None:
     settings, contract = params.load().train, problem.CONTRACT
     features, target = read_features(TRAIN, contract), read_target(TRAIN, contract)
@@ -59,9 +58,13 @@ def main() -> None:
         raise ProjectError(
             f"train.estimator in params.yaml does not fit problem.estimator: {error}"
         ) from None
-    by_fold = cross_validate(estimator, features, target, contract, settings)
+    try:
+        by_fold = cross_validate(estimator, features, target, contract, settings)
+        estimator.fit(features, target)
+    except InvalidParameterError as error:
+        raise ProjectError(f"train.estimator in params.yaml: {error}") from None
+    check_labels(target, contract)
     mean = pd.DataFrame(by_fold).mean().to_dict()
-    estimator.fit(features, target)
     ESTIMATOR.parent.mkdir(exist_ok=True)
     joblib.dump(estimator, ESTIMATOR)
     write_json(TRAINING_REPORT, {"rows": len(features), "mean": mean, "folds": by_fold})
@@ -69,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

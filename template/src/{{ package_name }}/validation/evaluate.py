@@ -6,9 +6,8 @@ from numpy.typing import NDArray
 
 from .. import problem
 from ..contract import Contract
-from ..data.report import table
 from ..serving.model import Model
-from ..stage import BUNDLE, EVALUATION_REPORT, METRICS, TEST, TRAIN, run_stage, write_json
+from ..stage import BUNDLE, EVALUATION_REPORT, METRICS, TEST, TRAIN, table, write_json
 from ..tables import quote, read_column, read_features, read_target
 from .metrics import measure
 
@@ -90,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

@@ -1,10 +1,24 @@
-"""Metrics of a problem's kind, from a model's outputs: the same in training and on the bundle."""
+"""Outputs of an estimator, and the metrics of its kind: the same in training and on the bundle."""
+
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn import metrics
 
 from ..contract import Contract
+
+Estimator = Any  # scikit-learn's estimators share no typed interface
+
+
+def outputs(estimator: Estimator, features: pd.DataFrame, contract: Contract) -> NDArray:
+    """What the bundle will answer: (rows, labels) probabilities or scores, or (rows, 1) values."""
+    if contract.task == "regression":
+        return np.asarray(estimator.predict(features)).reshape(-1, 1)
+    found = np.zeros((len(features), len(contract.labels)))
+    found[:, estimator.classes_] = estimator.predict_proba(features)  # a fold may lack rare labels
+    return found
 
 
 def measure(contract: Contract, target: NDArray, outputs: NDArray) -> dict[str, float]:
@@ -26,7 +40,7 @@ def classification(target: NDArray, outputs: NDArray) -> dict[str, float]:
     classes = range(outputs.shape[1])
     truth = np.eye(outputs.shape[1])[target]
     found = {
-        "log_loss": metrics.log_loss(target, outputs, labels=list(classes)),
+        "log_loss": metrics.log_loss(target, outputs.clip(0, 1), labels=list(classes)),
         "brier": float(np.mean(np.sum((outputs - truth) ** 2, axis=1)) / 2),
         "accuracy": metrics.accuracy_score(target, outputs.argmax(axis=1)),
     }

@@ -1,0 +1,220 @@
+"""Projects that really run: set up once a session, copied for each test that writes into one."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from helpers import Renderer, answers, commit
+
+Done = subprocess.CompletedProcess[str]
+Json = Any  # whatever a document holds
+
+# What the tests' own environment would tell a project's, and what must not be learned from it.
+OURS = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "BUNDLE"}
+
+# Small scripts for a project's interpreter: the tests' own has no DuckDB.
+EDIT = """
+import duckdb, sys
+path, query = sys.argv[1:]
+con = duckdb.connect()
+con.sql("SET threads = 1")
+con.from_parquet(path).create("raw")
+con.sql(query).write_parquet(path)
+"""
+ROWS = """
+import duckdb, json, sys
+rows = duckdb.sql(sys.argv[1])
+named = [dict(zip(rows.columns, row)) for row in rows.fetchall()]
+json.dump(named, sys.stdout, default=lambda time: time.isoformat())
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A rendered project and the environment that it runs in."""
+
+    folder: Path
+    package: str
+    installed: bool = True
+    """False: the environment is another project's, and the package is found by its path."""
+
+    def environment(self) -> dict[str, str]:
+        """What a shell would hand down, one thread per process for fair sharing of the machine."""
+        found = {name: value for name, value in os.environ.items() if name not in OURS}
+        path = f"{self.folder / '.venv/bin'}{os.pathsep}{found['PATH']}"
+        found |= {"PATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        return found if self.installed else found | {"PYTHONPATH": str(self.folder / "src")}
+
+    def run(self, *command: str | Path, fed: str | None = None) -> Done:
+        """Run a command in the project to its end, whatever that is."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            input=fed,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def good(self, *command: str | Path) -> str:
+        """Run a command that must succeed; give what it said, progress included."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def make(self, *target: str) -> str:
+        """Run a target of the Makefile that must succeed."""
+        return self.good("make", *target)
+
+    @property
+    def python(self) -> Path:
+        """The project's interpreter."""
+        return self.folder / ".venv/bin/python"
+
+    def stage(self, name: str, *args: str | Path) -> Done:
+        """Run a stage as people and DVC do."""
+        return self.run(self.python, "-m", f"{self.package}.{name}", *args)
+
+    def stages(self, *names: str) -> str:
+        """Run stages that must succeed."""
+        said = [self.good(self.python, "-m", f"{self.package}.{name}") for name in names]
+        return "".join(said)
+
+    def batch(self, source: str | Path, target: str | Path) -> str:
+        """Answer a file, which must succeed."""
+        return self.good(self.python, "-m", f"{self.package}.serving.batch", source, target)
+
+    def refusal(self, name: str, *args: str | Path) -> str:
+        """Run a stage that must stop as promised: exit code 1 and one message, no traceback."""
+        done = self.stage(name, *args)
+        assert done.returncode == 1, f"{name} ended with {done.returncode}:\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.count("error: ") == 1, done.stderr
+        return done.stderr.split("error: ")[1]
+
+    def script(self, code: str, *args: str | Path) -> str:
+        """Run a small script with the project's libraries."""
+        return self.good(self.python, "-c", dedent(code), *args)
+
+    def edit(self, query: str, path: str = "data/raw.parquet") -> None:
+        """Replace a table by a query over it, which calls it `raw`."""
+        self.script(EDIT, path, query)
+
+    def bring(self, query: str) -> None:
+        """Bring a table of one's own, made by a query over the one that was there."""
+        self.edit(query)
+        (self.folder / "data/raw.parquet").rename(self.folder.parent / "own.parquet")
+        self.params("ingest: {source: ../own.parquet}")
+
+    def rows(self, query: str) -> list[dict[str, Json]]:
+        """Answer a query over the project's files."""
+        return json.loads(self.script(ROWS, query))
+
+    def json(self, path: str) -> Json:
+        """Read a report or a part of the bundle."""
+        return json.loads((self.folder / path).read_text())
+
+    @property
+    def problem(self) -> Path:
+        """The file that a data scientist edits."""
+        return self.folder / "src" / self.package / "problem.py"
+
+    def declare(self, *columns: str) -> None:
+        """Add columns to the contract, before all others."""
+        added = "".join(f"        {column},\n" for column in columns)
+        self.replace("    columns=(\n", f"    columns=(\n{added}")
+
+    def replace(self, old: str, new: str, path: Path | None = None) -> None:
+        """Edit the problem, or another file, as with search and replace."""
+        path = path or self.problem
+        text = path.read_text()
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
+        path.write_text(text.replace(old, new))
+
+    def params(self, text: str) -> None:
+        """Write the parameters anew."""
+        (self.folder / "params.yaml").write_text(dedent(text))
+
+    def copy(self, folder: Path) -> "Project":
+        """Copy all but the environment, which is shared."""
+        skipped = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=skipped)
+        return replace(self, folder=folder, installed=False).using(self)
+
+    def using(self, other: "Project") -> "Project":
+        """Share another project's environment, through a link that git is told not to see."""
+        (self.folder / ".venv").symlink_to((other.folder / ".venv").resolve())
+        (self.folder / ".git/info/exclude").write_text(".venv\n")
+        return self
+
+
+def rendered(render: Renderer, folder: Path, **given: str) -> Project:
+    """Render a project and commit it, as people do before anything else."""
+    render.into(folder, **given)
+    commit(folder, "start")
+    return Project(folder, answers(folder)["package_name"])
+
+
+@contextmanager
+def quiet_dvc(folder: Path) -> Generator[None]:
+    """Let DVC keep its notes about a session's projects with the session's files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_SITE_CACHE_DIR", str(folder))
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def project(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Take the default project the whole way. Read-only: who writes asks for `work`."""
+    folder = tmp_path_factory.mktemp("default")
+    with quiet_dvc(folder / "dvc"):
+        made = rendered(render, folder / "project")
+        made.make("setup")
+        made.make("pipeline")
+        commit(made.folder, "first model")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def demand_project(render: Renderer, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Run the second starter, in the environment of the first: they need the same libraries."""
+    folder = tmp_path_factory.mktemp("demand")
+    made = rendered(render, folder / "project", use_case="demand")
+    made = replace(made, installed=False).using(project)
+    made.make("pipeline")
+    commit(made.folder, "first model")
+    return made
+
+
+@pytest.fixture
+def work(project: Project, tmp_path: Path) -> Project:
+    """Copy the default project, pipeline run and all, to be broken."""
+    return project.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def demand_work(demand_project: Project, tmp_path: Path) -> Project:
+    """Copy the demand project, to be broken."""
+    return demand_project.copy(tmp_path / "project")
+
+
+@pytest.fixture(params=["project", "demand_project"])
+def either(request: pytest.FixtureRequest) -> Project:
+    """Give each starter in turn, read-only."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def either_work(either: Project, tmp_path: Path) -> Project:
+    """Copy each starter in turn, to be broken."""
+    return either.copy(tmp_path / "project")

@@ -1,0 +1,119 @@
+"""A project's server, really running, and a client for it."""
+
+import http.client
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from project import Json, Project
+
+PATIENCE = 30
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Json:
+        """The body, which must be JSON."""
+        return json.loads(self.body)
+
+
+@dataclass
+class Server:
+    """A server on this machine's own address."""
+
+    process: subprocess.Popen[str]
+    port: int
+    log: Path
+
+    def ask(self, method: str, path: str, body: Json = None, **headers: str) -> Answer:
+        """Send one request over a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            answer = connection.getresponse()
+            return Answer(answer.status, dict(answer.getheaders()), answer.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Answer:
+        """Read a page that must be there."""
+        answer = self.ask("GET", path)
+        assert answer.status == 200, answer
+        return answer
+
+    def predict(self, rows: Json) -> Answer:
+        """Ask for predictions: bytes as they are, all else as JSON."""
+        return self.ask("POST", "/predict", rows if isinstance(rows, bytes) else json.dumps(rows))
+
+    def predictions(self, rows: Json) -> list[Json]:
+        """Ask for predictions that must be given."""
+        answer = self.predict(rows)
+        assert answer.status == 200, answer.body[:2000]
+        return answer.json["predictions"]
+
+    def problems(self, rows: Json) -> list[dict[str, Json]]:
+        """Ask for predictions that must be refused."""
+        answer = self.predict(rows)
+        assert answer.status == 422, answer.body[:2000]
+        return answer.json["detail"]
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                self.get("/health")
+            except ConnectionError:
+                time.sleep(0.05)
+            else:
+                return
+        raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        """Ask it to end, and see that it does."""
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+
+
+def free_port() -> int:
+    """Find a port where nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def started(command: list[str | Path], cwd: Path, env: dict[str, str], port: int) -> Generator[Server]:
+    """Run a server until the block ends."""
+    log = cwd / f"server-{port}.log"
+    with log.open("w") as said:
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=said, stderr=said, text=True)
+    server = Server(process, port, log)
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def serving(project: Project, slim: Path, cwd: Path) -> Generator[Server]:
+    """Serve a project's bundle from elsewhere, with nothing but the base dependencies at hand."""
+    port = free_port()
+    paths = {"PYTHONPATH": f"{project.folder}/src", "BUNDLE": f"{project.folder}/models/bundle"}
+    app = f"{project.package}.serving.app:create_app"
+    command = [slim / "bin/python", "-m", "uvicorn", "--factory", app, "--port", str(port)]
+    with started(command, cwd, project.environment() | paths, port) as server:
+        yield server

@@ -1,0 +1,554 @@
+"""The contract is general: other kinds of problem run through the same stages by two files."""
+
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from project import Json, Project
+from serving import Server, free_port, started
+
+HEAD = """
+from .contract import Column, Contract
+
+BASELINE = None
+PREPARE = "SELECT * FROM raw"
+"""
+
+IMAGES = """
+DIGITS = tuple("0123456789")
+
+CONTRACT = Contract(
+    task="classification",
+    key="scan",
+    target="digit",
+    columns=(
+        Column("scan", "text"),
+        Column("digit", "category", categories=DIGITS),
+        Column("pixels", "number", 0, 16, length=64),
+    ),
+)
+
+
+def sample():
+    import pandas as pd
+    from sklearn.datasets import load_digits
+
+    images, digits = load_digits(return_X_y=True)
+    return pd.DataFrame({"scan": range(len(digits)), "digit": digits, "pixels": list(images)})
+
+
+def estimator(seed, **settings):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return KNeighborsClassifier(3)
+"""
+
+RANKING = """
+SHELF = tuple(f"book {number}" for number in range(20))
+
+CONTRACT = Contract(
+    task="ranking",
+    key="order",
+    target="next",
+    columns=(
+        Column("order", "text"),
+        Column("next", "category", categories=SHELF),
+        Column("basket", "category", categories=SHELF, length=5),
+        Column("age", "integer", 0, 120, nullable=True),
+    ),
+)
+
+
+def sample():
+    import numpy as np
+    import pandas as pd
+
+    random = np.random.default_rng(0)
+    first = random.integers(0, 20, 1200)
+    baskets = [[SHELF[at], SHELF[(at + random.integers(1, 3)) % 20]] for at in first]
+    following = [SHELF[(at + 3) % 20] for at in first]
+    return pd.DataFrame({"order": range(1200), "next": following, "basket": baskets,
+                         "age": random.integers(18, 90, 1200)})
+
+
+def estimator(seed, **settings):
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(SimpleImputer(), LogisticRegression(C=10, max_iter=2000))
+"""
+
+FRAUD = """
+CONTRACT = Contract(
+    task="classification",
+    key="payment",
+    target="fraud",
+    time="at",
+    columns=(
+        Column("payment", "text"),
+        Column("at", "time"),
+        Column("fraud", "category", categories=("no", "yes")),
+        Column("amount", "integer", 0, 1_000_000),
+        Column("attempts", "integer", 0, 50, segment=True),
+        Column("country", "category", categories=("DE", "FR", "PL"), segment=True),
+        Column("foreign", "integer", 0, 1, nullable=True),
+    ),
+)
+
+
+def sample():
+    import numpy as np
+    import pandas as pd
+
+    random = np.random.default_rng(0)
+    size = 4000
+    amount, attempts = random.integers(1, 100_000, size), random.poisson(1, size)
+    risk = (amount > 60_000) * (attempts > 1) * 0.5 + 0.01
+    return pd.DataFrame({
+        "payment": [f"p{at:05}" for at in range(size)],
+        "at": pd.date_range("2026-01-01", periods=size, freq="7min"),
+        "fraud": np.where(random.random(size) < risk, "yes", "no"),
+        "amount": amount,
+        "attempts": attempts,
+        "country": random.choice(["DE", "FR", "PL"], size),
+        "foreign": random.choice([0, 1, None], size),
+    })
+
+
+def estimator(seed, **settings):
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, max_iter=30)
+"""
+
+# Baskets of twenty books are so simple that many are alike by chance.
+TWINS = "split: {max_overlap_share: 1}"
+
+KINDS = {"images": IMAGES, "ranking": RANKING, "fraud": FRAUD}
+
+ROWS = {
+    "images": {"pixels": [0, 5.5, 16, *[8] * 61]},
+    "ranking": {"basket": ["book 3", "book 4"], "age": None},
+    "fraud": {"at": "2026-02-01T12:00:00", "amount": 9, "attempts": 1, "country": "FR"},
+}
+
+WRONG = [
+    ("images", "pixels", [1] * 63, "a list of 64 numbers"),
+    ("images", "pixels", [1] * 65, "a list of 64 numbers"),
+    ("images", "pixels", [17] * 64, "a list of 64 numbers"),
+    ("images", "pixels", [None] * 64, "a list of 64 numbers"),
+    ("images", "pixels", [[1] * 8] * 8, "a list of 64 numbers"),
+    ("images", "pixels", 1, "a list of 64 numbers"),
+    ("ranking", "basket", ["book 99"], "a list of up to 5 of 'book 0'"),
+    ("ranking", "basket", [f"book {at}" for at in range(6)], "a list of up to 5 of"),
+    ("ranking", "basket", [None], "a list of up to 5 of"),
+    ("ranking", "basket", "book 3", "a list of up to 5 of"),
+    ("fraud", "at", "yesterday", "a time such as 2026-01-31T14:30:00, without an offset"),
+    ("fraud", "at", "2026-02-01T12:00:00Z", "a time such as"),
+    ("fraud", "at", 1769000000, "a time such as"),
+    ("fraud", "amount", 1.5, "an integer from 0 to 1000000"),
+    ("fraud", "foreign", 2, "an integer from 0 to 1"),
+]
+
+
+def pose(project: Project, problem: str) -> Project:
+    """Give a project another problem, as its user does: two files, and the old rows gone."""
+    project.problem.write_text(HEAD + dedent(problem))
+    project.params(TWINS if "ranking" in problem else "")
+    (project.folder / "data/raw.parquet").unlink(missing_ok=True)
+    return project
+
+
+@contextmanager
+def served(project: Project) -> Generator[Server]:
+    """Serve a project's bundle."""
+    port = free_port()
+    app = f"{project.package}.serving.app:create_app"
+    command = [project.python, "-m", "uvicorn", "--factory", app, "--port", str(port)]
+    with started(command, project.folder, project.environment(), port) as server:
+        yield server
+
+
+STAGES = (
+    "data.ingest",
+    "data.validate",
+    "data.split",
+    "training.train",
+    "packaging.bundle",
+    "validation.evaluate",
+)
+
+
+class Made:
+    """Projects of other kinds and their servers, each made when it is first asked for."""
+
+    def __init__(self, project: Project, folder: Path, open_ones: ExitStack) -> None:
+        """Make projects below a folder; servers run until the stack is closed."""
+        self.project, self.folder, self.open_ones = project, folder, open_ones
+        self.done: dict[str, Project] = {}
+        self.servers: dict[str, Server] = {}
+
+    def __call__(self, kind: str) -> Project:
+        """Run one kind of problem through all stages."""
+        if kind not in self.done:
+            posed = pose(self.project.copy(self.folder / kind), KINDS[kind])
+            self.done[kind] = posed
+            posed.stages(*STAGES)
+        return self.done[kind]
+
+    def server(self, kind: str) -> Server:
+        """Serve one kind of problem."""
+        if kind not in self.servers:
+            self.servers[kind] = self.open_ones.enter_context(served(self(kind)))
+        return self.servers[kind]
+
+
+@pytest.fixture(scope="module")
+def made(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """Make projects of other kinds."""
+    with ExitStack() as open_ones:
+        yield Made(project, tmp_path_factory.mktemp("kinds"), open_ones)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_problem_takes_two_files(made: Made, kind: str) -> None:
+    """Nothing of the standard knows what it is about; the model is much better than none."""
+    project = made(kind)
+    found = project.json("reports/evaluation/evaluation.json")
+    better = {"images": ("accuracy", 0.9), "ranking": ("mrr", 0.8), "fraud": ("roc_auc", 0.7)}
+    name, least = better[kind]
+    assert found["metrics"][name] > least > found["baseline"][name]
+    changed = project.good("git", "status", "--porcelain", "src", "dvc.yaml", "tests").split()
+    assert changed == ["M", f"src/{project.package}/problem.py"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_rows_are_served(made: Made, kind: str) -> None:
+    """By the API and from files, equal to each other."""
+    project, server = made(kind), made.server(kind)
+    (answer,) = server.predictions(ROWS[kind])
+    expected = {"images": {"label", "probabilities"}, "ranking": {"items"}}
+    assert answer.keys() == expected.get(kind, expected["images"])
+    names = [*ROWS[kind], *(["foreign"] if kind == "fraud" else [])]
+    quoted = ", ".join(f'"{name}"' for name in names)
+    rows = project.rows(f"SELECT {quoted} FROM 'data/splits/test.parquet'")  # noqa: S608
+    by_api = server.predictions(rows)
+    project.batch("data/splits/test.parquet", "out.parquet")
+    by_file = project.rows("FROM 'out.parquet'")
+    assert len(by_api) == len(by_file) > 100
+    for row, found in zip(by_file, by_api, strict=True):
+        assert row["error"] is None
+        if kind == "ranking":
+            assert row["items"] == [item["item"] for item in found["items"]]
+        else:
+            assert row["label"] == found["label"]
+
+
+@pytest.mark.parametrize(("kind", "column", "value", "rule"), WRONG, ids=lambda part: repr(part)[:20])
+def test_its_rules_are_kept(made: Made, kind: str, column: str, value: Json, rule: str) -> None:
+    """Lists have a length and rules for what is in them."""
+    (found,) = made.server(kind).problems({**ROWS[kind], column: value})
+    assert found["column"] == column
+    assert rule in found["rule"]
+
+
+def test_a_list_breaks_its_rule_in_a_table(made: Made, tmp_path: Path) -> None:
+    """The same rules as the API's, for rows of a file."""
+    project = made("images").copy(tmp_path / "project")
+    project.edit("""
+        SELECT * REPLACE (CASE scan WHEN 1 THEN pixels[:63] WHEN 2 THEN list_append(pixels, 1)
+            WHEN 3 THEN [17.0] || pixels[2:] WHEN 4 THEN [NULL] || pixels[2:]
+            WHEN 5 THEN NULL WHEN 6 THEN [] ELSE pixels END AS pixels) FROM raw
+    """)
+    project.stages("data.validate")
+    rows = project.rows("SELECT scan, reasons FROM 'data/rejected.parquet' ORDER BY scan")
+    assert [row["scan"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert all(row["reasons"].startswith("pixels: ") for row in rows)
+    assert all(len(row["reasons"]) < 200 for row in rows)
+
+
+def test_a_basket_breaks_its_rule_in_a_table(made: Made, tmp_path: Path) -> None:
+    """Too many, unknown, nothing where something should be; an empty one is fine."""
+    project = made("ranking").copy(tmp_path / "project")
+    project.edit("""
+        SELECT * REPLACE (CASE "order" WHEN 1 THEN ['book 99'] WHEN 2 THEN ['book 1', NULL]
+            WHEN 3 THEN list_transform(range(6), lambda i: 'book ' || i)
+            WHEN 4 THEN NULL WHEN 5 THEN [] ELSE basket END AS basket) FROM raw
+    """)
+    project.stages("data.validate")
+    rows = project.rows("SELECT \"order\" AS n FROM 'data/rejected.parquet' ORDER BY n")
+    assert [row["n"] for row in rows] == ["1", "2", "3", "4"]
+
+
+def test_an_item_that_nobody_chose_is_ranked_last_or_refused(work: Project) -> None:
+    """A catalogue has items without a sale: positions must not slip, and nothing may crash."""
+    shelf = 'Column("next", "category", categories='
+    pose(work, RANKING.replace(f"{shelf}SHELF)", f'{shelf}("never sold", *SHELF))'))
+    work.stages("data.ingest")
+    done = work.stage("data.validate")
+    if not done.returncode:
+        work.stages("data.split")
+        done = work.stage("training.train")
+    if done.returncode:
+        assert "Traceback" not in done.stderr
+        assert "never sold" in done.stderr
+    else:
+        work.stages("packaging.bundle", "validation.evaluate")
+        work.batch("data/splits/test.parquet", "out.parquet")
+        hits = work.rows("SELECT avg((items[1] = next)::INT) AS share FROM 'out.parquet'")
+        assert hits[0]["share"] > 0.7
+
+
+def test_a_rare_item_does_not_stop_training(work: Project) -> None:
+    """Sold once, it is in one fold only: the others have never seen it."""
+    once = """
+    following = [SHELF[0] if name == "book 7" else name for name in following]
+    following[2] = "book 7"
+    return"""
+    head, ranking = RANKING.split("    return", 1)
+    rare = head.rstrip() + once + ranking
+    pose(work, rare)
+    work.stages("data.ingest", "data.validate", "data.split")
+    work.edit(
+        "FROM raw UNION ALL FROM 'data/splits/test.parquet' WHERE next = 'book 7'",
+        "data/splits/train.parquet",
+    )
+    work.stages("training.train", "packaging.bundle", "validation.evaluate")
+    assert work.json("reports/metrics.json")["mrr"] > 0.7
+
+
+def test_rare_classes_in_time_do_not_stop_training(work: Project) -> None:
+    """Fraud begins in March: the first fold has seen none, and a forest then knows one class."""
+    risk = "random.random(size) < risk"
+    late = FRAUD.replace(risk, f"({risk}) & (np.arange(size) > 1500)")
+    start = late.index("    from sklearn.ensemble")
+    forest = """
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(20, random_state=seed)
+    """
+    pose(work, late[:start].rstrip() + forest)
+    work.stages("data.ingest", "data.validate", "data.split")
+    done = work.stage("training.train")
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert "train.folds" in done.stderr
+
+
+# ── Estimators ───────────────────────────────────────────────────────────────────────────────────
+
+
+def train_and_bundle(project: Project, estimator: str) -> str | None:
+    """Put another estimator into the problem; give what the bundle stage refuses it with."""
+    text = project.problem.read_text()
+    start = text.index("def estimator(")
+    body = text[:start] + dedent(estimator).lstrip()
+    project.problem.write_text(body)
+    project.params("train: {folds: 2}")
+    project.stages("training.train")
+    done = project.stage("packaging.bundle")
+    return project.refusal("packaging.bundle") if done.returncode else None
+
+
+UNCONVERTIBLE = {
+    "odd (FunctionTransformer)": """
+        def double(values):
+            return values * 2
+
+        def estimator(seed, **settings):
+            from sklearn.linear_model import LogisticRegression
+            from sklearn.impute import SimpleImputer
+            from sklearn.pipeline import Pipeline
+            from sklearn.preprocessing import FunctionTransformer
+
+            return Pipeline([("fill", SimpleImputer()), ("odd", FunctionTransformer(double)),
+                             ("model", LogisticRegression(max_iter=50))])
+    """,
+    "mine (Halve)": """
+        from sklearn.base import BaseEstimator, TransformerMixin
+
+        class Halve(TransformerMixin, BaseEstimator):
+            def fit(self, features, target=None):
+                return self
+
+            def transform(self, features):
+                return features / 2
+
+        def estimator(seed, **settings):
+            from sklearn.ensemble import HistGradientBoostingClassifier
+            from sklearn.pipeline import Pipeline
+
+            return Pipeline([("mine", Halve()),
+                             ("model", HistGradientBoostingClassifier(max_iter=5))])
+    """,
+    "estimator (Constant)": """
+        import numpy as np
+        from sklearn.base import BaseEstimator, ClassifierMixin
+
+        class Constant(ClassifierMixin, BaseEstimator):
+            def fit(self, features, target):
+                self.classes_ = np.unique(target)
+                return self
+
+            def predict_proba(self, features):
+                return np.full((len(features), 2), 0.5)
+
+        def estimator(seed, **settings):
+            return Constant()
+    """,
+}
+
+
+@pytest.mark.parametrize("step", UNCONVERTIBLE)
+def test_a_step_without_onnx_is_named_with_ways_out(work: Project, step: str) -> None:
+    """The step by its path and class, and none that is innocent."""
+    said = train_and_bundle(work, UNCONVERTIBLE[step])
+    assert said is not None
+    first = said.splitlines()[0]
+    assert step in first
+    assert "LogisticRegression" not in first
+    assert "HistGradientBoosting" not in first
+    assert "PREPARE" in said
+    assert "register" in said
+    assert not (work.folder / "models/bundle/model.onnx").exists()
+
+
+CONVERTIBLE = {
+    "one-hot by names": """
+        def estimator(seed, **settings):
+            from sklearn.compose import make_column_transformer
+            from sklearn.impute import SimpleImputer
+            from sklearn.linear_model import LogisticRegression
+            from sklearn.pipeline import make_pipeline
+            from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+            numbers = make_pipeline(SimpleImputer(), StandardScaler())
+            codes = OneHotEncoder(handle_unknown="ignore")
+            columns = make_column_transformer(
+                (numbers, ["tenure", "monthly_charges", "total_charges"]),
+                (codes, ["contract", "internet_service", "payment_method"]),
+            )
+            return make_pipeline(columns, LogisticRegression(max_iter=500))
+    """,
+    "forest": """
+        def estimator(seed, **settings):
+            from sklearn.ensemble import RandomForestClassifier
+            from sklearn.impute import SimpleImputer
+            from sklearn.pipeline import make_pipeline
+
+            return make_pipeline(SimpleImputer(), RandomForestClassifier(20, random_state=seed))
+    """,
+    "search": """
+        def estimator(seed, **settings):
+            from sklearn.ensemble import HistGradientBoostingClassifier
+            from sklearn.model_selection import GridSearchCV
+
+            model = HistGradientBoostingClassifier(max_iter=10, early_stopping=False)
+            return GridSearchCV(model, {"max_depth": [2, 3]}, cv=2)
+    """,
+    "calibrated": """
+        def estimator(seed, **settings):
+            from sklearn.calibration import CalibratedClassifierCV
+            from sklearn.impute import SimpleImputer
+            from sklearn.naive_bayes import GaussianNB
+            from sklearn.pipeline import make_pipeline
+
+            return make_pipeline(SimpleImputer(), CalibratedClassifierCV(GaussianNB(), cv=2))
+    """,
+}
+
+
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_other_estimators_are_bundled(work: Project, name: str) -> None:
+    """Parity is proven by the stage itself; the API then answers like the estimator."""
+    assert train_and_bundle(work, CONVERTIBLE[name]) is None
+    work.stages("validation.evaluate")
+    assert work.json("reports/metrics.json")["roc_auc"] > 0.75
+
+
+def test_a_model_that_answers_otherwise_is_stopped(work: Project) -> None:
+    """One number of the model is changed on its way: the test split brings it to light."""
+    work.problem.write_text(
+        work.problem.read_text()
+        + dedent("""
+
+        import skl2onnx
+
+        def spoiled(*args, _convert=skl2onnx.convert_sklearn, **settings):
+            from onnx import numpy_helper
+
+            model = _convert(*args, **settings)
+            for node in model.graph.node:
+                for attribute in node.attribute:
+                    if attribute.name in ("nodes_values", "nodes_splits"):
+                        if attribute.floats:
+                            attribute.floats[0] += 5
+                        else:
+                            values = numpy_helper.to_array(attribute.t).copy()
+                            values[0] += 5
+                            attribute.t.CopyFrom(numpy_helper.from_array(values, attribute.t.name))
+            return model
+
+        skl2onnx.convert_sklearn = spoiled
+        """)
+    )
+    said = work.refusal("packaging.bundle")
+    assert "bundle.parity_tolerance" in said
+    assert not (work.folder / "models/bundle").exists()
+
+
+def test_a_scaler_before_trees_is_stopped(demand_work: Project) -> None:
+    """The scaler's float64 puts values on the other side of a split than ONNX's float32 does."""
+    text = demand_work.problem.read_text()
+    demand_work.problem.write_text(
+        text[: text.index("def estimator(")]
+        + dedent("""
+        def estimator(seed, **settings):
+            from sklearn.pipeline import make_pipeline
+            from sklearn.preprocessing import StandardScaler
+            from sklearn.tree import DecisionTreeRegressor
+
+            return make_pipeline(StandardScaler(), DecisionTreeRegressor(random_state=seed))
+        """)
+    )
+    demand_work.params("train: {folds: 2}")
+    demand_work.stages("training.train")
+    said = demand_work.refusal("packaging.bundle")
+    assert "bundle.parity_tolerance" in said
+    assert "scaler" in said
+
+
+def test_the_estimator_decides_nothing_about_rows(work: Project) -> None:
+    """A bundle without pickles: three documents and a model, none of which executes on load."""
+    names = {path.name for path in (work.folder / "models/bundle").iterdir()}
+    assert {"model.onnx", "contract.json", "reference.json", "metadata.json"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".joblib", ".pickle", ".npy"))]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ('Column("x", "category")', "categories"),
+        ('Column("x", "category", categories=("a", "a"))', "twice"),
+        ('Column("x", "text", 0, 1)', "min and max"),
+        ('Column("x", "integer", length=3)', "length"),
+        ('Column("x", "number", length=0)', "length"),
+        ('Column("tenure", "number")', "tenure"),
+        ('Column("x", "number", 5, 1)', "min"),
+        ('Column("", "number")', "name"),
+        ('Column("x", "numbr")', "kind"),
+        ('Column("x", "number", known_at_prediction=False, min=0, mx=1)', "mx"),
+    ],
+)
+def test_a_contract_that_makes_no_sense_is_refused(work: Project, column: str, message: str) -> None:
+    """Where it is written, in words, and not later by what follows from it."""
+    work.declare(column)
+    done = work.stage("data.split")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert message in last
+    if "mx" not in column:
+        assert "Traceback" not in done.stderr

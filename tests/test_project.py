@@ -1,0 +1,278 @@
+"""A fresh project keeps its promises: it runs, again the same, and comes back from its remote."""
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import Renderer, commit, files, git
+from project import Project, rendered
+
+# Modules that a stage may use without depending on them: they decide nothing about its results.
+PLUMBING = {"params", "paths", "stage"}
+
+
+def contents(project: Project, *paths: str) -> dict[str, bytes]:
+    """Read files and folders, without DVC's notes to git; nothing at all would equal anything."""
+    given = [project.folder / path for path in paths]
+    found = [file for path in given for file in ([path] if path.is_file() else files(path))]
+    assert found
+    return {
+        str(path.relative_to(project.folder)): path.read_bytes()
+        for path in found
+        if path.name != ".gitignore"
+    }
+
+
+def ran(said: str) -> list[str]:
+    """List the stages that DVC says it ran."""
+    return re.findall(r"Running stage '(\w+)'", said)
+
+
+def clone(project: Project, folder: Path) -> Project:
+    """Clone a project as a colleague does: without data, models and cache."""
+    git("clone", "--quiet", project.folder, folder, cwd=project.folder)
+    return replace(project, folder=folder, installed=False).using(project)
+
+
+def test_its_own_tests_pass(either: Project) -> None:
+    """They are the first thing that a new member runs."""
+    assert re.search(r"\d+ passed", either.make("test"))
+
+
+def test_the_model_is_better_than_none(either: Project) -> None:
+    """A pipeline can be green and have learned nothing."""
+    found = either.json("reports/evaluation/evaluation.json")
+    name = "mae" if "mae" in found["metrics"] else "log_loss"
+    assert found["metrics"][name] < 0.8 * found["baseline"][name]
+    assert either.json("reports/metrics.json") == found["metrics"]
+
+
+def test_its_own_hooks_find_nothing(either_work: Project) -> None:
+    """Also once `make setup` and `make pipeline` have added their files."""
+    said = either_work.make("check")
+    assert "(ty)" in said
+    assert "Failed" not in said
+    assert git("status", "--porcelain", cwd=either_work.folder) == ""
+
+
+def test_a_second_run_does_nothing(either_work: Project) -> None:
+    """Nothing runs, and git has nothing to say."""
+    before = contents(either_work, "data", "models", "reports")
+    assert ran(either_work.make("pipeline")) == []
+    assert contents(either_work, "data", "models", "reports") == before
+    assert git("status", "--porcelain", cwd=either_work.folder) == ""
+
+
+def test_data_and_models_come_back_from_the_remote(work: Project) -> None:
+    """A folder next to the project by default, so that it works before anyone has an account."""
+    before = contents(work, "data", "models")
+    work.good("dvc", "push")
+    assert files(work.folder.parent / "customer-churn-remote")
+    for folder in ("data", "models", ".dvc/cache"):
+        shutil.rmtree(work.folder / folder)
+    work.good("dvc", "pull")
+    assert contents(work, "data", "models") == before
+
+
+def test_a_clone_needs_no_training(work: Project, tmp_path: Path) -> None:
+    """What DVC does not bring back is cheap to make again; splitting and training is not."""
+    work.good("dvc", "push")
+    other = clone(work, tmp_path / "clone")
+    other.good("dvc", "pull", "--allow-missing")
+    said = other.make("pipeline")
+    assert not {"ingest", "split", "train", "bundle"} & {*ran(said)}
+    assert contents(other, "data", "models") == contents(work, "data", "models")
+
+
+def test_the_same_commit_gives_the_same_model(demand_project: Project, tmp_path: Path) -> None:
+    """In another folder, from nothing: equal metrics, bundle and data, to the byte."""
+    other = clone(demand_project, tmp_path / "somewhere else")
+    assert "train" in ran(other.make("pipeline"))
+    for path in ("data", "models/estimator.joblib", "models/bundle/model.onnx", "reports"):
+        assert contents(demand_project, path) == contents(other, path), path
+    mine, theirs = (it.json("models/bundle/metadata.json") for it in (demand_project, other))
+    # The pipeline's own results were committed since.
+    assert mine.pop("commit") != theirs.pop("commit")
+    assert mine == theirs
+
+
+def test_means_do_not_depend_on_threads(work: Project) -> None:
+    """Sums of floats in another order end in other digits; the bundle's version hashes them."""
+    said = work.script(f"""
+        import duckdb
+        from {work.package}.contract import Column, Contract
+        from {work.package}.data.statistics import describe
+        contract = Contract(task="regression", key="k", target="x", columns=(
+            Column("k", "text"), Column("x", "number"), Column("y", "number")))
+        con = duckdb.connect()
+        con.sql("SELECT setseed(0.5)")
+        con.sql("CREATE TABLE t AS SELECT i::VARCHAR AS k, random() * 1e6 AS x, random() AS y "
+                "FROM range(2_000_000) r(i)")
+        con.sql("SET threads = 4")
+        print(len({{str(describe(con, "t", contract)) for _ in range(12)}}))
+    """)
+    assert said.strip() == "1"
+
+
+def test_hostile_names_run(project: Project, render: Renderer, tmp_path: Path) -> None:
+    """Accents, spaces and quotes, in name and path, change nothing but the name."""
+    name = 'L\'été « 100 % » : "sûr" #1 & co'
+    given = {"project_name": name, "project_description": name, "owner": "a-b/c.d_e"}
+    folder = tmp_path / "L'été (sûr) & co"
+    made = rendered(render, folder, remote_address="../team store/dvc", **given)
+    made = replace(made, installed=False).using(project)
+    assert "evaluate" in ran(made.make("pipeline"))
+    for path in ("data", "models/bundle/model.onnx", "reports"):
+        assert contents(made, path) == contents(project, path), path
+    made.good("dvc", "push")
+    assert files(folder.parent / "team store/dvc")
+
+
+def test_help_lists_every_target(project: Project) -> None:
+    """A target that help does not name is found by nobody."""
+    makefile = (project.folder / "Makefile").read_text()
+    targets = re.findall(r"^([a-z][\w-]*):", makefile, re.M)
+    listed = re.findall(r"^  make ([\w-]+) +\S", project.make("help"), re.M)
+    assert len(targets) > 5
+    assert listed == targets
+    assert project.make() == project.make("help")
+
+
+def test_missing_parameters_take_their_defaults(work: Project) -> None:
+    """A new section of the standard must not break a project that has never heard of it."""
+    work.params("# all defaults\n")
+    said = work.make("pipeline")
+    assert {"params", "train", "evaluate"} <= {*ran(said)}
+    assert work.json("models/bundle/metadata.json")["parameters"]["train"]["estimator"] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("trian: {seed: 1}", "trian"),
+        ("train: {sede: 1}", "sede"),
+        ("train: {seed: one}", "train.seed"),
+        ("split: {test_share: 1.2}", "split.test_share"),
+        ("validate: {max_rejected_share: -0.1}", "validate.max_rejected_share"),
+        ("- a list", "array"),
+        ("train: {seed: 1", "params.yaml"),
+        ("memory_gb: 0", "memory_gb"),
+        ("bundle: {parity_tolerance: -1}", "bundle.parity_tolerance"),
+    ],
+)
+def test_a_wrong_parameter_is_named(work: Project, text: str, named: str) -> None:
+    """A misspelt key that is silently ignored costs days."""
+    work.params(text)
+    said = work.refusal("params")
+    assert named in said
+    assert "params.yaml" in said
+
+
+@pytest.mark.parametrize("setting", ["learning_rat: 0.1", "learning_rate: high"])
+def test_a_wrong_setting_of_the_estimator_is_named(work: Project, setting: str) -> None:
+    """Its settings are the library's; that they came from params.yaml has to be said here."""
+    work.params(f"train: {{estimator: {{{setting}}}}}")
+    said = work.refusal("training.train")
+    assert setting.split(":")[0] in said
+    assert "train.estimator" in said
+
+
+def test_stages_outside_the_project_say_so(work: Project, tmp_path: Path) -> None:
+    """The commonest first mistake is to stand in the wrong folder."""
+    (work.folder / "params.yaml").unlink()
+    assert "top folder" in work.refusal("data.validate")
+
+
+@pytest.fixture(scope="module")
+def changed(demand_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Change two things in the problem that change neither the rows nor the model, and run."""
+    made = demand_project.copy(tmp_path_factory.mktemp("changed") / "project")
+    made.replace(' = "demand_week_before"\n', ' = "demand_day_before"\n')
+    made.replace('Column("temperature", "number", -10, 50', 'Column("temperature", "number", -10, 60')
+    made.make("pipeline")
+    return made
+
+
+def test_a_changed_limit_reaches_the_bundle(changed: Project) -> None:
+    """The API enforces the bundle's contract: an old one would refuse rows that are now allowed."""
+    columns = changed.json("models/bundle/contract.json")["columns"]
+    assert next(c["max"] for c in columns if c["name"] == "temperature") == 60
+
+
+def test_a_changed_baseline_reaches_the_evaluation(changed: Project, demand_project: Project) -> None:
+    """The gate compares with it."""
+    report = "reports/evaluation/evaluation.json"
+    before, after = demand_project.json(report), changed.json(report)
+    assert after["metrics"] == before["metrics"]
+    assert after["baseline"] != before["baseline"]
+
+
+def run_time(tree: ast.Module) -> Iterator[ast.AST]:
+    """Walk over a module's code, without what only type checkers read."""
+    for node in tree.body:
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from ast.walk(node)
+
+
+def imported(path: Path, package: Path) -> set[str]:
+    """List the package's modules that a module imports, as paths below the package."""
+    found = set()
+    for node in run_time(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
+            names = [base / name.name for name in node.names]
+            found |= {it for it in (base, *names) if it.with_suffix(".py").exists()}
+    return {it.relative_to(package).as_posix() for it in found}
+
+
+def needed(module: str, package: Path) -> set[str]:
+    """Follow imports to the end."""
+    seen: set[str] = set()
+    waiting = {module}
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= imported(package / f"{name}.py", package) - seen
+    return seen - PLUMBING
+
+
+@pytest.mark.parametrize("name", ["validate", "split", "train", "bundle", "evaluate"])
+def test_a_stage_depends_on_the_code_it_runs(project: Project, name: str) -> None:
+    """Otherwise a change of it leaves old results standing, and DVC calls them up to date."""
+    stage = yaml.safe_load((project.folder / "dvc.yaml").read_text())["stages"][name]
+    module = stage["cmd"].split(f"{project.package}.")[1].replace(".", "/")
+    source = f"src/{project.package}/"
+    covered = {it.removeprefix(source).removesuffix(".py") for it in stage["deps"]}
+    missing = needed(module, project.folder / source) - covered
+    assert {it for it in missing if it.split("/")[0] not in covered} == set()
+
+
+def test_git_holds_no_data(project: Project) -> None:
+    """DVC keeps the content, git the pointers to it."""
+    tracked = git("ls-files", cwd=project.folder).splitlines()
+    assert "dvc.lock" in tracked
+    assert "uv.lock" in tracked
+    assert "reports/metrics.json" in tracked
+    assert not [name for name in tracked if name.startswith(("data/", "models/"))]
+
+
+def test_the_bundle_says_where_it_comes_from(project: Project) -> None:
+    """A commit to check out, and the parameters and versions it was made with."""
+    metadata = project.json("models/bundle/metadata.json")
+    start = git("rev-parse", "HEAD~1", cwd=project.folder).strip()
+    assert metadata["commit"] == start
+    assert {"scikit-learn", "onnxruntime", "python"} <= metadata["libraries"].keys()
+
+
+def test_a_new_commit_of_the_same_is_no_new_model(work: Project) -> None:
+    """The version is about content: a changed README must not look like a new model."""
+    before = work.json("models/bundle/metadata.json")["version"]
+    (work.folder / "README.md").write_text("# Changed\n")
+    commit(work.folder, "change the README")
+    work.stages("packaging.bundle")
+    assert work.json("models/bundle/metadata.json")["version"] == before

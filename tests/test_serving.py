@@ -1,0 +1,694 @@
+"""The server answers what the estimator would, refuses in words, and needs little to run."""
+
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from project import Json, Project
+from serving import Server, free_port, serving, started
+
+ESTIMATE = """
+    import importlib, json, sys
+    import joblib, numpy as np
+    package = sys.argv[1]
+    of = lambda name: importlib.import_module(f"{package}.{name}")
+    contract = of("problem").CONTRACT
+    features = of("tables").read_features("data/splits/test.parquet", contract)
+    estimator = joblib.load("models/estimator.joblib")
+    if contract.task == "regression":
+        json.dump(estimator.predict(features)[:, None].tolist(), sys.stdout)
+    else:
+        json.dump(estimator.predict_proba(features).tolist(), sys.stdout)
+"""
+
+Row = dict[str, Json]
+
+
+@pytest.fixture(scope="session")
+def slim(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the environment that an image would hold: the base dependencies alone."""
+    folder = tmp_path_factory.mktemp("slim") / "env"
+    done = subprocess.run(
+        ["uv", "sync", "--quiet", "--no-default-groups", "--no-install-project"],
+        cwd=project.folder,
+        env=project.environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serve the churn model."""
+    with serving(project, slim, tmp_path_factory.mktemp("churn")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def demand_server(
+    demand_project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Serve the demand model."""
+    with serving(demand_project, slim, tmp_path_factory.mktemp("demand")) as running:
+        yield running
+
+
+@pytest.fixture(params=["churn", "demand"])
+def both(request: pytest.FixtureRequest) -> tuple[Project, Server]:
+    """Give each project with its server in turn."""
+    names = {"churn": ("project", "server"), "demand": ("demand_project", "demand_server")}
+    project, server = (request.getfixturevalue(name) for name in names[request.param])
+    return project, server
+
+
+def columns(project: Project) -> list[Row]:
+    """List the columns that a request consists of, from the bundle's contract."""
+    contract = project.json("models/bundle/contract.json")
+    return [
+        column
+        for column in contract["columns"]
+        if column.get("feature", True)
+        and column["kind"] != "text"
+        and not column.get("personal")
+        and column["name"] != contract["target"]
+    ]
+
+
+def requests(project: Project, limit: int = 10_000) -> list[Row]:
+    """Read rows of the test split as requests."""
+    names = ", ".join(column["name"] for column in columns(project))
+    return project.rows(f"SELECT {names} FROM 'data/splits/test.parquet' LIMIT {limit}")  # noqa: S608
+
+
+@pytest.fixture
+def row(project: Project) -> Row:
+    """Give a customer that the churn model answers."""
+    (found,) = requests(project, 1)
+    return found
+
+
+def numbers(answer: Row) -> list[float]:
+    """An answer's numbers, in the order of the labels."""
+    return [*answer["probabilities"].values()] if "label" in answer else [answer["value"]]
+
+
+def farthest(mine: list[list[float]], theirs: list[list[float]]) -> float:
+    """Largest difference of two lists of answers, relative to the largest number in them."""
+    assert len(mine) == len(theirs) > 1000
+    pairs = [pair for rows in zip(mine, theirs, strict=True) for pair in zip(*rows, strict=True)]
+    return max(abs(a - b) for a, b in pairs) / max(1.0, *(abs(a) for a, _ in pairs))
+
+
+def batch(project: Project, source: str | Path, target: str | Path) -> list[Row]:
+    """Answer a file, and read the answers."""
+    project.batch(source, target)
+    return project.rows(f"FROM {reading(target)}")
+
+
+def reading(path: str | Path) -> str:
+    """SQL for a file's rows: those of CSV as the texts that they are."""
+    csv = str(path).endswith(".csv")
+    return f"read_csv('{path}', all_varchar=true)" if csv else f"'{path}'"
+
+
+def batched(row: Row) -> list[float]:
+    """A batch answer's numbers, in the order of the labels."""
+    return [float(row[name]) for name in row if name.startswith(("probability_", "value"))]
+
+
+def export(project: Project, target: Path) -> None:
+    """Write the test split as a CSV file."""
+    code = "import sys, duckdb; duckdb.from_parquet(sys.argv[1]).write_csv(sys.argv[2])"
+    project.script(code, "data/splits/test.parquet", target)
+
+
+def test_api_batch_and_estimator_agree(both: tuple[Project, Server], tmp_path: Path) -> None:
+    """Row for row on the whole test split: three ways to one answer."""
+    project, server = both
+    by_api = server.predictions(requests(project))
+    by_file = batch(project, "data/splits/test.parquet", tmp_path / "out.parquet")
+    export(project, tmp_path / "in.csv")
+    by_text = batch(project, tmp_path / "in.csv", tmp_path / "out.csv")
+    estimated = json.loads(project.script(ESTIMATE, project.package))
+    answers = [numbers(answer) for answer in by_api]
+    assert farthest(answers, estimated) < 1e-6
+    assert farthest(answers, [batched(row) for row in by_file]) < 1e-7
+    assert farthest(answers, [batched(row) for row in by_text]) < 1e-7
+    labels = [answer.get("label") for answer in by_api]
+    assert labels == [row.get("label") for row in by_file] == [row.get("label") for row in by_text]
+    assert not any(row["error"] for row in (*by_file, *by_text))
+
+
+def test_one_row_and_many_are_answered_alike(both: tuple[Project, Server]) -> None:
+    """A row's answer must not depend on its neighbours."""
+    project, server = both
+    rows = requests(project, 20)
+    together = server.predictions(rows)
+    assert together == [server.predictions(row)[0] for row in rows]
+    assert together == [server.predictions([row])[0] for row in rows]
+    assert len({str(answer) for answer in together}) > 10
+
+
+def test_an_answer_names_its_model(both: tuple[Project, Server]) -> None:
+    """To find out afterwards who said so."""
+    project, server = both
+    version = project.json("models/bundle/metadata.json")["version"]
+    assert server.predict(requests(project, 1)).json["model_version"] == version
+    assert server.get("/ready").json == project.json("models/bundle/metadata.json")
+
+
+def test_a_label_is_the_most_probable(server: Server, project: Project) -> None:
+    """And probabilities are that."""
+    for answer in server.predictions(requests(project, 200)):
+        assert math.isclose(sum(answer["probabilities"].values()), 1, abs_tol=1e-6)
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
+        assert answer["probabilities"].keys() == {"No", "Yes"}
+
+
+TENURE = "must be an integer from 0 to 600"
+CONTRACT = "must be one of 'Month-to-month', 'One year', 'Two year'"
+CHARGES = "must be a number from 0 to 1000"
+MISSING = object()
+
+FORBIDDEN = [
+    ("tenure", "12", TENURE),
+    ("tenure", -1, TENURE),
+    ("tenure", 601, TENURE),
+    ("tenure", 3.5, TENURE),
+    ("tenure", True, TENURE),
+    ("tenure", None, TENURE),
+    ("tenure", [1], TENURE),
+    ("tenure", {"years": 1}, TENURE),
+    ("tenure", 10**30, TENURE),
+    ("tenure", 2**63, TENURE),
+    ("tenure", -(2**64), TENURE),
+    ("tenure", 1e300, TENURE),
+    ("tenure", "💥" * 1000, TENURE),
+    ("tenure", MISSING, f"missing; {TENURE}"),
+    ("contract", "Weekly", CONTRACT),
+    ("contract", "one year", CONTRACT),
+    ("contract", "", CONTRACT),
+    ("contract", 1, CONTRACT),
+    ("contract", None, CONTRACT),
+    ("contract", MISSING, f"missing; {CONTRACT}"),
+    ("monthly_charges", "29.85", CHARGES),
+    ("monthly_charges", -0.01, CHARGES),
+    ("monthly_charges", 1000.01, CHARGES),
+    ("monthly_charges", False, CHARGES),
+    ("monthly_charges", 10**30, CHARGES),
+    ("total_charges", "many", "must be a number of at least 0"),
+    ("total_charges", 1e300, "must be a number of at least 0"),
+    ("customer_id", "7", "not a column of the contract"),
+    ("churn", "No", "not a column of the contract"),
+    ("", 1, "not a column of the contract"),
+    ("großes Übel \u0000", [[{}]], "not a column of the contract"),
+]
+
+ALLOWED = [
+    ("tenure", 0),
+    ("tenure", 600),
+    ("tenure", 34.0),
+    ("monthly_charges", 0),
+    ("monthly_charges", 1000),
+    ("monthly_charges", 29.85000001),
+    ("total_charges", None),
+    ("total_charges", MISSING),
+    ("total_charges", 3e38),
+]
+
+
+def changed(row: Row, column: str, value: Json) -> Row:
+    """Replace, add or take away one value of a row."""
+    rest = {name: kept for name, kept in row.items() if name != column}
+    return rest if value is MISSING else {**row, column: value}
+
+
+@pytest.mark.parametrize(("column", "value", "rule"), FORBIDDEN, ids=lambda part: repr(part)[:30])
+def test_a_refusal_names_column_and_rule(
+    server: Server, row: Row, column: str, value: Json, rule: str
+) -> None:
+    """That column alone, and what came instead, in few characters."""
+    (found,) = server.problems(changed(row, column, value))
+    assert (found["row"], found["column"], found["rule"]) == (0, column, rule)
+    assert len(found.get("got", "")) <= 60
+    assert bool(found.get("got")) == (value is not MISSING and rule[:3] != "not")
+
+
+@pytest.mark.parametrize(("column", "value"), ALLOWED, ids=lambda part: repr(part)[:30])
+def test_what_the_contract_allows_is_answered(server: Server, row: Row, column: str, value: Json) -> None:
+    """The limits belong to the range, and a number may be written with a point."""
+    assert server.predictions(changed(row, column, value))
+
+
+def test_all_that_is_wrong_is_said_at_once(server: Server, row: Row) -> None:
+    """Nobody likes to be told one mistake at a time; what is right is not complained about."""
+    wrong = {**row, "tenure": 3.0, "contract": "Weekly", "monthly_charges": -1, "extra": 1}
+    del wrong["tech_support"]
+    found = server.problems([row, wrong, row, changed(row, "tenure", -1)])
+    assert {(it["row"], it["column"]) for it in found} == {
+        (1, "contract"),
+        (1, "monthly_charges"),
+        (1, "tech_support"),
+        (1, "extra"),
+        (3, "tenure"),
+    }
+    assert len(found) == 5
+
+
+def test_a_flood_of_mistakes_is_cut_short(server: Server, row: Row) -> None:
+    """And it does not keep the server from others' requests."""
+    start = time.monotonic()
+    found = server.problems([changed(row, "tenure", -1)] * 10_000)
+    assert [it["row"] for it in found] == list(range(100))
+    assert time.monotonic() - start < 5
+
+
+def test_one_mistake_at_the_end_is_found(server: Server, row: Row) -> None:
+    """Among ten thousand rows."""
+    start = time.monotonic()
+    (found,) = server.problems([row] * 9_999 + [changed(row, "tenure", -1)])
+    assert found["row"] == 9_999
+    assert time.monotonic() - start < 10
+
+
+def test_as_many_rows_as_promised(server: Server, row: Row) -> None:
+    """Ten thousand are answered, one more is refused with the limit."""
+    assert len(server.predictions([row] * 10_000)) == 10_000
+    (found,) = server.problems([row] * 10_001)
+    assert "10000 rows" in found["rule"].replace(",", "")
+
+
+MALFORMED = {
+    "nothing": b"",
+    "space": b"  \n",
+    "cut short": b'{"tenure": 1',
+    "no JSON": b"tenure=1",
+    "single quotes": b"{'tenure': 1}",
+    "two documents": b"{} {}",
+    "a number": b"5",
+    "a text": b'"tenure"',
+    "null": b"null",
+    "true": b"true",
+    "no rows": b"[]",
+    "an empty row": b"{}",
+    "rows of numbers": b"[1, 2]",
+    "rows of lists": b"[[], []]",
+    "NaN": b'{"tenure": NaN}',
+    "infinity": b'[{"monthly_charges": Infinity}]',
+    "minus infinity": b'[{"monthly_charges": -Infinity}]',
+    "too large a number": b'{"monthly_charges": 1e999}',
+    "too many digits": b'{"tenure": ' + b"9" * 5000 + b"}",
+    "zero byte": b"\x00",
+    "no UTF-8": b'{"tenure": "\xff\xfe"}',
+    "no UTF-8 at all": b"\xff\xfe{\x00}\x00",
+    "half a surrogate": b'{"contract": "\\ud800"}',
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "deep lists": b"[" * 100_000,
+    "deep objects": b'{"tenure": ' * 100_000,
+    "deep and closed": b'{"tenure": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    "deep and unknown": b'{"extra": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    "a key twice": b'{"tenure": "x", "tenure": 1}',
+    "long key": b'{"' + b"k" * 1_000_000 + b'": 1}',
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_junk_is_refused_and_survived(server: Server, row: Row, case: str) -> None:
+    """With the same kind of answer as a row that breaks a rule, and the next request is served."""
+    found = server.problems(MALFORMED[case])
+    assert all(it["rule"] for it in found)
+    assert len(json.dumps(found)) < 20_000
+    assert server.predictions(row)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
+def test_json_has_no_such_numbers(server: Server, row: Row, value: str) -> None:
+    """Though Python's own encoder writes them."""
+    text = json.dumps({**row, "monthly_charges": 12345.5}).replace("12345.5", value)
+    assert server.problems(text.encode())
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_predictions_are_posted(server: Server, method: str) -> None:
+    """The answer says so, in the header made for that."""
+    answer = server.ask(method, "/predict")
+    assert answer.status == 405
+    assert {name.lower(): value for name, value in answer.headers.items()}["allow"] == "POST"
+
+
+def test_other_pages_are_not_there(server: Server) -> None:
+    """Not even by a trailing slash."""
+    assert server.ask("GET", "/").status == 404
+    assert server.ask("POST", "/predict/x", b"{}").status == 404
+
+
+def test_a_body_may_come_in_pieces(server: Server, row: Row) -> None:
+    """Clients stream."""
+    text = json.dumps([row] * 500).encode()
+    pieces = (text[at : at + 1000] for at in range(0, len(text), 1000))
+    answer = server.ask("POST", "/predict", pieces)
+    assert answer.status == 200
+    assert len(answer.json["predictions"]) == 500
+
+
+def test_a_client_that_hangs_up_hurts_nobody(server: Server, row: Row) -> None:
+    """Half a request, then nothing."""
+    before = server.log.read_text().count("Traceback")
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n[{")
+    time.sleep(0.2)
+    assert server.predictions(row)
+    assert server.log.read_text().count("Traceback") == before
+
+
+def test_many_clients_at_once(server: Server, project: Project) -> None:
+    """Each gets its own answer."""
+    rows = requests(project, 40)
+    expected = server.predictions(rows)
+    found: dict[int, Json] = {}
+    clients = [
+        threading.Thread(target=lambda at=at: found.update({at: server.predictions(rows[at])[0]}))
+        for at in range(40)
+    ]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert [found[at] for at in range(40)] == expected
+
+
+def counted(server: Server, name: str) -> float:
+    """Read one number from the metrics."""
+    text = server.get("/metrics").body.decode()
+    (value,) = re.findall(rf"^{re.escape(name)} ([\d.e+]+)$", text, re.M)
+    return float(value)
+
+
+def test_metrics_count(server: Server, row: Row) -> None:
+    """Requests by status, rows, and how long they took."""
+    names = [
+        'predict_requests_total{status="200"}',
+        'predict_requests_total{status="422"}',
+        'predict_requests_total{status="405"}',
+        "predict_rows_total",
+        "predict_seconds_count",
+    ]
+    before = [counted(server, name) for name in names]
+    server.predictions([row] * 7)
+    server.problems({})
+    server.ask("GET", "/predict")
+    after = [counted(server, name) for name in names]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 1, 7, 3]
+    assert counted(server, 'predict_seconds_bucket{le="+Inf"}') == after[-1]
+
+
+def test_it_is_alive(server: Server) -> None:
+    """What an orchestrator asks every few seconds."""
+    assert server.get("/health").json == {"status": "alive"}
+    assert server.get("/metrics").headers["content-type"].startswith("text/plain")
+
+
+def references(part: Json) -> Iterator[str]:
+    """Find every reference in a document."""
+    if isinstance(part, dict):
+        yield from (value for name, value in part.items() if name == "$ref")
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from references(inner)
+
+
+def test_the_api_describes_itself(both: tuple[Project, Server]) -> None:
+    """Clients are generated from this: every column with its rule, and no dead reference."""
+    project, server = both
+    document = server.get("/openapi.json").json
+    assert document["openapi"].startswith("3.")
+    schemas = document["components"]["schemas"]
+    found = {*references(document)}
+    assert found
+    assert found <= {f"#/components/schemas/{name}" for name in schemas}
+    post = document["paths"]["/predict"]["post"]
+    assert {"200", "422"} <= post["responses"].keys()
+    body = post["requestBody"]["content"]["application/json"]["schema"]
+    (name,) = {it.rsplit("/", 1)[1] for it in references(body)}
+    expected = columns(project)
+    assert [*schemas[name]["properties"]] == [column["name"] for column in expected]
+    required = {column["name"] for column in expected if not column.get("nullable")}
+    assert {*schemas[name]["required"]} == required
+    assert schemas[name]["additionalProperties"] is False
+    for column in expected:
+        described = schemas[name]["properties"][column["name"]]
+        assert "ust be " in described["description"]
+        assert {*described.get("enum", ())} == {*column.get("categories", ())}
+        if not column.get("nullable"):
+            assert described.get("maximum") == column.get("max")
+
+
+def test_the_documentation_needs_nobody_else(server: Server) -> None:
+    """It is read where the internet is not."""
+    page = server.get("/docs").body.decode()
+    assert "/openapi.json" in page
+    for address in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert address.startswith("/"), address
+        assert server.get(address).body
+
+
+def test_serving_needs_little(project: Project, slim: Path, server: Server) -> None:
+    """The server of these tests ran without any of what training takes."""
+    heavy = ["pandas", "sklearn", "scipy", "duckdb", "pyarrow", "matplotlib", "dvc", "skl2onnx"]
+    code = f"""
+import importlib.util
+print([name for name in {heavy} if importlib.util.find_spec(name)])
+"""
+    assert project.good(slim / "bin/python", "-c", code).strip() == "[]"
+    assert Path(f"/proc/{server.process.pid}/exe").exists()
+    size = sum(p.stat().st_size for p in slim.rglob("*") if p.is_file() and not p.is_symlink())
+    assert size < 400e6
+
+
+def test_it_stops_when_asked(project: Project, slim: Path, tmp_path: Path) -> None:
+    """Soon, and without a word of complaint."""
+    with serving(project, slim, tmp_path) as server:
+        server.predictions(requests(project, 5))
+        start = time.monotonic()
+        server.stop()
+    assert time.monotonic() - start < 5
+    assert server.process.returncode in (0, -signal.SIGTERM)
+    said = server.log.read_text()
+    assert "Traceback" not in said
+    assert "Finished server process" in said
+
+
+def test_make_serve(project: Project, tmp_path: Path) -> None:
+    """The command that the README gives, on a port of one's own."""
+    port = free_port()
+    command = ["make", "--directory", project.folder, "serve", f"PORT={port}"]
+    with started(command, tmp_path, project.environment(), port) as server:
+        assert server.predictions(requests(project, 1))
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        for child in children.read_text().split():
+            os.kill(int(child), signal.SIGTERM)
+        server.process.wait(10)
+
+
+@pytest.mark.parametrize("spoiled", ["", "model.onnx", "contract.json", "metadata.json"])
+def test_no_server_without_a_bundle(project: Project, slim: Path, tmp_path: Path, spoiled: str) -> None:
+    """It ends at once, and the last line says what is missing and what to do."""
+    work = project.copy(tmp_path / "project")
+    bundle = work.folder / "models/bundle"
+    if spoiled:
+        (bundle / spoiled).write_bytes((bundle / spoiled).read_bytes()[:-100])
+    else:
+        bundle.rename(bundle.with_name("elsewhere"))
+    app = f"{work.package}.serving.app:create_app"
+    done = work.run(slim / "bin/python", "-m", "uvicorn", "--factory", app, "--port", "0")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "no usable bundle" in last
+    assert "make pipeline" in last
+
+
+# ── Batch ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spoiled_split(project: Project, tmp_path: Path, kind: str, where: str) -> Path:
+    """Write the test split with an impossible tenure in some rows."""
+    path = tmp_path / f"in.{kind}"
+    code = """
+        import sys, duckdb
+        rows = duckdb.sql(f"SELECT * REPLACE (if({sys.argv[1]}, -5, tenure) AS tenure) "
+                          "FROM 'data/splits/test.parquet'")
+        getattr(rows, f"write_{sys.argv[2].rsplit('.')[-1]}")(sys.argv[2])
+    """
+    project.script(code, where, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_batch_refuses_bad_rows_and_answers_the_others(project: Project, tmp_path: Path, kind: str) -> None:
+    """One bad row among millions must not cost the night's run."""
+    source = spoiled_split(project, tmp_path, kind, "customer_id::INTEGER % 10 = 0")
+    found = batch(project, source, tmp_path / f"out.{kind}")
+    good = batch(project, "data/splits/test.parquet", tmp_path / "good.parquet")
+    bad = [int(row["customer_id"]) % 10 == 0 for row in found]
+    assert 100 < sum(bad) < 200
+    for row, expected, refused in zip(found, good, bad, strict=True):
+        assert str(row["customer_id"]) == expected["customer_id"]
+        if refused:
+            assert row["error"] == f"tenure: {TENURE}, got -5"
+            assert row["label"] is None
+        else:
+            assert row["error"] is None
+            assert batched(row) == pytest.approx(batched(expected), abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_batch_with_no_good_row(project: Project, tmp_path: Path, kind: str) -> None:
+    """Then nothing is asked of the model."""
+    found = batch(project, spoiled_split(project, tmp_path, kind, "true"), tmp_path / f"o.{kind}")
+    assert len(found) > 1000
+    assert all(row["error"] and row["label"] is None for row in found)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_batch_of_nothing(project: Project, tmp_path: Path, kind: str) -> None:
+    """An empty night gives an empty file with its columns."""
+    source, target = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
+    code = """
+        import sys, duckdb
+        rows = duckdb.sql("FROM 'data/splits/test.parquet' LIMIT 0")
+        getattr(rows, f"write_{sys.argv[1].rsplit('.')[-1]}")(sys.argv[1])
+    """
+    project.script(code, source)
+    assert batch(project, source, target) == []
+    names = [row["column_name"] for row in project.rows(f"DESCRIBE FROM {reading(target)}")]
+    assert {"customer_id", "label", "probability_Yes", "error"} <= {*names}
+
+
+def test_batch_carries_other_columns_along(project: Project, tmp_path: Path) -> None:
+    """Untouched: a key with leading zeros stays one, and names that batch uses are not lost."""
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    first, *others = requests(project, 3)
+    names = ["id", "note", "features", "scores", *first]
+    lines = [
+        ",".join(["007", '"a, ""b"""', "f", "s", *("" if v is None else str(v) for v in row.values())])
+        for row in (first, *others)
+    ]
+    source.write_text("\n".join([",".join(names), *lines]) + "\n")
+    project.batch(source, target)
+    (found, *_) = project.rows(f"FROM {reading(target)}")
+    assert [found[name] for name in names[:4]] == ["007", 'a, "b"', "f", "s"]
+    assert found["label"] in ("No", "Yes")
+
+
+@pytest.mark.parametrize("name", ["error", "label", "probability_Yes"])
+def test_batch_does_not_mix_up_its_answer_with_what_was_there(
+    project: Project, tmp_path: Path, name: str
+) -> None:
+    """A file answered before, or a column of that name: replace it or say so."""
+    work = project.copy(tmp_path / "project")
+    work.edit(f"SELECT *, 'old' AS \"{name}\" FROM raw", "data/splits/test.parquet")  # noqa: S608
+    done = work.stage("serving.batch", "data/splits/test.parquet", tmp_path / "out.parquet")
+    if done.returncode:
+        assert "Traceback" not in done.stderr
+        assert name in done.stderr
+    else:
+        rows = work.rows(f"FROM '{tmp_path}/out.parquet'")
+        assert "old" not in [row[name] for row in rows]
+        assert all(row["label"] in ("No", "Yes") and row["error"] is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "named"),
+    [
+        ("missing.csv", "out.csv", "missing.csv"),
+        ("in.json", "out.csv", "in.json"),
+        ("in.csv", "out.json", "out.json"),
+        ("in.csv", "nowhere/out.csv", "nowhere"),
+        ("broken.parquet", "out.csv", "broken.parquet"),
+        ("less.csv", "out.csv", "tenure"),
+    ],
+)
+def test_batch_says_what_it_cannot_do(
+    project: Project, tmp_path: Path, source: str, target: str, named: str
+) -> None:
+    """Before it has worked for hours."""
+    export(project, tmp_path / "in.csv")
+    (tmp_path / "in.json").write_text("[]")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
+    lines = (tmp_path / "in.csv").read_text().replace("tenure", "months", 1)
+    (tmp_path / "less.csv").write_text(lines)
+    assert named in project.refusal("serving.batch", tmp_path / source, tmp_path / target)
+    assert not (tmp_path / target).exists()
+
+
+def verdicts(project: Project, server: Server, column: str, values: list[Json], kind: str) -> None:
+    """Put each value to the API and, as a file, to batch: both take it or both refuse it."""
+    (row,) = requests(project, 1)
+    by_api = {repr(value): server.predict({**row, column: value}).status for value in values}
+    code = """
+        import json, sys, duckdb
+        values, column, kind, target = sys.argv[1:]
+        con = duckdb.connect()
+        con.sql("CREATE TABLE given (i INTEGER, x " + kind + ")")
+        con.executemany("INSERT INTO given VALUES (?, ?)", list(enumerate(json.loads(values))))
+        con.sql("COPY (SELECT r.* REPLACE (x AS " + column + "), i FROM given, (FROM "
+                "'data/splits/test.parquet' LIMIT 1) r ORDER BY i) TO '" + target + "'")
+    """
+    source = server.log.parent / f"{column}.parquet"
+    project.script(code, json.dumps(values), column, kind, source)
+    rows = batch(project, source, source.with_name(f"{column}-out.parquet"))
+    by_file = {repr(value): 422 if r["error"] else 200 for value, r in zip(values, rows, strict=True)}
+    assert by_file == by_api
+    assert {*by_api.values()} == {200, 422}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind"),
+    [
+        ("tenure", [0, 600, 601, -1, 3.0, 3.5, 599.9999999, 1e30, -0.0, None], "DOUBLE"),
+        ("monthly_charges", [0, 1000, 1000.0000001, -1e-9, 5e-324, 1e300, None], "DOUBLE"),
+        ("total_charges", [0, 3.4e38, 3.5e38, -1, None], "DOUBLE"),
+        ("contract", ["One year", "one year", "One year ", "", "Oné year", None], "VARCHAR"),
+    ],
+)
+def test_api_and_batch_refuse_the_same(
+    server: Server, project: Project, column: str, values: list[Json], kind: str
+) -> None:
+    """One contract, two readers: over JSON and over tables."""
+    verdicts(project, server, column, values, kind)
+
+
+def test_api_and_batch_read_the_same_times(demand_server: Server, demand_project: Project) -> None:
+    """A time is a text in both, and can be written in many ways."""
+    values = [
+        "2014-10-20T00:30:00",
+        "2014-10-20 00:30:00",
+        "2014-10-20T00:30:00.250",
+        "2014-10-20T00:30:00Z",
+        "2014-10-20T00:30:00+02:00",
+        "2014-10-20 00:30:00+02",
+        "2014-10-20",
+        "2014-10-20T00:30",
+        "2014-02-30T00:00:00",
+        "2014-10-20T24:00:00",
+        "2014-10-20T00:61:00",
+        "infinity",
+        "epoch",
+        "now",
+        "0000-01-01T00:00:00",
+        "12014-10-20T00:30:00",
+        "",
+        None,
+    ]
+    verdicts(demand_project, demand_server, "time", values, "VARCHAR")
