@@ -42,11 +42,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Write rows as a Markdown table; nothing, if there are none."""
     from tabulate import tabulate
 
-    escaped = [
-        {name: value.replace("|", "\\|") if isinstance(value, str) else value for name, value in row.items()}
-        for row in rows
-    ]
-    return tabulate(escaped, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",")
+    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",")
 
 
 def write_json(path: Path, content: object) -> None:

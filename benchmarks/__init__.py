@@ -1,0 +1,1 @@
+"""What the template costs and gains: `make demo` shows it, `make bench` measures it."""

@@ -1,0 +1,68 @@
+"""Figures as a Markdown table: what was measured, compared to what, against which target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+HEADER = ("benchmark", "value", "compared to", "ratio", "target", "met")
+FORMATS = {"s": "{:.2f} s", "ms": "{:.2f} ms", "GiB": "{:.2f} GiB", "/s": "{:,.0f} /s"}
+
+
+class Target(NamedTuple):
+    """A limit: of the ratio where the unit is x, else of the value."""
+
+    sign: Literal["≤", "≥"]
+    limit: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.limit:g} {self.unit}"
+
+
+class Row(NamedTuple):
+    """One figure."""
+
+    name: str
+    value: float
+    unit: str
+    peer: str = ""
+    """What it is compared to, measured in the same run and unit as `peer_value`."""
+    peer_value: float | None = None
+    target: Target | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times the peer's value."""
+        return self.value / self.peer_value if self.peer_value else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached; None without one."""
+        if self.target is None:
+            return None
+        judged = self.ratio if self.target.unit == "x" else self.value
+        if judged is None:
+            return None
+        return judged <= self.target.limit if self.target.sign == "≤" else judged >= self.target.limit
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        write = FORMATS[self.unit].format
+        return (
+            self.name,
+            write(self.value),
+            f"{self.peer}: {write(self.peer_value)}" if self.peer_value else "",
+            f"{self.ratio:.2f} x" if self.ratio else "",
+            str(self.target or ""),
+            {True: "yes", False: "**no**", None: ""}[self.met],
+        )
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The table, its columns aligned in the source too."""
+    lines = [HEADER, *(row.cells for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple("-" * width for width in widths))
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
