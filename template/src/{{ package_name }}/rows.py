@@ -87,7 +87,7 @@ class RowCodec:
             if name not in row and not column.nullable:
                 yield Problem(index, name, f"missing; must be {column.rule}")
         for name in row.keys() - self._columns.keys():
-            yield Problem(index, shorten(name), "not a column of the contract")
+            yield Problem(index, name[:40], "not a column of the contract")
 
 
 def row_type(contract: Contract) -> type[msgspec.Struct]:
