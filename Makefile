@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench
 
-export UV_COMPILE_BYTECODE ?= 1
+# Compiled Python is kept where it is first used: imports are several times slower without.
+unexport PYTHONDONTWRITEBYTECODE
 # The interpreter that is there, never one from the web behind your back.
 export UV_PYTHON_DOWNLOADS ?= never
 export PATH := $(PATH):$(CURDIR)/.uv/bin

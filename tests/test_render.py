@@ -52,7 +52,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "config": parse_ini,
 }
 # Text without a grammar to hold it against. A new kind of file belongs in one of the two.
-PLAIN = {".gitignore", ".md", "CODEOWNERS", "Dockerfile", "LICENSE", "Makefile"}
+PLAIN = {".dvcignore", ".gitignore", ".md", "CODEOWNERS", "Dockerfile", "LICENSE", "Makefile"}
 
 
 def pairwise() -> Iterator[dict[str, str]]:
