@@ -43,7 +43,7 @@ def fastapi_sklearn() -> ASGIApp:
 
     package = os.environ["PACKAGE"]
     contract = import_module(f"{package}.problem").CONTRACT
-    codec = import_module(f"{package}.rows").RowCodec(contract)
+    codec = import_module(f"{package}.contract.rows").RowCodec(contract)
     estimator = joblib.load("models/estimator.joblib")
     names = list(contract.feature_names)
     api = FastAPI()

@@ -15,8 +15,8 @@ from duckdb import DuckDBPyRelation as Relation
 
 from .. import params, problem
 from ..contract import Contract
+from ..contract.tables import Connection, connect, explained, literal, one, quote, texts, typed
 from ..stage import RAW, ProjectError
-from ..tables import Connection, connect, explained, literal, one, quote, texts, typed
 
 CHUNK = 100_000
 

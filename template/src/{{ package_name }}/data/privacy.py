@@ -3,7 +3,7 @@
 import re
 
 from ..contract import Contract
-from ..tables import Connection, literal, quote
+from ..contract.tables import Connection, literal, quote
 
 PATTERNS = {
     "e-mail addresses": r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}",

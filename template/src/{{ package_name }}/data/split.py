@@ -7,8 +7,8 @@ import msgspec
 
 from .. import params, problem
 from ..contract import Contract
+from ..contract.tables import Connection, connect, literal, one, quote
 from ..stage import CLEAN, SPLIT_REPORT, TEST, TRAIN, ProjectError, write_json
-from ..tables import Connection, connect, literal, one, quote
 
 
 class Overlap(msgspec.Struct):

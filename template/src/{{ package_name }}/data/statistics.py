@@ -3,7 +3,7 @@
 import msgspec
 
 from ..contract import Column, Contract
-from ..tables import Connection, one, quote
+from ..contract.tables import Connection, one, quote
 
 BINS = 20
 

@@ -8,8 +8,7 @@ from duckdb import DuckDBPyRelation as Relation
 
 from .. import params, problem
 from ..contract import Contract
-from ..stage import CLEAN, DATA_REPORT, RAW, REJECTED, ProjectError, write_json
-from ..tables import (
+from ..contract.tables import (
     Connection,
     connect,
     explained,
@@ -21,6 +20,7 @@ from ..tables import (
     reasons,
     typed,
 )
+from ..stage import CLEAN, DATA_REPORT, RAW, REJECTED, ProjectError, write_json
 from .privacy import find_personal
 from .report import write_report
 from .statistics import Statistics, describe

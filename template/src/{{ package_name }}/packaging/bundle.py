@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 
 from .. import params, problem
+from ..contract.tables import connect, literal, read_features, read_row
 from ..data.statistics import describe
 from ..serving.model import Metadata, Model
 from ..stage import BUNDLE, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT, ProjectError, write_json
-from ..tables import connect, literal, read_features, read_row
 from ..validation.metrics import Estimator, outputs
 from .onnx import convert
 

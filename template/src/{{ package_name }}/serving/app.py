@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from starlette.types import Receive, Scope, Send
 
-from ..rows import Problem, RowCodec, RowError
+from ..contract.rows import Problem, RowCodec, RowError
 from .model import ANSWERS, Model
 
 REQUESTS = Counter("predict_requests", "Prediction requests by HTTP status", ["status"])

@@ -15,8 +15,8 @@ import pyarrow as pa
 from duckdb.func import PythonUDFType
 
 from ..contract import Contract
+from ..contract.tables import connect, explained, literal, numbers, one, quote, reasons, texts
 from ..stage import ProjectError
-from ..tables import connect, explained, literal, numbers, one, quote, reasons, texts
 from .model import TOP, Model
 
 

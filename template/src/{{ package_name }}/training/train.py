@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from .. import params, problem
 from ..contract import Contract
+from ..contract.tables import read_features, read_target
 from ..stage import ESTIMATOR, TRAIN, TRAINING_REPORT, ProjectError, write_json
-from ..tables import read_features, read_target
 from ..validation.metrics import Estimator, measure, outputs
 
 

@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 
 from .. import problem
 from ..contract import Contract
+from ..contract.tables import quote, read_column, read_features, read_target
 from ..serving.model import Model
 from ..stage import BUNDLE, EVALUATION_REPORT, METRICS, TEST, TRAIN, table, write_json
-from ..tables import quote, read_column, read_features, read_target
 from .metrics import measure
 
 MIN_SEGMENT_ROWS = 30

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import Column, Contract
+from . import Column, Contract
 
 MAX_ROWS = 10_000
 SHOWN_PROBLEMS = 100

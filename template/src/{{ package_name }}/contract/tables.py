@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from duckdb import DuckDBPyConnection as Connection
 
-from .contract import Column, Contract
-from .stage import ProjectError
+from ..stage import ProjectError
+from . import Column, Contract
 
 if TYPE_CHECKING:
     import pandas as pd
