@@ -20,6 +20,7 @@ from project import Done, Json, Project
 from serving import Server, free_port, started
 
 MLFLOW = "mlflow==3.17.2"
+JSON = {"Content-Type": "application/json"}
 STATE = "from {package}.training import tracking; tracking.log_run()"
 TRIALS = """
     from {package}.training import tracking
@@ -30,13 +31,13 @@ TRIALS = """
 # What MLflow has to say, asked through its own client.
 LOOK = """
     import hashlib, json, logging, sys
+    from pathlib import Path
     import mlflow
     mlflow.set_tracking_uri(sys.argv[1])
     logging.getLogger("mlflow").setLevel("ERROR")
     client = mlflow.MlflowClient()
     def digests(run):
-        from pathlib import Path
-        folder = Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="", tracking_uri=sys.argv[1]))
+        folder = Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path=""))
         found = [path for path in folder.rglob("*") if path.is_file()]
         return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
     runs = [
@@ -357,7 +358,7 @@ def test_the_documented_page_shows_the_runs(fresh: Project) -> None:
     words: list[str | Path] = [*shlex.split(command), "--port", str(port), "--workers", "1"]
     with started(words, fresh.folder, fresh.environment(), port) as server:
         assert b"<title>MLflow</title>" in server.get("/").body
-        asked = server.ask("POST", "/api/2.0/mlflow/runs/search", '{"experiment_ids": ["1"]}')
+        asked = server.ask("POST", "/api/2.0/mlflow/runs/search", '{"experiment_ids": ["1"]}', **JSON)
         logged = asked.json["runs"][0]
         (version,) = [it["value"] for it in logged["data"]["tags"] if it["key"] == "model_version"]
         assert version == fresh.json("models/bundle/metadata.json")["version"]

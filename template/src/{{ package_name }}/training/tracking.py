@@ -128,12 +128,6 @@ def log_trial(study: str, number: int, settings: dict[str, Any], metrics: dict[s
     send(keep(Entry(f"{PROJECT} tuning", f"{study} {number}", tags, texts(settings), numbers(metrics))))
 
 
-def log_champion(model_version: str) -> None:
-    """Tell the registry which version went into production."""
-    keep(Entry(PROJECT, f"champion {model_version}", champion=model_version))
-    send(*pending())
-
-
 def send(*folders: Path) -> None:
     """Log what waits; at the first failure say so, and leave it and the rest where they are."""
     for folder in folders if address() not in failed else ():
@@ -212,23 +206,20 @@ def crown(client: "MlflowClient", model_version: str) -> None:
         client.delete_registered_model_alias(PROJECT, "challenger")
 
 
-def track() -> None:
-    """Log what waits, and the present state where it is unknown; exit code 1 while anything waits."""
-    if GATE_REPORT.exists():
-        keep_run()
-    waiting = pending()
-    send(*waiting)
-    left = pending()
-    print(f"tracking: logged {len(waiting) - len(left)}, {len(left)} left")
-    sys.exit(bool(left))
-
-
 def main() -> None:
+    """`champion MODEL_VERSION` tells of a deployment; nothing given: log what waits, else exit code 1."""
     match sys.argv[1:]:
+        case ["champion", version]:
+            keep(Entry(PROJECT, f"champion {version}", champion=version))
+            send(*pending())
         case []:
-            track()
-        case ["champion", model_version]:
-            log_champion(model_version)
+            if GATE_REPORT.exists():
+                keep_run()
+            waiting = pending()
+            send(*waiting)
+            left = len(pending())
+            print(f"tracking: logged {len(waiting) - left}, {left} left")
+            sys.exit(left > 0)
         case _:
             raise ProjectError("tracking takes nothing, or `champion MODEL_VERSION`")
 
