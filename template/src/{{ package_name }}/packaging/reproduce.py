@@ -21,9 +21,12 @@ OURS = {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "MLFLOW_TRACKING_URI"}  # of no
 def run(folder: Path, failure: str, *command: str | Path, env: dict[str, str] | None = None) -> str:
     """Run a command to its end; raise `ProjectError` with `failure` and what it said when it fails."""
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
-    done = subprocess.run(
-        command, cwd=folder, env=kept | (env or {}), capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=kept | (env or {}), capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise ProjectError(f"{command[0]} is not on PATH: run `make reproduce`, which finds it.") from None
     if done.returncode:
         raise ProjectError(f"{failure}\n{(done.stdout + done.stderr).strip()[-2000:]}".strip())
     return done.stdout.strip()
@@ -49,7 +52,7 @@ def share_storage(folder: Path) -> None:
     from dvc.repo import Repo
 
     with Repo() as here, Repo(str(folder)) as there, there.config.edit("local") as local:
-        local["cache"] = {"dir": here.cache.local.path}
+        local["cache"] = {"dir": here.cache.local_cache_dir}
         local["remote"] = here.config["remote"]
 
 
