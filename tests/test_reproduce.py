@@ -54,9 +54,10 @@ def test_a_revision_that_fails_says_why(work: Project) -> None:
     """What its stage said is what has to be read."""
     work.problem.write_text(work.problem.read_text() + "\nraise RuntimeError('of its own')\n")
     commit(work.folder, "broken")
-    said = work.refusal("packaging.reproduce", "HEAD")
-    assert "pipeline of HEAD fails" in said
-    assert "RuntimeError: of its own" in said
+    done = work.stage("packaging.reproduce", "HEAD")
+    assert done.returncode == 1
+    assert "error: The pipeline of HEAD fails" in done.stderr
+    assert "RuntimeError: of its own" in done.stderr
     assert leftovers(work) == []
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from helpers import files, run
@@ -20,6 +21,7 @@ from project import Done, Json, Project
 from serving import Server, free_port, started
 
 MLFLOW = "mlflow==3.17.2"
+QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 JSON = {"Content-Type": "application/json"}
 STATE = "from {package}.training import tracking; tracking.log_run()"
 TRIALS = """
@@ -70,8 +72,6 @@ def retrained(work: Project, seed: int) -> None:
 
 def script(work: Project, code: str) -> Done:
     """Run a small script that must succeed; what it said, errors apart."""
-    from textwrap import dedent
-
     done = work.run(work.python, "-c", dedent(code).format(package=work.package))
     assert done.returncode == 0, done.stderr
     return done
@@ -95,80 +95,102 @@ def state(work: Project) -> dict[str, str]:
     return digests(work.folder / "models", "bundle") | reports
 
 
+def waiting(work: Project) -> list[Path]:
+    """What is kept until MLflow takes it."""
+    return sorted((work.folder / "mlruns/pending").glob("[!.]*"))
+
+
+@contextmanager
+def set_to(address: str) -> Generator[None]:
+    """Point projects to another MLflow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", address)
+        yield
+
+
+def champion(work: Project, version: str) -> str:
+    """Tell of a deployment."""
+    return work.good(work.python, "-m", f"{work.package}.training.tracking", "champion", version)
+
+
 @pytest.fixture
 def fresh(work: Project) -> Project:
-    """A project of which MLflow has never heard."""
-    shutil.rmtree(work.folder / "mlruns", ignore_errors=True)
+    """Copy a project of which MLflow has never heard."""
+    judged(work, "promote", "the first")
     return work
 
 
-def test_a_run_holds_all_that_was_made(fresh: Project) -> None:
+@pytest.fixture(scope="module")
+def told(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Log one state of a project, whose data came from a database."""
+    made = project.copy(tmp_path_factory.mktemp("told") / "project")
+    judged(made, "promote", "better than the baseline", "no segment is worse")
+    ingest = made.folder / ".params/ingest.json"
+    ingest.write_text('{"source": "postgresql://me:hunter2@host/db", "query": "SELECT 1"}')
+    assert script(made, STATE).stderr == ""
+    return made
+
+
+def test_a_run_holds_all_that_was_made(told: Project) -> None:
     """Parameters, metrics, reports, bundle, and where they come from."""
-    version = judged(fresh, "promote", "better than the baseline", "no segment is worse")
-    assert script(fresh, STATE).stderr == ""
-    found = look(fresh)
+    found = look(told)
     (logged,) = found["runs"]
-    metadata = fresh.json("models/bundle/metadata.json")
-    origin = {"data": metadata["data"], "commit": metadata["commit"], "model_version": version}
+    metadata = told.json("models/bundle/metadata.json")
+    origin = {"data": metadata["data"], "commit": metadata["commit"], "model_version": metadata["version"]}
     origin |= {"verdict": "promote", "reasons": "better than the baseline\nno segment is worse"}
-    means = fresh.json("reports/training.json")["mean"]
+    means = told.json("reports/training.json")["mean"]
+    measured = told.json("reports/metrics.json") | {f"cross_validated.{key}": it for key, it in means.items()}
+    assert logged["experiment"] == "customer-churn"
     assert logged["status"] == "FINISHED"
-    assert logged["files"] == state(fresh)
+    assert logged["files"] == state(told)
     assert origin.items() <= logged["tags"].items()
     assert logged["parameters"]["train.estimator.max_iter"] == "80"
     assert logged["parameters"]["split.test_share"] == "0.2"
-    assert fresh.json("reports/metrics.json").items() <= logged["metrics"].items()
-    assert {f"cross_validated.{name}": it for name, it in means.items()}.items() <= logged["metrics"].items()
-    assert logged["experiment"] == "customer-churn"
+    assert measured.items() <= logged["metrics"].items()
     assert found["models"] == ["customer-churn"]
     assert origin.items() <= found["versions"]["1"].items()
     assert found["aliases"] == {"challenger": "1"}
+    held = [path.read_bytes() for path in files(told.folder / "mlruns")]
+    assert len(held) > 10
+    assert not any(b"hunter2" in content for content in held)
 
 
-def test_the_registry_gives_the_bundle_back(fresh: Project, tmp_path: Path) -> None:
+def test_the_registry_gives_the_bundle_back(told: Project, tmp_path: Path) -> None:
     """By its alias, to whoever wants to serve it from there."""
-    judged(fresh, "promote")
-    script(fresh, STATE)
     code = """
         import sys, mlflow
         mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
         mlflow.artifacts.download_artifacts("models:/customer-churn@challenger", dst_path=sys.argv[1])
     """
-    fresh.script(code, tmp_path / "bundle")
-    assert digests(tmp_path, "bundle") == digests(fresh.folder / "models", "bundle")
+    told.script(code, tmp_path / "bundle")
+    assert digests(tmp_path, "bundle") == digests(told.folder / "models", "bundle")
 
 
-def test_a_password_is_not_logged(fresh: Project) -> None:
-    """The address of a source may hold one."""
-    judged(fresh, "promote")
-    ingest = fresh.folder / ".params/ingest.json"
-    ingest.write_text('{"source": "postgresql://me:hunter2@host/db", "query": "SELECT 1"}')
-    script(fresh, STATE)
-    assert len(look(fresh)["runs"]) == 1
-    held = files(fresh.folder / "mlruns")
-    assert not [path for path in held if b"hunter2" in path.read_bytes()]
-
-
-def test_what_is_known_is_not_logged_again(fresh: Project) -> None:
+def test_what_is_known_is_not_logged_again(told: Project) -> None:
     """Nor is MLflow imported, which takes longer than all else; another address knows nothing yet."""
-    judged(fresh, "keep")
-    script(fresh, STATE)
     code = STATE + "; import sys; print('mlflow' in sys.modules)"
-    assert script(fresh, code).stdout == "False\n"
-    assert "logged 0, 0 left" in fresh.make("track")
-    assert len(look(fresh)["runs"]) == 1
-    elsewhere = "sqlite:///mlruns/elsewhere.db"
-    with set_to(elsewhere):
-        assert "logged 1, 0 left" in fresh.make("track")
-        assert script(fresh, code).stdout == "False\n"
-    assert len(look(fresh, elsewhere)["runs"]) == 1
+    assert script(told, code).stdout == "False\n"
+    assert "logged 0, 0 left" in told.make("track")
+    with set_to("sqlite:///mlruns/elsewhere.db"):
+        assert "logged 1, 0 left" in told.make("track")
+        assert script(told, code).stdout == "False\n"
+    for store in ("mlflow", "elsewhere"):
+        assert len(look(told, f"sqlite:///mlruns/{store}.db")["runs"]) == 1
+
+
+def test_an_unknown_champion_is_told(told: Project) -> None:
+    """A deployment is done when this is called: it must not fail for it."""
+    said = champion(told, "0123")
+    assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", said)
+    assert waiting(told) == []
+    assert "champion MODEL_VERSION" in told.refusal("training.tracking", "champoin", "0123")
 
 
 def test_aliases_follow_gate_and_deployment(fresh: Project) -> None:
     """Challenger: who may go into production. Champion: who is there."""
-    first = judged(fresh, "promote")
+    first = fresh.json("models/bundle/metadata.json")["version"]
     script(fresh, STATE)
-    fresh.good(fresh.python, "-m", f"{fresh.package}.training.tracking", "champion", first)
+    champion(fresh, first)
     assert look(fresh)["aliases"] == {"champion": "1"}
     retrained(fresh, 11)
     second = judged(fresh, "block", "worse")
@@ -184,24 +206,12 @@ def test_aliases_follow_gate_and_deployment(fresh: Project) -> None:
     }
     assert found["versions"]["2"]["verdict"] == "promote"
     assert [run["tags"]["verdict"] for run in found["runs"]] == ["promote", "block", "promote"]
-    fresh.good(fresh.python, "-m", f"{fresh.package}.training.tracking", "champion", second)
+    champion(fresh, second)
     assert look(fresh)["aliases"] == {"champion": "2"}
-
-
-def test_an_unknown_champion_is_told(fresh: Project) -> None:
-    """A deployment is done when this is called: it must not fail for it."""
-    judged(fresh, "promote")
-    script(fresh, STATE)
-    said = fresh.good(fresh.python, "-m", f"{fresh.package}.training.tracking", "champion", "0123")
-    assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", said)
-    assert look(fresh)["aliases"] == {"challenger": "1"}
-    assert waiting(fresh) == []
-    assert "champion MODEL_VERSION" in fresh.refusal("training.tracking", "champoin", "0123")
 
 
 def test_a_run_cut_off_is_completed(fresh: Project) -> None:
     """Begun, then no room for its files: one run in the end, and nothing missing in it."""
-    judged(fresh, "promote")
     obstacle = fresh.folder / "mlruns/1"
     obstacle.parent.mkdir()
     obstacle.write_text("where MLflow wants a folder")
@@ -214,22 +224,8 @@ def test_a_run_cut_off_is_completed(fresh: Project) -> None:
     assert logged["status"] == "FINISHED"
 
 
-def waiting(work: Project) -> list[Path]:
-    """What is kept until MLflow takes it."""
-    return sorted((work.folder / "mlruns/pending").glob("[!.]*"))
-
-
-@contextmanager
-def set_to(address: str) -> Generator[None]:
-    """Point projects to another MLflow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", address)
-        yield
-
-
 def test_a_server_that_hangs_holds_nobody_up(fresh: Project) -> None:
     """It takes the connection and never answers: the worst of outages."""
-    judged(fresh, "promote")
     with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{deaf.getsockname()[1]}")
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -253,14 +249,16 @@ def postgres() -> Generator[str]:
     if not binaries:
         pytest.fail("PostgreSQL is missing: apt-get install postgresql, as .ci/run does.")
     folder, port = Path(tempfile.mkdtemp()), free_port()
-    user = {"user": "nobody", "cwd": folder} if os.getuid() == 0 else {"cwd": folder}
-    if os.getuid() == 0:
-        shutil.chown(folder, "nobody")
+    user = "nobody" if os.getuid() == 0 else None
+    if user:
+        shutil.chown(folder, user)
     make = [binaries[-1].with_name("initdb"), "--auth", "trust", "--username", "mlflow", folder / "db"]
-    subprocess.run(make, check=True, capture_output=True, **user)
+    subprocess.run(make, check=True, capture_output=True, cwd=folder, user=user)
     listen = ["-h", "127.0.0.1", "-p", str(port), "-c", "unix_socket_directories=", "-c", "fsync=off"]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([binaries[-1], "-D", folder / "db", *listen], stderr=log, **user)
+        process = subprocess.Popen(
+            [binaries[-1], "-D", folder / "db", *listen], stderr=log, cwd=folder, user=user
+        )
     try:
         wait_for(port, process)
         yield f"postgresql+psycopg://mlflow@127.0.0.1:{port}/postgres"
@@ -300,8 +298,7 @@ def mlflow_server(store: str, folder: Path, port: int) -> Generator[Server]:
         "--artifacts-destination",
         folder / "files",
     ]
-    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with started(command, folder, env, port) as server:
+    with started(command, folder, dict(os.environ) | QUIET, port) as server:
         yield server
 
 
@@ -316,12 +313,12 @@ def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) 
     """Two models, three trials and a deployment while the server is away; then all of it is there."""
     port = free_port()
     with set_to(f"http://127.0.0.1:{port}"):
-        first = judged(fresh, "promote", "the first")
+        first = fresh.json("models/bundle/metadata.json")["version"]
         said = script(fresh, STATE).stderr
         assert re.fullmatch(r"warning: [^\n]+ `make track` [^\n]+\n", said)
         held = [state(fresh)]
         assert script(fresh, TRIALS).stderr.count("\n") == 1
-        fresh.good(fresh.python, "-m", f"{fresh.package}.training.tracking", "champion", first)
+        champion(fresh, first)
         retrained(fresh, 12)
         judged(fresh, "promote", "the second", production=first)
         script(fresh, STATE)
@@ -348,20 +345,18 @@ def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) 
     assert not (fresh.folder / "mlruns/mlflow.db").exists()
 
 
-def test_the_documented_page_shows_the_runs(fresh: Project) -> None:
+def test_the_documented_page_shows_the_runs(told: Project) -> None:
     """The README's command, with another port."""
-    judged(fresh, "promote")
-    script(fresh, STATE)
-    (command,) = re.findall(r"^uvx mlflow.*? ui [^#\n]*", (fresh.folder / "README.md").read_text(), re.M)
+    (command,) = re.findall(r"^uvx mlflow.*? ui [^#\n]*", (told.folder / "README.md").read_text(), re.M)
     port = free_port()
     subprocess.run(["uvx", MLFLOW.replace("==", "@"), "--version"], check=True, capture_output=True)
     words: list[str | Path] = [*shlex.split(command), "--port", str(port), "--workers", "1"]
-    with started(words, fresh.folder, fresh.environment(), port) as server:
+    with started(words, told.folder, told.environment() | QUIET, port) as server:
         assert b"<title>MLflow</title>" in server.get("/").body
         asked = server.ask("POST", "/api/2.0/mlflow/runs/search", '{"experiment_ids": ["1"]}', **JSON)
         logged = asked.json["runs"][0]
         (version,) = [it["value"] for it in logged["data"]["tags"] if it["key"] == "model_version"]
-        assert version == fresh.json("models/bundle/metadata.json")["version"]
+        assert version == told.json("models/bundle/metadata.json")["version"]
         (folder,) = re.findall(r"[^/]+/artifacts$", logged["info"]["artifact_uri"])
         listed = server.get(f"/api/2.0/mlflow/artifacts/list?run_id={folder.split('/')[0]}").json
     assert [it["path"] for it in listed["files"]] == ["bundle", "reports"]
