@@ -172,7 +172,7 @@ def test_what_is_known_is_not_logged_again(told: Project) -> None:
     assert script(told, code).stdout == "False\n"
     assert "logged 0, 0 left" in told.make("track")
     with set_to("sqlite:///mlruns/elsewhere.db"):
-        assert "logged 1, 0 left" in told.make("track")
+        assert script(told, code).stdout == "True\n"
         assert script(told, code).stdout == "False\n"
     for store in ("mlflow", "elsewhere"):
         assert len(look(told, f"sqlite:///mlruns/{store}.db")["runs"]) == 1
@@ -193,7 +193,7 @@ def test_aliases_follow_gate_and_deployment(fresh: Project) -> None:
     champion(fresh, first)
     assert look(fresh)["aliases"] == {"champion": "1"}
     retrained(fresh, 11)
-    second = judged(fresh, "block", "worse")
+    second = judged(fresh, "block")
     script(fresh, STATE)
     assert look(fresh)["aliases"] == {"champion": "1"}
     judged(fresh, "promote", "the margin was widened", production=first)
