@@ -46,7 +46,7 @@ LOOK = """
         {"experiment": experiment.name, "status": run.info.status, "files": digests(run.info.run_id),
          "parameters": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags}
         for experiment in client.search_experiments()
-        for run in client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+        for run in client.search_runs([experiment.experiment_id], order_by=["tags.entry"])
     ]
     models = client.search_registered_models()
     versions = {str(it.version): it.tags for it in client.search_model_versions()}
@@ -125,6 +125,9 @@ def told(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Log one state of a project, whose data came from a database."""
     made = project.copy(tmp_path_factory.mktemp("told") / "project")
     judged(made, "promote", "better than the baseline", "no segment is worse")
+    train = made.json(".params/train.json")
+    train["estimator"] |= {"hint": "x" * 10_000, "nothing": None}  # more than MLflow takes, and less
+    (made.folder / ".params/train.json").write_text(json.dumps(train))
     ingest = made.folder / ".params/ingest.json"
     ingest.write_text('{"source": "postgresql://me:hunter2@host/db", "query": "SELECT 1"}')
     assert script(made, STATE).stderr == ""
@@ -137,7 +140,11 @@ def test_a_run_holds_all_that_was_made(told: Project) -> None:
     (logged,) = found["runs"]
     metadata = told.json("models/bundle/metadata.json")
     origin = {"data": metadata["data"], "commit": metadata["commit"], "model_version": metadata["version"]}
-    origin |= {"verdict": "promote", "reasons": "better than the baseline\nno segment is worse"}
+    origin |= {
+        "verdict": "promote",
+        "production": "none",
+        "reasons": "better than the baseline\nno segment is worse",
+    }
     means = told.json("reports/training.json")["mean"]
     measured = told.json("reports/metrics.json") | {f"cross_validated.{key}": it for key, it in means.items()}
     assert logged["experiment"] == "customer-churn"
@@ -146,6 +153,8 @@ def test_a_run_holds_all_that_was_made(told: Project) -> None:
     assert origin.items() <= logged["tags"].items()
     assert logged["parameters"]["train.estimator.max_iter"] == "80"
     assert logged["parameters"]["split.test_share"] == "0.2"
+    assert len(logged["parameters"]["train.estimator.hint"]) == 5000
+    assert logged["parameters"]["train.estimator.nothing"] == "none"
     assert measured.items() <= logged["metrics"].items()
     assert found["models"] == ["customer-churn"]
     assert origin.items() <= found["versions"]["1"].items()

@@ -54,7 +54,8 @@ def flat(content: object, prefix: str = "") -> dict[str, Any]:
 
 def texts(content: object) -> dict[str, str]:
     """Values as MLflow takes them for parameters and tags."""
-    return {name: str(value) or "none"[:5000] for name, value in flat(content).items()}
+    found = flat(content).items()
+    return {name: "none" if value in (None, "") else str(value)[:5000] for name, value in found}
 
 
 def numbers(content: object) -> dict[str, float]:
