@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .contract import Column, Contract
+from .validation.expectations import Kpi
 
 # Each stage imports this file: heavy libraries are imported where they are used.
 if TYPE_CHECKING:
+    import optuna
     import pandas as pd
     from sklearn.base import BaseEstimator
 
@@ -59,6 +61,17 @@ PREPARE = "SELECT * FROM raw"
 BASELINE: str | None = None
 """A column that answers without learning; None stands for the shares of the classes."""
 
+KPIS = (
+    Kpi(
+        "roc_auc",
+        "at least",
+        0.8,
+        owner="customer care",
+        meaning="Of two customers, the one who leaves is the one we would have called, four times in five.",
+    ),
+)
+"""What the model must reach. `make tune` searches for the best of the first."""
+
 
 def sample() -> pd.DataFrame:
     """The starter's data: Telco customer churn, 7,043 invented customers of a phone company.
@@ -77,3 +90,12 @@ def estimator(seed: int, **settings: float) -> BaseEstimator:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, **settings)
+
+
+def search(trial: optuna.Trial) -> dict[str, float | int]:
+    """The settings of `estimator` that `make tune` varies, each with its range."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
+        "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),
+    }

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .contract import Column, Contract
+from .validation.expectations import Kpi
 
 # Each stage imports this file: heavy libraries are imported where they are used.
 if TYPE_CHECKING:
+    import optuna
     import pandas as pd
     from sklearn.base import BaseEstimator
 
@@ -42,6 +44,17 @@ PREPARE = """
 BASELINE: str | None = "demand_week_before"
 """A column that answers without learning: the same half-hour a week ago (seasonal naive)."""
 
+KPIS = (
+    Kpi(
+        "mae",
+        "at most",
+        0.2,
+        owner="grid planning",
+        meaning="The forecast is off by less than what the reserve covers within minutes.",
+    ),
+)
+"""What the model must reach. `make tune` searches for the best of the first."""
+
 
 def sample() -> pd.DataFrame:
     """The starter's data: electricity demand of Victoria, Australia, the half-hours of 2014.
@@ -62,3 +75,12 @@ def estimator(seed: int, **settings: float) -> BaseEstimator:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     return HistGradientBoostingRegressor(random_state=seed, early_stopping=False, **settings)
+
+
+def search(trial: optuna.Trial) -> dict[str, float | int]:
+    """The settings of `estimator` that `make tune` varies, each with its range."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
+        "max_iter": trial.suggest_int("max_iter", 50, 400, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 8, 128, log=True),
+    }
