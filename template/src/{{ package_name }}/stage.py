@@ -21,6 +21,8 @@ SPLIT_REPORT = Path("reports/split.json")
 TRAINING_REPORT = Path("reports/training.json")
 EVALUATION_REPORT = Path("reports/evaluation")
 METRICS = Path("reports/metrics.json")
+BUNDLE_REPORT = Path("reports/bundle.json")
+GATE_REPORT = Path("reports/gate.json")
 
 
 class ProjectError(Exception):
