@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ import pandas as pd
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import params, problem
@@ -32,6 +34,7 @@ from .train import cross_validate
 
 STUDIES = Path(".tuning")
 ATTEMPTS = 3  # in a row, at a backend that fails
+RAY_NOTICES = 30  # seconds, at most, until Ray counts a lost host no more
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
 Settings = dict[str, Any]
@@ -53,26 +56,47 @@ def evaluate(settings: Settings, data: pd.DataFrame, target: pd.Series, train: p
     worker = f"{socket.gethostname()}:{os.getpid()}"
     try:
         estimator = problem.estimator(train.seed, **settings)
-        by_fold = cross_validate(estimator, data, target, problem.CONTRACT, train, quiet=True)
+        with threadpool_limits(1):  # one core for each: threads would wait for their neighbours'
+            by_fold = cross_validate(estimator, data, target, problem.CONTRACT, train, quiet=True)
     except Exception as error:
         return Outcome(worker, {}, f"{type(error).__name__}: {error}")
     return Outcome(worker, pd.DataFrame(by_fold).mean().to_dict())
 
 
-def connect(tune: params.Tune) -> None:
-    """Join the cluster, if there is to be one; raise `ProjectError` where that cannot be."""
+def connect(tune: params.Tune) -> Settings:
+    """Join the cluster, if there is to be one, and give options for the backend.
+
+    Raise `ProjectError` where that cannot be.
+    """
     if tune.backend == "loky" and tune.address:
         raise ProjectError("tune.address is of a cluster: set tune.backend to ray or dask, or leave it out")
     try:
         if tune.backend == "ray":
             import_module("ray").init(address=tune.address, logging_level="ERROR", log_to_driver=False)
-            import_module("ray.util.joblib").register_ray()
+            joblib.register_parallel_backend("ray", ray_backend())
+            return {"ray_remote_args": {"num_cpus": 1}}  # else all workers may be put on one host
         if tune.backend == "dask":
             import_module("distributed").Client(tune.address)
     except ModuleNotFoundError as error:
         raise ProjectError(f"tune.backend: {error}; run `uv sync --group {tune.backend}`") from None
     except Exception as error:  # each library raises errors of its own
         raise ProjectError(f"tune.address: no {tune.backend} at {tune.address}: {error}") from None
+    return {}
+
+
+def ray_backend() -> type:
+    """Ray's backend for joblib, but it does not ask a lost host for workers: that would take forever."""
+    base = import_module("ray.util.joblib.ray_backend").RayBackend
+
+    class Ray(base):
+        def abort_everything(self, ensure_ready: bool = True) -> None:
+            """Start no workers before the host is counted as lost."""
+            counted, until = self.effective_n_jobs(-1), time.monotonic() + RAY_NOTICES
+            super().abort_everything(ensure_ready=False)
+            while self.effective_n_jobs(-1) == counted and time.monotonic() < until:
+                time.sleep(0.5)
+
+    return Ray
 
 
 def workers(tune: params.Tune) -> int:
@@ -234,13 +258,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Search for better settings of the estimator.")
     parser.add_argument("--write", action="store_true", help="put the best ones into params.yaml")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers inherit it: one core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for libraries that workers load later
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = params.load()
     fixed, varied = today(settings.train)
-    connect(settings.tune)
+    options = connect(settings.tune)
     study = open_study(settings.train, fixed, varied)
-    with joblib.parallel_config(settings.tune.backend):
+    with joblib.parallel_config(settings.tune.backend, **options):
         run(study, settings, fixed)
     found = best(study)
     print(f"tune: best {problem.KPIS[0].metric} {found.value:.4f} of {len(ended(study))} trials, with")
