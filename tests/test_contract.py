@@ -217,7 +217,7 @@ def made(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def test_another_problem_takes_two_files(made: Made, kind: str) -> None:
     """Nothing of the standard knows what it is about; the model is much better than none."""
     project = made(kind)
-    found = project.json("reports/evaluation/evaluation.json")
+    found = project.json("reports/evaluation.json")
     better = {"images": ("accuracy", 0.9), "ranking": ("mrr", 0.8), "fraud": ("roc_auc", 0.7)}
     name, least = better[kind]
     assert found["metrics"][name] > least > found["baseline"][name]

@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 45, 2_820
+MAX_FILES, MAX_LINES = 53, 4_110
 
 
 def parse_ini(text: str) -> None:

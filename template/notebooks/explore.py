@@ -12,5 +12,5 @@ print(train.describe().T.to_string())
 print(pd.read_parquet("data/rejected.parquet")["reasons"].value_counts().to_string())
 
 # %% How good is the model, and against what?
-evaluation = pd.read_json("reports/evaluation/evaluation.json", typ="series")
+evaluation = pd.read_json("reports/evaluation.json", typ="series")
 print(pd.DataFrame({name: evaluation[name] for name in ("metrics", "baseline")}).to_string())

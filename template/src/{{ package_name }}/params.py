@@ -72,6 +72,25 @@ class Bundle(Section, frozen=True):
     parity_tolerance: Positive = 1e-4  # ONNX against estimator, relative to the range of outputs
 
 
+class Gate(Section, frozen=True):
+    """When a model may replace the one in production (see `validation/rules.py`)."""
+
+    promote_when: Literal["superior", "not_inferior"] = "superior"
+    margin: Annotated[float, msgspec.Meta(ge=0)] = 0.01  # of the first KPI's metric: what is no real loss
+    confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95  # of every interval
+    resamples: Annotated[int, msgspec.Meta(ge=100)] = 1000
+    block_rows: Count = 1  # neighbouring rows drawn together: a season's length, for rows in time order
+    min_test_rows: Count = 200
+    min_label_rows: Count = 10  # test rows that each label of a classification needs
+    min_segment_rows: Count = 50  # smaller segments and groups are not judged
+    max_rate_difference: Share = 0.2  # between protected groups,
+    min_rate_ratio: Share = 0.8  # and the smaller rate over the larger: unfair when both limits break
+    max_calibration_error: Positive = 0.05  # a probability, or standard deviations of a number
+    max_size_mb: Positive = 50
+    max_latency_ms: Positive = 10  # for one row, in the median
+    start_anew_after: str | None = None  # a production tag whose model this one cannot be compared with
+
+
 class Params(Section, frozen=True):
     """The whole file."""
 
@@ -82,6 +101,7 @@ class Params(Section, frozen=True):
     train: Train = Train()
     tune: Tune = Tune()
     bundle: Bundle = Bundle()
+    gate: Gate = Gate()
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -19,9 +19,9 @@ BUNDLE = Path("models/bundle")
 DATA_REPORT = Path("reports/data")
 SPLIT_REPORT = Path("reports/split.json")
 TRAINING_REPORT = Path("reports/training.json")
-EVALUATION_REPORT = Path("reports/evaluation")
-METRICS = Path("reports/metrics.json")
 BUNDLE_REPORT = Path("reports/bundle.json")
+EVALUATION_REPORT = Path("reports/evaluation.json")
+METRICS = Path("reports/metrics.json")
 GATE_REPORT = Path("reports/gate.json")
 
 

@@ -1,11 +1,12 @@
 """Bundle: the model as one self-describing folder, proven equal to the estimator it came from."""
 
-import hashlib
 import platform
 import shutil
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
 
 import joblib
 import msgspec
@@ -14,8 +15,8 @@ import numpy as np
 from .. import params, problem
 from ..contract.tables import connect, literal, read_features, read_row
 from ..data.statistics import describe
-from ..serving.model import Metadata, Model
-from ..stage import BUNDLE, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT, ProjectError, write_json
+from ..serving.model import Metadata, Model, content_version, digest
+from ..stage import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT, ProjectError, write_json
 from ..validation.metrics import Estimator, outputs
 from .onnx import convert
 
@@ -25,14 +26,6 @@ LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "pandas
 def parity(expected: np.ndarray, actual: np.ndarray) -> float:
     """Largest difference of two output matrices, relative to the range of the expected one."""
     return float(np.max(np.abs(expected - actual)) / max(float(np.ptp(expected)), 1e-12))
-
-
-def digest(*paths: Path) -> str:
-    """One SHA-256 over files, in the given order."""
-    found = hashlib.sha256()
-    for path in paths:
-        found.update(path.read_bytes())
-    return found.hexdigest()
 
 
 def git_commit() -> str:
@@ -46,16 +39,14 @@ def main() -> None:
     estimator = joblib.load(ESTIMATOR)
     shutil.rmtree(BUNDLE, ignore_errors=True)
     BUNDLE.mkdir(parents=True)
-    model, described, reference = (
-        BUNDLE / name for name in ("model.onnx", "contract.json", "reference.json")
-    )
-    model.write_bytes(convert(estimator, contract).SerializeToString(deterministic=True))
-    write_json(described, contract)
+    model = convert(estimator, contract).SerializeToString(deterministic=True)
+    (BUNDLE / "model.onnx").write_bytes(model)
+    write_json(BUNDLE / "contract.json", contract)
     with connect(settings.memory_gb) as con:
-        write_json(reference, describe(con, literal(TRAIN), contract))
+        write_json(BUNDLE / "reference.json", describe(con, literal(TRAIN), contract))
     write_json(BUNDLE / "example.json", read_row(TEST, contract))
     metadata = Metadata(
-        version=digest(model, described, reference)[:12],
+        version=content_version(BUNDLE),
         commit=git_commit(),
         data=digest(TRAIN, TEST),
         parameters={"split": settings.split, "train": settings.train},  # a source may hold a password
@@ -63,11 +54,28 @@ def main() -> None:
         libraries={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     )
     write_json(BUNDLE / "metadata.json", metadata)
-    check_parity(estimator, settings.bundle.parity_tolerance)
+    measured = {
+        "parity": check_parity(estimator, settings.bundle.parity_tolerance),
+        "size_mb": sum(path.stat().st_size for path in BUNDLE.iterdir()) / 1e6,
+        "latency_ms": latency(Model(BUNDLE)),
+    }
+    report: dict[str, Any] = msgspec.to_builtins(metadata)
+    write_json(BUNDLE_REPORT, report | measured)
 
 
-def check_parity(estimator: Estimator, tolerance: float) -> None:
-    """Prove on the whole test split that the bundle answers as the estimator does."""
+def latency(model: Model, repeats: int = 200) -> float:
+    """Milliseconds to answer one row, in the median."""
+    row = np.zeros((1, len(model.contract.feature_names)), np.float32)
+    taken = []
+    for _ in range(repeats):
+        started = perf_counter()
+        model.answers(row)
+        taken.append(1000 * (perf_counter() - started))
+    return median(taken)
+
+
+def check_parity(estimator: Estimator, tolerance: float) -> float:
+    """Prove on the whole test split that the bundle answers as the estimator does; return the difference."""
     features = read_features(TEST, problem.CONTRACT)
     expected = outputs(estimator, features, problem.CONTRACT)
     difference = parity(expected, Model(BUNDLE).run(features.to_numpy()))
@@ -78,6 +86,7 @@ def check_parity(estimator: Estimator, tolerance: float) -> None:
             f"bundle: ONNX and estimator differ by {difference:.1e} of the outputs' range, over "
             f"bundle.parity_tolerance ({tolerance:.0e}). Often a scaler before trees: drop it."
         )
+    return difference
 
 
 if __name__ == "__main__":

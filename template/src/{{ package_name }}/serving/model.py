@@ -1,5 +1,6 @@
 """The bundle at work: outputs for rows, and answers in the contract's words."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,24 @@ Answer = Label | Value | Ranking
 ANSWERS: dict[str, type[Answer]] = {"classification": Label, "regression": Value, "ranking": Ranking}
 
 
+def digest(*paths: Path) -> str:
+    """One SHA-256 over files, in the given order."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def content_version(bundle: Path) -> str:
+    """The version that a bundle's content has: equal content, equal version."""
+    return digest(*(bundle / name for name in ("model.onnx", "contract.json", "reference.json")))[:12]
+
+
 class Model:
     """A loaded bundle."""
 
     def __init__(self, folder: Path) -> None:
-        """Load a bundle; raise `ProjectError` if a part is missing or broken."""
+        """Load a bundle; raise `ProjectError` if a part is missing, broken or of another version."""
         options = ort.SessionOptions()
         # One thread: rows are small, and a server's parallelism is its processes.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -68,6 +82,8 @@ class Model:
             self.metadata = msgspec.json.decode((folder / "metadata.json").read_bytes(), type=Metadata)
             self.example: dict[str, Any] = msgspec.json.decode((folder / "example.json").read_bytes())
             self._session = ort.InferenceSession((folder / "model.onnx").read_bytes(), options)
+            if (found := content_version(folder)) != self.metadata.version:
+                raise ValueError(f"its content is {found}, but it says {self.metadata.version}")
         except Exception as error:  # ONNX Runtime raises errors of its own for a broken file
             raise ProjectError(
                 f"no usable bundle in {folder}: {error}. `make pipeline` makes one, `dvc pull` fetches one."

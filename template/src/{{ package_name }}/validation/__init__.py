@@ -1,1 +1,1 @@
-"""Validation: evaluate the bundle."""
+"""Validation: evaluate the bundle, judge it, describe it."""

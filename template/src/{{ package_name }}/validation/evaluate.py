@@ -1,19 +1,22 @@
 """Evaluate: judge the bundle (never the estimator) on the test split, against a dumb baseline."""
 
+from collections.abc import Iterable
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import problem
-from ..contract import Contract
+from ..contract import Column, Contract
 from ..contract.tables import quote, read_column, read_features, read_target
 from ..serving.model import Model
-from ..stage import BUNDLE, EVALUATION_REPORT, METRICS, TEST, TRAIN, table, write_json
+from ..stage import BUNDLE, EVALUATION_REPORT, METRICS, TEST, TRAIN, write_json
 from .metrics import measure
 
 MIN_SEGMENT_ROWS = 30
 
 Metrics = dict[str, float]
+Groups = dict[str, dict[str, NDArray]]  # column, its value, positions of its rows
 Segments = dict[str, dict[str, Metrics]]  # column, its value, metrics
 
 
@@ -37,18 +40,25 @@ def baseline(contract: Contract, rows: int) -> NDArray:
     return np.tile(np.bincount(target, minlength=len(contract.labels)) / len(target), (rows, 1))
 
 
+def groups(columns: Iterable[Column]) -> Groups:
+    """Positions of the test rows with each value of each column."""
+    found: Groups = {}
+    for column in columns:
+        values = read_column(TEST, f"{quote(column.name)}::VARCHAR").fillna("missing")
+        found[column.name] = {str(value): rows for value, rows in values.groupby(values).indices.items()}
+    return found
+
+
 def by_segment(contract: Contract, target: NDArray, outputs: NDArray) -> Segments:
     """Metrics for each value of the columns that are segments."""
-    found: Segments = {}
-    for column in (column for column in contract.kept if column.segment):
-        values = read_column(TEST, f"{quote(column.name)}::VARCHAR").fillna("missing")
-        groups = values.groupby(values).indices.items()
-        found[column.name] = {
-            str(value): {"rows": len(rows), **measure(contract, target[rows], outputs[rows])}
-            for value, rows in groups
+    return {
+        column: {
+            value: {"rows": len(rows), **measure(contract, target[rows], outputs[rows])}
+            for value, rows in values.items()
             if len(rows) >= MIN_SEGMENT_ROWS
         }
-    return found
+        for column, values in groups(column for column in contract.kept if column.segment).items()
+    }
 
 
 def evaluate(model: Model) -> Evaluation:
@@ -64,26 +74,10 @@ def evaluate(model: Model) -> Evaluation:
     )
 
 
-def report(found: Evaluation) -> str:
-    """The evaluation as Markdown."""
-    whole = [
-        {"metric": name, "model": value, "baseline": found.baseline[name]}
-        for name, value in found.metrics.items()
-    ]
-    title = f"# Evaluation\n\nModel {found.model_version} on {found.rows:,} test rows."
-    parts = [title, table(whole)]
-    for column, values in found.segments.items():
-        segments = [{column: value, **metrics} for value, metrics in values.items()]
-        parts += [f"## By {column}", table(segments)]
-    return "\n\n".join(parts) + "\n"
-
-
 def main() -> None:
     found = evaluate(Model(BUNDLE))
-    EVALUATION_REPORT.mkdir(parents=True, exist_ok=True)
-    write_json(EVALUATION_REPORT / "evaluation.json", found)
+    write_json(EVALUATION_REPORT, found)
     write_json(METRICS, found.metrics)
-    (EVALUATION_REPORT / "evaluation.md").write_text(report(found), encoding="utf-8")
     metrics = [f"{n} {v:.4f} (baseline {found.baseline[n]:.4f})" for n, v in found.metrics.items()]
     print("evaluate: " + ", ".join(metrics))
 

@@ -1,0 +1,166 @@
+"""The gate: may this model replace the one in production? `promote`, `keep` or `block`, with reasons.
+
+It runs after the pipeline and not as a stage of it: the newest production tag is a fact of git, which
+DVC does not watch. `block` ends with exit code 1; `keep` and `promote` are told apart in the report.
+"""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import params, problem
+from ..contract import Contract
+from ..contract.tables import read_features, read_target
+from ..serving.model import Model
+from ..stage import (
+    BUNDLE,
+    BUNDLE_REPORT,
+    DATA_REPORT,
+    GATE_REPORT,
+    SPLIT_REPORT,
+    TEST,
+    ProjectError,
+    table,
+    write_json,
+)
+from . import card, plots, production
+from .evaluate import baseline, groups
+from .expectations import Behaviour
+from .metrics import METRICS
+from .rules import RULES, Check, Evidence, Production, Verdict
+
+ORDER: tuple[Verdict, ...] = ("promote", "keep", "block")
+
+
+class Judgement(msgspec.Struct):
+    """The gate's answer: the machine-readable report."""
+
+    verdict: Verdict
+    model_version: str
+    production: str | None  # the tag of the model it was compared with
+    reasons: list[str]
+    checks: list[Check]
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """Ask every rule; the worst verdict counts."""
+    checks = [check for rule in RULES for check in rule(evidence)]
+    verdict = max((check.verdict for check in checks), key=ORDER.index)
+    telling = [check for check in checks if check.verdict == verdict]
+    if verdict == "promote":
+        telling = [check for check in checks if check.rule in ("baseline", "production")]
+    reasons = [f"{check.rule}, {check.subject}: {check.said}" for check in telling]
+    tag = evidence.production.tag if evidence.production else None
+    return Judgement(verdict, evidence.version, tag, reasons, checks)
+
+
+def check_expectations(contract: Contract) -> None:
+    """Refuse what `problem.py` expects of a metric, column or label that there is not."""
+    metrics = METRICS[contract.task]
+    if not problem.KPIS:
+        raise ProjectError("problem.KPIS: declare at least one, models are compared by the first")
+    for kpi in problem.KPIS:
+        if kpi.metric not in metrics:
+            raise ProjectError(
+                f"problem.KPIS: {kpi.metric!r} is not a metric of {contract.task}: {', '.join(metrics)}"
+            )
+    single = {column.name: column for column in contract.features if column.encoded_names == (column.name,)}
+    labels = (None,) if contract.task == "regression" else contract.labels
+    for behaviour in problem.BEHAVIOURS:
+        column = single.get(behaviour.column)
+        if column is None or behaviour.label not in labels:
+            raise ProjectError(
+                f"problem.BEHAVIOURS: {behaviour.column!r} must be a feature of kind number, integer or "
+                f"category, and the label one of {labels}; it is {behaviour.label!r}"
+            )
+        known = column.categories if column.kind == "category" else (behaviour.change,)
+        if behaviour.change not in known or (column.kind != "category") == isinstance(behaviour.change, str):
+            raise ProjectError(
+                f"problem.BEHAVIOURS: {behaviour.column} cannot change to {behaviour.change!r}"
+            )
+
+
+def change(features: NDArray, behaviour: Behaviour, contract: Contract) -> NDArray:
+    """The features after the behaviour's change, inside the contract's limits."""
+    column, place = contract.column(behaviour.column), contract.feature_names.index(behaviour.column)
+    changed = features.copy()
+    if isinstance(behaviour.change, str):
+        changed[:, place] = column.categories.index(behaviour.change)
+    else:
+        changed[:, place] = np.clip(changed[:, place] + behaviour.change, *column.bounds)
+    return changed
+
+
+def gather(model: Model, settings: params.Params) -> Evidence:
+    """Answer the test rows with this model, with the one in production, and with none."""
+    contract = model.contract
+    check_expectations(contract)
+    features, target = read_features(TEST, contract).to_numpy(), read_target(TEST, contract).to_numpy()
+    tag = production.newest_tag()
+    champion = production.fetch(tag) if tag and tag != settings.gate.start_anew_after else None
+    apart = production.differences(champion.contract, contract) if champion else []
+    compared = None
+    if tag and champion and not apart:
+        answers = champion.run(read_features(TEST, champion.contract).to_numpy())
+        compared = Production(tag, champion.metadata.version, answers)
+    reports = {"data": DATA_REPORT / "data.json", "split": SPLIT_REPORT, "bundle": BUNDLE_REPORT}
+    return Evidence(
+        params=settings,
+        contract=contract,
+        kpis=problem.KPIS,
+        behaviours=problem.BEHAVIOURS,
+        version=model.metadata.version,
+        target=target,
+        outputs=model.run(features),
+        baseline=baseline(contract, len(target)),
+        production=compared,
+        incomparable=apart,
+        changed=tuple(model.run(change(features, behaviour, contract)) for behaviour in problem.BEHAVIOURS),
+        segments=groups(column for column in contract.kept if column.segment),
+        protected=groups(column for column in contract.kept if column.protected),
+        reports={name: msgspec.json.decode(path.read_bytes()) for name, path in reports.items()},
+    )
+
+
+def write_report(found: Judgement, evidence: Evidence, path: Path) -> None:
+    """The judgement as Markdown, with pictures."""
+    against = found.production or "the baseline: nothing is in production yet"
+    signs = {"promote": "ok", "keep": "**keep**", "block": "**block**"}
+    checks = [
+        {"": signs[check.verdict], "rule": check.rule, "of": check.subject, "found": check.said}
+        for check in found.checks
+    ]
+    parts = [
+        f"# Gate: {found.verdict}",
+        f"Model {found.model_version} on {len(evidence.target):,} test rows, against {against}.",
+        "\n".join(f"- {reason}" for reason in found.reasons),
+        "## What the model is for",
+        f"In brackets: where the figure lies, {evidence.params.gate.confidence:.0%} sure given these rows.",
+        card.kpi_table(msgspec.to_builtins(found.checks)),
+        "![How good the model is](gate.png)",
+        "## Every check",
+        table(checks),
+    ]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    evidence = gather(Model(BUNDLE), params.load())
+    found = judge(evidence)
+    write_json(GATE_REPORT, found)
+    plots.draw(evidence, found.checks, GATE_REPORT.with_suffix(".png"))
+    write_report(found, evidence, GATE_REPORT.with_suffix(".md"))
+    if found.verdict != "block":  # a blocked model has no card: the last one is stale, and says so
+        card.write()
+    reasons = "".join(f"\n- {reason}" for reason in found.reasons)
+    if found.verdict == "block":
+        raise ProjectError(
+            f"the gate blocks model {found.model_version}{reasons}\n{GATE_REPORT.with_suffix('.md')} says all"
+        )
+    print(f"gate: {found.verdict} model {found.model_version}{reasons}")
+
+
+if __name__ == "__main__":
+    main()
