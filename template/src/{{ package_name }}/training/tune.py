@@ -76,7 +76,7 @@ def connect(tune: params.Tune) -> Settings:
             joblib.register_parallel_backend("ray", ray_backend())
             return {"ray_remote_args": {"num_cpus": 1}}  # else all workers may be put on one host
         if tune.backend == "dask":
-            import_module("distributed").Client(tune.address)
+            import_module("distributed").Client(tune.address).wait_for_workers(1, timeout=30)
     except ModuleNotFoundError as error:
         raise ProjectError(f"tune.backend: {error}; run `uv sync --group {tune.backend}`") from None
     except Exception as error:  # each library raises errors of its own
