@@ -1,7 +1,6 @@
 """Two hosts: network namespaces with an address and a name each, joined by a cable, and nothing else."""
 
 import os
-import signal
 import subprocess
 import tempfile
 from collections.abc import Generator
@@ -13,7 +12,13 @@ import pytest
 from helpers import run
 from project import Project
 
-ROOT = Path("/")
+# Network namespaces are root's to make.
+SUDO = () if os.geteuid() == 0 else ("sudo",)
+
+
+def ip(*words: str) -> str:
+    """Change the network, or ask about it."""
+    return run(*SUDO, "ip", *words, cwd=Path("/"))
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,12 @@ class Host:
 
     def start(self, *command: str | Path) -> "subprocess.Popen[str]":
         """Start a command that sees this host's network and name."""
+        inside = (*SUDO, "ip", "netns", "exec", self.name, "env")
+        inside = (*inside, *(f"{name}={value}" for name, value in self.environment.items()))
         named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
         return subprocess.Popen(
-            ("ip", "netns", "exec", self.name, *named, *command),
+            (*inside, *named, *command),
             cwd=self.folder,
-            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -46,8 +52,8 @@ class Host:
 
     def die(self) -> None:
         """Kill everything that runs on this host, at once."""
-        for pid in run("ip", "netns", "pids", self.name, cwd=ROOT).split():
-            os.kill(int(pid), signal.SIGKILL)
+        for pid in ip("netns", "pids", self.name).split():
+            run(*SUDO, "sh", "-c", 'kill -KILL "$0" || true', pid, cwd=self.folder)
 
 
 @contextmanager
@@ -67,18 +73,18 @@ def two_hosts(work: Project, libraries: Path) -> Generator[tuple[Host, Host]]:
     )
     try:
         for host in (first, second):
-            run("ip", "netns", "add", host.name, cwd=ROOT)
+            ip("netns", "add", host.name)
         cable = ("type", "veth", "peer", "name", "cable", "netns", second.name)
-        run("ip", "-n", first.name, "link", "add", "cable", *cable, cwd=ROOT)
+        ip("-n", first.name, "link", "add", "cable", *cable)
         for host in (first, second):
-            run("ip", "-n", host.name, "addr", "add", f"{host.address}/24", "dev", "cable", cwd=ROOT)
+            ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", "cable")
             for link in ("lo", "cable"):
-                run("ip", "-n", host.name, "link", "set", link, "up", cwd=ROOT)
+                ip("-n", host.name, "link", "set", link, "up")
         yield first, second
     finally:
         for host in (first, second):
             host.die()
-            run("ip", "netns", "delete", host.name, cwd=ROOT)
+            ip("netns", "delete", host.name)
 
 
 @contextmanager

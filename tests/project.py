@@ -146,7 +146,7 @@ class Project:
 
     def copy(self, folder: Path) -> "Project":
         """Copy all but the environment, which is shared."""
-        skipped = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
+        skipped = shutil.ignore_patterns(".venv", "mlruns", "__pycache__", ".*_cache")
         shutil.copytree(self.folder, folder, symlinks=True, ignore=skipped)
         return replace(self, folder=folder, installed=False).using(self)
 

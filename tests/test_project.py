@@ -13,7 +13,7 @@ from helpers import Renderer, commit, files, git
 from project import Project, rendered
 
 # Modules that a stage may use without depending on them: they decide nothing about its results.
-PLUMBING = {"params", "paths", "stage"}
+PLUMBING = {"params", "stage", "validation/expectations"}
 # What the same commit reports anywhere; the bundle's report has a latency and a commit in it.
 REPORTS = tuple(f"reports/{name}" for name in ("data", "metrics.json", "evaluation.json", "training.json"))
 

@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 53, 4_110
+MAX_FILES, MAX_LINES = 55, 4_500
 
 
 def parse_ini(text: str) -> None:

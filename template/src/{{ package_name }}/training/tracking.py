@@ -54,7 +54,7 @@ def flat(content: object, prefix: str = "") -> dict[str, Any]:
 
 def texts(content: object) -> dict[str, str]:
     """Values as MLflow takes them for parameters and tags."""
-    return {name: str(value)[:5000] for name, value in flat(content).items()}
+    return {name: str(value) or "none"[:5000] for name, value in flat(content).items()}
 
 
 def numbers(content: object) -> dict[str, float]:
@@ -79,8 +79,7 @@ def address() -> str:
 def current() -> Entry:
     """The project's state as a run. Section `ingest` stays out: a source may hold a password."""
     gate, metadata = read(GATE_REPORT), read(BUNDLE / "metadata.json")
-    tags = {"model_version": gate["model_version"], "production": gate["production"] or "none"}
-    tags |= {"verdict": gate["verdict"]}
+    tags = {name: gate[name] for name in ("model_version", "verdict", "production")}
     tags |= {"reasons": "\n".join(gate["reasons"]), "data": metadata["data"], "commit": metadata["commit"]}
     sections = {it.stem: read(it) for it in Path(".params").glob("*.json") if it.stem != "ingest"}
     metrics = numbers(read(METRICS) | {"cross_validated": read(TRAINING_REPORT)["mean"]})
@@ -99,27 +98,21 @@ def keep(entry: Entry, *folders: Path) -> Path:
     return draft.rename(PENDING / name)
 
 
-def keep_run() -> bool:
-    """Let the project's state wait, unless it is what this address was told last; whether it was news."""
-    entry = current()
-    told, state = STORE / f"told-{digest(address())}", digest(entry)
-    if told.exists() and told.read_text() == state:
-        return False
-    if not any(PENDING.glob(f"*-{state}")):
-        keep(entry, BUNDLE, GATE_REPORT.parent)
-    told.write_text(state)
-    return True
-
-
 def pending() -> list[Path]:
     """What waits to be logged, oldest first."""
     return sorted(PENDING.glob("[0-9]*"))
 
 
 def log_run() -> None:
-    """Log the project's state as the gate left it; without importing MLflow when nothing is new."""
-    if keep_run():
-        send(*pending())
+    """Log the project's state as the gate left it, unless it is what this address was told last."""
+    entry = current()
+    told, state = STORE / f"told-{digest(address())}", digest(entry)
+    if told.exists() and told.read_text() == state:
+        return  # without having imported MLflow, which takes longer than all else
+    if not any(PENDING.glob(f"*-{state}")):
+        keep(entry, BUNDLE, GATE_REPORT.parent)
+    told.write_text(state)
+    send(*pending())
 
 
 def log_trial(study: str, number: int, settings: dict[str, Any], metrics: dict[str, float]) -> None:
@@ -128,21 +121,15 @@ def log_trial(study: str, number: int, settings: dict[str, Any], metrics: dict[s
     send(keep(Entry(f"{PROJECT} tuning", f"{study} {number}", tags, texts(settings), numbers(metrics))))
 
 
-def log_champion(model_version: str) -> None:
-    """Tell the registry which version went into production."""
-    keep(Entry(PROJECT, f"champion {model_version}", champion=model_version))
-    send(*pending())
-
-
 def send(*folders: Path) -> None:
     """Log what waits; at the first failure say so, and leave it and the rest where they are."""
     for folder in folders if address() not in failed else ():
         try:
-            deliver(connect(), folder)
+            deliver(folder)
         except Exception as error:  # a broken mirror must not break what it mirrors
             failed.add(address())
-            said = " ".join(f"{address()} did not take a run ({type(error).__name__}: {error}".split())
-            warn(f"{said[:300]}). It waits in {PENDING}: `make track` logs it later.")
+            said = " ".join(f"{address()} did not take {folder} ({type(error).__name__}: {error}".split())
+            warn(f"{said[:300]}). It is kept: `make track` logs it later.")
             return
         shutil.rmtree(folder)
 
@@ -152,18 +139,13 @@ def warn(text: str) -> None:
     print("warning: " + re.sub(r"//[^/@\s]+@", "//", text), file=sys.stderr)
 
 
-def connect() -> "MlflowClient":
+def deliver(folder: Path) -> None:
+    """Log one entry; what an outage cut off is completed, not doubled."""
     os.environ.update(SETTINGS | os.environ)
     import mlflow
 
     mlflow.set_tracking_uri(address())
-    return mlflow.MlflowClient()
-
-
-def deliver(client: "MlflowClient", folder: Path) -> None:
-    """Log one entry; what an outage cut off is completed, not doubled."""
-    import mlflow
-
+    client = mlflow.MlflowClient()
     entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
     if entry.champion is not None:
         crown(client, entry.champion)
@@ -212,23 +194,18 @@ def crown(client: "MlflowClient", model_version: str) -> None:
         client.delete_registered_model_alias(PROJECT, "challenger")
 
 
-def track() -> None:
-    """Log what waits, and the present state where it is unknown; exit code 1 while anything waits."""
-    if GATE_REPORT.exists():
-        keep_run()
-    waiting = pending()
-    send(*waiting)
-    left = pending()
-    print(f"tracking: logged {len(waiting) - len(left)}, {len(left)} left")
-    sys.exit(bool(left))
-
-
 def main() -> None:
+    """`champion MODEL_VERSION` tells of a deployment; nothing given: log what waits, else exit code 1."""
     match sys.argv[1:]:
+        case ["champion", version]:
+            keep(Entry(PROJECT, f"champion {version}", champion=version))
+            send(*pending())
         case []:
-            track()
-        case ["champion", model_version]:
-            log_champion(model_version)
+            waiting = pending()
+            send(*waiting)
+            left = len(pending())
+            print(f"tracking: logged {len(waiting) - left}, {left} left")
+            sys.exit(left > 0)
         case _:
             raise ProjectError("tracking takes nothing, or `champion MODEL_VERSION`")
 

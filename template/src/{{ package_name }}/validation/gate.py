@@ -25,6 +25,7 @@ from ..stage import (
     table,
     write_json,
 )
+from ..training import tracking
 from . import card, plots, production
 from .evaluate import baseline, groups
 from .expectations import Behaviour
@@ -154,6 +155,7 @@ def main() -> None:
     write_report(found, evidence, GATE_REPORT.with_suffix(".md"))
     if found.verdict != "block":  # a blocked model has no card: the last one is stale, and says so
         card.write()
+    tracking.log_run()
     reasons = "".join(f"\n- {reason}" for reason in found.reasons)
     if found.verdict == "block":
         raise ProjectError(

@@ -81,10 +81,11 @@ def holm(p_values: list[float], level: float) -> list[bool]:
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """One-sided exact p-value that more rows turn wrong (`lost`) than right (`won`) (McNemar, 1947)."""
-    from scipy.special import bdtrc
+    """One-sided p-value that more rows turn wrong (`lost`) than right (`won`).
 
-    return float(bdtrc(lost - 1, lost + won, 0.5)) if lost + won else 1.0
+    McNemar, 1947, with the continuity correction of Edwards, 1948.
+    """
+    return NormalDist().cdf((won - lost + 1) / (lost + won) ** 0.5) if lost > won else 1.0
 
 
 def calibration_bins(predicted: NDArray) -> NDArray:

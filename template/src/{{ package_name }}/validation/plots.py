@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .inference import calibration_bins
+from .metrics import by_score
 from .rules import Check, Evidence, predictions
 
 if TYPE_CHECKING:
@@ -39,23 +41,26 @@ def quality(evidence: Evidence) -> list[Panel]:
     return [lambda axes: forecast(axes, evidence)] if evidence.contract.task == "regression" else []
 
 
-def roc(axes: "Axes", evidence: Evidence) -> None:
-    from sklearn.metrics import roc_curve
+def above(truth: NDArray, predicted: NDArray) -> tuple[NDArray, NDArray]:
+    """How many positives and negatives lie at or above each distinct score, from the highest."""
+    positives, negatives = by_score(truth, predicted, np.ones((1, len(truth))))
+    return positives[0].cumsum(), negatives[0].cumsum()
 
+
+def roc(axes: "Axes", evidence: Evidence) -> None:
     for name, truth, predicted in predictions(evidence):
-        axes.plot(*roc_curve(truth, predicted)[:2], label=name)
+        positives, negatives = above(truth, predicted)
+        axes.plot(negatives / negatives[-1], positives / positives[-1], label=name)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.set(title="ROC", xlabel="false positives", ylabel="true positives")
     axes.legend()
 
 
 def precision_recall(axes: "Axes", evidence: Evidence) -> None:
-    from sklearn.metrics import precision_recall_curve
-
     for name, truth, predicted in predictions(evidence):
-        precision, recall, _ = precision_recall_curve(truth, predicted)
-        axes.plot(recall, precision, label=name)
-    axes.set(title="Precision and recall", xlabel="recall", ylabel="precision")
+        positives, negatives = above(truth, predicted)
+        axes.plot(positives / positives[-1], positives / (positives + negatives), label=name)
+    axes.set(title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.05))
     axes.legend()
 
 

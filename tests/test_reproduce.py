@@ -1,0 +1,77 @@
+"""What a revision recorded can be made again from git and the remote alone, or one is told."""
+
+import shutil
+
+import pytest
+from helpers import commit, git
+from project import Project
+
+
+def leftovers(work: Project) -> list[str]:
+    """Checkouts besides the project's own, and changes in it."""
+    trees = git("worktree", "list", "--porcelain", cwd=work.folder).split("\n\n")[1:]
+    return [it for it in (*trees, *git("status", "--porcelain", cwd=work.folder).splitlines()) if it.strip()]
+
+
+def forget(work: Project) -> None:
+    """Lose what git does not hold, as on a colleague's machine."""
+    for folder in ("data", "models", ".dvc/cache"):
+        shutil.rmtree(work.folder / folder)
+
+
+def test_a_revision_is_made_again(work: Project) -> None:
+    """With the libraries it named then, from the remote, and whatever the project has become."""
+    work.good("uv", "add", "--quiet", "--no-sync", "--group", "pipeline", "tomli-w")
+    work.replace("from .contract import", "import tomli_w\n\nfrom .contract import")
+    commit(work.folder, "a library that only this revision needs")
+    git("tag", "old", cwd=work.folder)
+    work.good("dvc", "push")
+    forget(work)
+    work.problem.write_text("raise RuntimeError('the problem of today')\n")
+    work.params("ingest: {source: nowhere.csv}")
+    commit(work.folder, "today")
+    said = work.make("reproduce", "REV=old")
+    version = work.json("reports/evaluation.json")["model_version"]
+    assert said.count(version) == 2
+    assert "same model and metrics" in said
+    assert leftovers(work) == []
+
+
+def test_a_result_that_was_not_made_is_told(work: Project) -> None:
+    """A metric edited by hand, in a revision without a lock file of libraries."""
+    metrics = work.json("reports/metrics.json")
+    text = (work.folder / "reports/metrics.json").read_text()
+    better = str(metrics["roc_auc"] + 1e-9)
+    (work.folder / "reports/metrics.json").write_text(text.replace(str(metrics["roc_auc"]), better))
+    (work.folder / "uv.lock").unlink()
+    commit(work.folder, "better")
+    said = work.refusal("packaging.reproduce")
+    assert "HEAD is not reproduced: roc_auc differ." in said
+    assert leftovers(work) == []
+
+
+def test_a_revision_that_fails_says_why(work: Project) -> None:
+    """What its stage said is what has to be read."""
+    work.problem.write_text(work.problem.read_text() + "\nraise RuntimeError('of its own')\n")
+    commit(work.folder, "broken")
+    done = work.stage("packaging.reproduce", "HEAD")
+    assert done.returncode == 1
+    assert "error: The pipeline of HEAD fails" in done.stderr
+    assert "RuntimeError: of its own" in done.stderr
+    assert leftovers(work) == []
+
+
+@pytest.mark.parametrize(
+    ("revision", "named"),
+    [
+        ("v9", "git knows no revision v9"),
+        ("HEAD:README.md", "git knows no revision HEAD:README.md"),
+        ("HEAD~1", "HEAD~1 holds no dvc.lock"),
+        ("HEAD", "`dvc push` was forgotten"),
+    ],
+)
+def test_what_is_missing_is_named(work: Project, revision: str, named: str) -> None:
+    """No such revision; nothing made yet; data that only one machine ever had."""
+    forget(work)
+    assert named in work.refusal("packaging.reproduce", revision)
+    assert leftovers(work) == []

@@ -1,0 +1,363 @@
+"""MLflow mirrors each state of a project, whole, once, and also after an outage."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from helpers import files, run
+from project import Done, Json, Project
+from serving import Server, free_port, started
+
+MLFLOW = "mlflow==3.17.2"
+QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+JSON = {"Content-Type": "application/json"}
+STATE = "from {package}.training import tracking; tracking.log_run()"
+TRIALS = """
+    from {package}.training import tracking
+    for number in range(3):
+        metrics = {{"loss": number / 10, "diverged": float("nan")}}
+        tracking.log_trial("depth", number, {{"tree": {{"depth": number}}}}, metrics)
+"""
+# What MLflow has to say, asked through its own client.
+LOOK = """
+    import hashlib, json, logging, sys
+    from pathlib import Path
+    import mlflow
+    mlflow.set_tracking_uri(sys.argv[1])
+    logging.getLogger("mlflow").setLevel("ERROR")
+    client = mlflow.MlflowClient()
+    def digests(run):
+        folder = Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path=""))
+        found = [path for path in folder.rglob("*") if path.is_file()]
+        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+    runs = [
+        {"experiment": experiment.name, "status": run.info.status, "files": digests(run.info.run_id),
+         "parameters": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags}
+        for experiment in client.search_experiments()
+        for run in client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    ]
+    models = client.search_registered_models()
+    versions = {str(it.version): it.tags for it in client.search_model_versions()}
+    aliases = {k: str(v) for it in models for k, v in client.get_registered_model(it.name).aliases.items()}
+    print(json.dumps({"runs": runs, "models": [it.name for it in models], "versions": versions,
+                      "aliases": aliases}))
+"""
+
+
+def judged(work: Project, verdict: str, *reasons: str, production: str | None = None) -> str:
+    """Let the gate have spoken on the bundle that is there; its version."""
+    version = work.json("models/bundle/metadata.json")["version"]
+    said = {"verdict": verdict, "model_version": version, "production": production, "reasons": reasons}
+    (work.folder / "reports/gate.json").write_text(json.dumps(said))
+    return version
+
+
+def retrained(work: Project, seed: int) -> None:
+    """Make another model and its bundle."""
+    work.params(f"train: {{folds: 2, estimator: {{max_iter: {seed}}}}}")
+    work.stages("params", "training.train", "packaging.bundle", "validation.evaluate")
+
+
+def script(work: Project, code: str) -> Done:
+    """Run a small script that must succeed; what it said, errors apart."""
+    done = work.run(work.python, "-c", dedent(code).format(package=work.package))
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def look(work: Project, address: str = "sqlite:///mlruns/mlflow.db") -> Json:
+    """Ask MLflow for all it has."""
+    return json.loads(work.script(LOOK, address).splitlines()[-1])
+
+
+def digests(folder: Path, *names: str) -> dict[str, str]:
+    """The digest of each file below some folders."""
+    found = [path for name in names for path in files(folder / name)]
+    return {str(it.relative_to(folder)): hashlib.sha256(it.read_bytes()).hexdigest() for it in found}
+
+
+def state(work: Project) -> dict[str, str]:
+    """What a run must hold: the bundle, and every report."""
+    reports = digests(work.folder, "reports")
+    assert {Path(name).suffix for name in reports} >= {".md", ".png"}
+    return digests(work.folder / "models", "bundle") | reports
+
+
+def waiting(work: Project) -> list[Path]:
+    """What is kept until MLflow takes it."""
+    return sorted((work.folder / "mlruns/pending").glob("[!.]*"))
+
+
+@contextmanager
+def set_to(address: str) -> Generator[None]:
+    """Point projects to another MLflow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", address)
+        yield
+
+
+def champion(work: Project, version: str) -> str:
+    """Tell of a deployment."""
+    return work.good(work.python, "-m", f"{work.package}.training.tracking", "champion", version)
+
+
+@pytest.fixture
+def fresh(work: Project) -> Project:
+    """Copy a project of which MLflow has never heard."""
+    judged(work, "promote", "the first")
+    return work
+
+
+@pytest.fixture(scope="module")
+def told(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Log one state of a project, whose data came from a database."""
+    made = project.copy(tmp_path_factory.mktemp("told") / "project")
+    judged(made, "promote", "better than the baseline", "no segment is worse")
+    ingest = made.folder / ".params/ingest.json"
+    ingest.write_text('{"source": "postgresql://me:hunter2@host/db", "query": "SELECT 1"}')
+    assert script(made, STATE).stderr == ""
+    return made
+
+
+def test_a_run_holds_all_that_was_made(told: Project) -> None:
+    """Parameters, metrics, reports, bundle, and where they come from."""
+    found = look(told)
+    (logged,) = found["runs"]
+    metadata = told.json("models/bundle/metadata.json")
+    origin = {"data": metadata["data"], "commit": metadata["commit"], "model_version": metadata["version"]}
+    origin |= {"verdict": "promote", "reasons": "better than the baseline\nno segment is worse"}
+    means = told.json("reports/training.json")["mean"]
+    measured = told.json("reports/metrics.json") | {f"cross_validated.{key}": it for key, it in means.items()}
+    assert logged["experiment"] == "customer-churn"
+    assert logged["status"] == "FINISHED"
+    assert logged["files"] == state(told)
+    assert origin.items() <= logged["tags"].items()
+    assert logged["parameters"]["train.estimator.max_iter"] == "80"
+    assert logged["parameters"]["split.test_share"] == "0.2"
+    assert measured.items() <= logged["metrics"].items()
+    assert found["models"] == ["customer-churn"]
+    assert origin.items() <= found["versions"]["1"].items()
+    assert found["aliases"] == {"challenger": "1"}
+    held = [path.read_bytes() for path in files(told.folder / "mlruns")]
+    assert len(held) > 10
+    assert not any(b"hunter2" in content for content in held)
+
+
+def test_the_registry_gives_the_bundle_back(told: Project, tmp_path: Path) -> None:
+    """By its alias, to whoever wants to serve it from there."""
+    code = """
+        import sys, mlflow
+        mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
+        mlflow.artifacts.download_artifacts("models:/customer-churn@challenger", dst_path=sys.argv[1])
+    """
+    told.script(code, tmp_path / "bundle")
+    assert digests(tmp_path, "bundle") == digests(told.folder / "models", "bundle")
+
+
+def test_what_is_known_is_not_logged_again(told: Project) -> None:
+    """Nor is MLflow imported, which takes longer than all else; another address knows nothing yet."""
+    code = STATE + "; import sys; print('mlflow' in sys.modules)"
+    assert script(told, code).stdout == "False\n"
+    assert "logged 0, 0 left" in told.make("track")
+    with set_to("sqlite:///mlruns/elsewhere.db"):
+        assert script(told, code).stdout == "True\n"
+        assert script(told, code).stdout == "False\n"
+    for store in ("mlflow", "elsewhere"):
+        assert len(look(told, f"sqlite:///mlruns/{store}.db")["runs"]) == 1
+
+
+def test_an_unknown_champion_is_told(told: Project) -> None:
+    """A deployment is done when this is called: it must not fail for it."""
+    said = champion(told, "0123")
+    assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", said)
+    assert waiting(told) == []
+    assert "champion MODEL_VERSION" in told.refusal("training.tracking", "champoin", "0123")
+
+
+def test_aliases_follow_gate_and_deployment(fresh: Project) -> None:
+    """Challenger: who may go into production. Champion: who is there."""
+    first = fresh.json("models/bundle/metadata.json")["version"]
+    script(fresh, STATE)
+    champion(fresh, first)
+    assert look(fresh)["aliases"] == {"champion": "1"}
+    retrained(fresh, 11)
+    second = judged(fresh, "block")
+    script(fresh, STATE)
+    assert look(fresh)["aliases"] == {"champion": "1"}
+    judged(fresh, "promote", "the margin was widened", production=first)
+    script(fresh, STATE)
+    found = look(fresh)
+    assert found["aliases"] == {"champion": "1", "challenger": "2"}
+    assert {key: tags["model_version"] for key, tags in found["versions"].items()} == {
+        "1": first,
+        "2": second,
+    }
+    assert found["versions"]["2"]["verdict"] == "promote"
+    assert [run["tags"]["verdict"] for run in found["runs"]] == ["promote", "block", "promote"]
+    champion(fresh, second)
+    assert look(fresh)["aliases"] == {"champion": "2"}
+
+
+def test_a_run_cut_off_is_completed(fresh: Project) -> None:
+    """Begun, then no room for its files: one run in the end, and nothing missing in it."""
+    obstacle = fresh.folder / "mlruns/1"
+    obstacle.parent.mkdir()
+    obstacle.write_text("where MLflow wants a folder")
+    said = script(fresh, STATE).stderr
+    assert re.fullmatch(r"warning: [^\n]+`make track`[^\n]+\n", said)
+    obstacle.unlink()
+    assert "logged 1, 0 left" in fresh.make("track")
+    (logged,) = look(fresh)["runs"]
+    assert logged["files"] == state(fresh)
+    assert logged["status"] == "FINISHED"
+
+
+def test_a_server_that_hangs_holds_nobody_up(fresh: Project) -> None:
+    """It takes the connection and never answers: the worst of outages."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{deaf.getsockname()[1]}")
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        start = time.monotonic()
+        said = script(fresh, STATE).stderr + script(fresh, TRIALS).stderr
+        assert time.monotonic() - start < 30
+    assert said.count("warning: ") == said.count("\n") == 2  # one for each process
+    assert "hunter2" not in said
+    assert len(waiting(fresh)) == 4
+    assert set(run("git", "status", "--porcelain", cwd=fresh.folder).split()) <= {
+        "??",
+        "M",
+        "reports/gate.json",
+    }
+
+
+@contextmanager
+def postgres() -> Generator[str]:
+    """Run a PostgreSQL of one's own, and give its address. It refuses to be root's."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if not binaries:
+        pytest.fail("PostgreSQL is missing: apt-get install postgresql, as .ci/run does.")
+    folder, port = Path(tempfile.mkdtemp()), free_port()
+    user = "nobody" if os.getuid() == 0 else None
+    if user:
+        shutil.chown(folder, user)
+    make = [binaries[-1].with_name("initdb"), "--auth", "trust", "--username", "mlflow", folder / "db"]
+    subprocess.run(make, check=True, capture_output=True, cwd=folder, user=user)
+    listen = ["-h", "127.0.0.1", "-p", str(port), "-c", "unix_socket_directories=", "-c", "fsync=off"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [binaries[-1], "-D", folder / "db", *listen], stderr=log, cwd=folder, user=user
+        )
+    try:
+        wait_for(port, process)
+        yield f"postgresql+psycopg://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(folder)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until somebody listens."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as it:
+            if it.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens on port {port}")
+
+
+def uvx(*command: str | Path) -> list[str | Path]:
+    """Run the whole of MLflow, which no project needs; fetched before anybody waits for it."""
+    tool: list[str | Path] = ["uvx", "--from", MLFLOW, "--with", "psycopg[binary]"]
+    subprocess.run([*tool, "mlflow", "--version"], check=True, capture_output=True)
+    return [*tool, *command]
+
+
+@contextmanager
+def mlflow_server(store: str, folder: Path, port: int) -> Generator[Server]:
+    """Run an MLflow server that keeps runs in a database and files in a folder."""
+    folder.mkdir()
+    command = uvx("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    command += [
+        "--backend-store-uri",
+        store,
+        "--serve-artifacts",
+        "--artifacts-destination",
+        folder / "files",
+    ]
+    with started(command, folder, dict(os.environ) | QUIET, port) as server:
+        yield server
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """PostgreSQL, for one test."""
+    with postgres() as address:
+        yield address
+
+
+def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) -> None:
+    """Two models, three trials and a deployment while the server is away; then all of it is there."""
+    port = free_port()
+    with set_to(f"http://127.0.0.1:{port}"):
+        first = fresh.json("models/bundle/metadata.json")["version"]
+        said = script(fresh, STATE).stderr
+        assert re.fullmatch(r"warning: [^\n]+ `make track` [^\n]+\n", said)
+        held = [state(fresh)]
+        assert script(fresh, TRIALS).stderr.count("\n") == 1
+        champion(fresh, first)
+        retrained(fresh, 12)
+        judged(fresh, "promote", "the second", production=first)
+        script(fresh, STATE)
+        held.append(state(fresh))
+        assert len(waiting(fresh)) == 6
+        tried = fresh.run("make", "track")
+        assert tried.returncode != 0
+        assert "logged 0, 6 left" in tried.stdout
+        with mlflow_server(database, tmp_path / "server", port):
+            assert "logged 6, 0 left" in fresh.make("track")
+            assert waiting(fresh) == []
+            assert script(fresh, STATE).stderr == ""
+            found = look(fresh, f"http://127.0.0.1:{port}")
+    runs = [it for it in found["runs"] if it["experiment"] == "customer-churn"]
+    trials = [it for it in found["runs"] if it["experiment"] == "customer-churn tuning"]
+    trials.sort(key=lambda it: it["tags"]["number"])  # they may have begun in the same millisecond
+    assert [it["files"] for it in runs] == held
+    assert [it["tags"]["reasons"] for it in runs] == ["the first", "the second"]
+    assert [it["parameters"] for it in trials] == [{"tree.depth": str(n)} for n in range(3)]
+    assert [it["metrics"] for it in trials] == [{"loss": n / 10} for n in range(3)]
+    assert {(it["tags"]["study"], it["tags"]["number"]) for it in trials} == {
+        ("depth", str(n)) for n in range(3)
+    }
+    assert found["aliases"] == {"champion": "1", "challenger": "2"}
+    assert not (fresh.folder / "mlruns/mlflow.db").exists()
+
+
+def test_the_documented_page_shows_the_runs(told: Project) -> None:
+    """The README's command, with another port."""
+    (command,) = re.findall(r"^uvx mlflow.*? ui [^#\n]*", (told.folder / "README.md").read_text(), re.M)
+    port = free_port()
+    subprocess.run(["uvx", MLFLOW.replace("==", "@"), "--version"], check=True, capture_output=True)
+    words: list[str | Path] = [*shlex.split(command), "--port", str(port), "--workers", "1"]
+    with started(words, told.folder, told.environment() | QUIET, port) as server:
+        assert b"<title>MLflow</title>" in server.get("/").body
+        asked = server.ask("POST", "/api/2.0/mlflow/runs/search", '{"experiment_ids": ["1"]}', **JSON)
+        logged = asked.json["runs"][0]
+        (version,) = [it["value"] for it in logged["data"]["tags"] if it["key"] == "model_version"]
+        assert version == told.json("models/bundle/metadata.json")["version"]
+        (folder,) = re.findall(r"[^/]+/artifacts$", logged["info"]["artifact_uri"])
+        listed = server.get(f"/api/2.0/mlflow/artifacts/list?run_id={folder.split('/')[0]}").json
+    assert [it["path"] for it in listed["files"]] == ["bundle", "reports"]
