@@ -32,12 +32,14 @@ class Host:
 
     def start(self, *command: str | Path) -> "subprocess.Popen[str]":
         """Start a command that sees this host's network and name."""
-        inside = (*SUDO, "ip", "netns", "exec", self.name, "env")
-        inside = (*inside, *(f"{name}={value}" for name, value in self.environment.items()))
+        # sudo hands no variables down.
+        handed = ("env", *(f"{it}={value}" for it, value in self.environment.items())) if SUDO else ()
+        inside = (*SUDO, "ip", "netns", "exec", self.name, *handed)
         named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
         return subprocess.Popen(
             (*inside, *named, *command),
             cwd=self.folder,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
