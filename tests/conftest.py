@@ -3,7 +3,7 @@
 import pytest
 from helpers import Renderer, snapshot
 
-pytest_plugins = ["project", "serving"]
+pytest_plugins = ["project", "serving", "hosts"]
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 55, 4_500
+MAX_FILES, MAX_LINES = 57, 4_800
 
 
 def parse_ini(text: str) -> None:

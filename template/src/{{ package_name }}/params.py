@@ -53,6 +53,19 @@ class Train(Section, frozen=True):
     estimator: dict[str, Any] = {}  # passed to `problem.estimator` as keyword arguments
 
 
+class Tune(Section, frozen=True):
+    """How `make tune` searches, and where: on this machine (`loky`), or on a Ray or Dask cluster.
+
+    `address` is the cluster's, such as 10.0.0.1:6379 or tcp://10.0.0.1:8786; without one, the cluster
+    is a small one on this machine.
+    """
+
+    trials: Count = 40
+    workers: Count | None = None  # as many as there are cores
+    backend: Literal["loky", "ray", "dask"] = "loky"
+    address: str | None = None
+
+
 class Bundle(Section, frozen=True):
     """What a bundle must keep."""
 
@@ -86,6 +99,7 @@ class Params(Section, frozen=True):
     validate: Validate = Validate()
     split: Split = Split()
     train: Train = Train()
+    tune: Tune = Tune()
     bundle: Bundle = Bundle()
     gate: Gate = Gate()
 

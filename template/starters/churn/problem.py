@@ -9,6 +9,7 @@ from .validation.expectations import About, Behaviour, Kpi
 
 # Each stage imports this file: heavy libraries are imported where they are used.
 if TYPE_CHECKING:
+    import optuna
     import pandas as pd
     from sklearn.base import BaseEstimator
 
@@ -109,3 +110,12 @@ def estimator(seed: int, **settings: float) -> BaseEstimator:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, **settings)
+
+
+def search(trial: optuna.Trial) -> dict[str, float | int]:
+    """The settings of `estimator` that `make tune` varies, each with its range."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
+        "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),
+    }

@@ -28,11 +28,12 @@ def cross_validate(
     target: pd.Series,
     contract: Contract,
     settings: params.Train,
+    quiet: bool = False,
 ) -> list[dict[str, float]]:
     """Measure the estimator on each fold, trained on the others (in time: on those before)."""
     measured = []
     splits = list(folds(contract, settings).split(features, target))
-    for fit, held in tqdm(splits, desc="cross-validation", unit="fold"):
+    for fit, held in tqdm(splits, desc="cross-validation", unit="fold", disable=quiet):
         fitted = clone(estimator).fit(features.iloc[fit], target.iloc[fit])
         answers = outputs(fitted, features.iloc[held], contract)
         measured.append(measure(contract, target.iloc[held].to_numpy(), answers))

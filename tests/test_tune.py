@@ -1,0 +1,301 @@
+"""Tuning finds the best, on cores and on hosts, and loses nothing when either is killed."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import hosts
+import pytest
+from helpers import git
+from project import Json, Project
+
+CLUSTERS = {"ray": hosts.ray, "dask": hosts.dask}
+TRIALS = """
+import json, optuna, sys
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+found = []
+for path in sys.argv[1:]:
+    storage = JournalStorage(JournalFileBackend(path))
+    (name,) = optuna.get_all_study_names(storage)
+    for it in optuna.load_study(study_name=name, storage=storage).trials:
+        found.append(dict(it.user_attrs, number=it.number, state=it.state.name, value=it.value,
+                          params=it.params))
+json.dump(found, sys.stdout)
+"""
+STORE = """
+import mlflow, sys
+mlflow.MlflowClient(f"sqlite:///{sys.argv[1]}/mlflow.db").search_experiments()
+"""
+LOGGED = """
+import mlflow
+mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
+runs = mlflow.search_runs(experiment_names=["customer-churn tuning"], output_format="list")
+print(sorted(int(run.data.tags["number"]) for run in runs))
+"""
+PARAMS = """\
+# Ours.
+train:
+  seed: 0
+  folds: 2 # quick
+  estimator:
+    max_leaf_nodes: 15 # as always
+    learning_rate: 0.06
+
+    max_iter: 30 # few
+# The end.
+tune: {{trials: {trials}, workers: 2}}
+"""
+SLOW = "import time; time.sleep(0.5)"
+
+
+@pytest.fixture(scope="session")
+def store(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an empty store for MLflow once: its first use takes seconds."""
+    folder = tmp_path_factory.mktemp("store") / "mlruns"
+    folder.mkdir()
+    project.script(STORE, folder)
+    return folder
+
+
+@pytest.fixture
+def tuned(work: Project, store: Path) -> Project:
+    """Make trials quick, and few."""
+    shutil.copytree(store, work.folder / "mlruns", dirs_exist_ok=True)
+    setup(work, 4)
+    return work
+
+
+def setup(work: Project, trials: int, more: str = "") -> None:
+    """Ask for some trials."""
+    (work.folder / "params.yaml").write_text(PARAMS.format(trials=trials).replace("2}", f"2{more}}}"))
+
+
+def break_estimator(work: Project, code: str) -> None:
+    """Put a statement before the estimator is made."""
+    work.replace("    return HistGradient", f"    import os\n    {code}\n    return HistGradient")
+
+
+def trials(work: Project) -> list[Json]:
+    """List all trials of all studies."""
+    journals = [str(path) for path in (work.folder / ".tuning").glob("*.log")]
+    done = work.run(work.python, "-c", TRIALS, *journals)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def told(work: Project) -> list[str]:
+    """List the workers that have answered so far, without any library: quick enough to poll."""
+    text = "".join(path.read_text() for path in (work.folder / ".tuning").glob("*.log"))
+    return re.findall(r'"worker": ?"([^"]+)"', text)
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Wait for something to be so while a process runs."""
+    end = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def words(text: str) -> list[str]:
+    """Give keys and comments in their order, without the settings' values."""
+    return re.sub(r"(max_leaf_nodes|learning_rate|max_iter): \S+", r"\1:", text).split()
+
+
+def complete(found: list[Json], count: int) -> None:
+    """Each trial is there once, and was answered."""
+    assert [(it["number"], it["state"]) for it in found] == [(n, "COMPLETE") for n in range(count)]
+
+
+def test_the_best_is_found_and_written_when_asked(tuned: Project) -> None:
+    """The first trial is what stands in params.yaml, so that the best is never worse."""
+    before = (tuned.folder / "params.yaml").read_text()
+    said = tuned.good("env", "-u", "TQDM_DISABLE", "make", "tune")
+    found = trials(tuned)
+    complete(found, 4)
+    assert found[0]["params"] == {"learning_rate": 0.06, "max_iter": 30, "max_leaf_nodes": 15}
+    assert len({it["worker"] for it in found}) == 2
+    assert "4/4" in said
+    best = max(found, key=lambda it: it["value"])
+    assert f"best roc_auc {best['value']:.4f} of 4 trials" in said
+    assert (tuned.folder / "params.yaml").read_text() == before
+    assert tuned.script(LOGGED).split("\n")[-2] == "[0, 1, 2, 3]"
+
+    tuned.make("tune", "WRITE=1")
+    assert trials(tuned) == found
+    after = (tuned.folder / "params.yaml").read_text()
+    assert words(after) == words(before)
+    assert after != before
+    tuned.script(f"""
+        from {tuned.package} import params
+        assert params.load().train.estimator == {best["settings"]}
+    """)
+    assert git("status", "--porcelain", cwd=tuned.folder).split() == ["M", "params.yaml"]
+
+
+def test_an_error_is_made_small(demand_work: Project) -> None:
+    """The direction is the KPI's."""
+    setup(demand_work, 3)
+    said = demand_work.stages("training.tune")
+    assert f"best mae {min(it['value'] for it in trials(demand_work)):.4f}" in said
+
+
+def test_what_was_killed_goes_on(tuned: Project) -> None:
+    """With kill -9 in the middle: no trial is lost, none is made twice."""
+    setup(tuned, 8)
+    break_estimator(tuned, SLOW)
+    command = (tuned.python, "-m", f"{tuned.package}.training.tune")
+    with subprocess.Popen(
+        command,
+        cwd=tuned.folder,
+        env=tuned.environment(),
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        wait_for(lambda: len(told(tuned)) >= 3, process)
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+    cut = trials(tuned)
+    running = [it for it in cut if it["state"] == "RUNNING"]
+    assert running
+    assert len(cut) < 8
+    tuned.stages("training.tune")
+    found = trials(tuned)
+    complete(found, 8)
+    for was in cut:
+        now = found[was["number"]]
+        assert was["params"].items() <= now["params"].items()
+        assert was["state"] == "RUNNING" or was == now
+    assert len({str(it["params"]) for it in found}) == 8
+
+
+def test_an_error_of_the_estimator_is_told(tuned: Project) -> None:
+    """One that fails does not stop the others; if all do, the reason is named."""
+    break_estimator(tuned, "if settings['max_iter'] != 30: raise ValueError('not thirty')")
+    tuned.stages("training.tune")
+    first, *others = trials(tuned)
+    assert first["state"] == "COMPLETE"
+    assert {(it["state"], it["error"]) for it in others} == {("FAIL", "ValueError: not thirty")}
+    tuned.replace("!= 30", "> 0")
+    said = tuned.refusal("training.tune")
+    assert "all 4 trials failed, the last with ValueError: not thirty" in said
+
+
+def test_a_lost_worker_loses_no_trial(tuned: Project) -> None:
+    """Its batch is sent again; three times in a row is once too often."""
+    break_estimator(tuned, "os.path.exists('died') or (open('died', 'w').close(), os.kill(os.getpid(), 9))")
+    said = tuned.stages("training.tune")
+    assert said.count("loky failed (1 of 3 times)") == 1
+    complete(trials(tuned), 4)
+    tuned.replace("os.path.exists('died') or ", "")
+    assert "no answer from loky" in tuned.refusal("training.tune")
+
+
+def test_scores_of_different_things_are_not_mixed(tuned: Project) -> None:
+    """What makes them comparable names the study."""
+    said = tuned.script(f"""
+        import msgspec
+        from pathlib import Path
+        from {tuned.package} import params
+        from {tuned.package}.stage import TRAIN
+        from {tuned.package}.training.tune import study_name
+        train = params.load().train
+        replace = msgspec.structs.replace
+        same = [study_name(train, {{}}), study_name(replace(train, estimator={{"max_iter": 5}}), {{}})]
+        other = [study_name(replace(train, seed=1), {{}}), study_name(replace(train, folds=3), {{}})]
+        other.append(study_name(train, {{"max_bins": 50}}))
+        for path in (TRAIN, Path("src/{tuned.package}/problem.py")):
+            path.write_bytes(path.read_bytes() + b"#")
+            other.append(study_name(train, {{}}))
+        print(len({{*same}}), len({{*same, *other}}))
+    """)
+    assert said.split() == ["1", "6"]
+
+
+@pytest.mark.parametrize("before", [PARAMS.format(trials=1), "# Ours.\n", "train:\n  seed: 1 # one\n"])
+def test_settings_are_written_as_they_are_read(tuned: Project, before: str) -> None:
+    """YAML has two minds about 1e-05 and about no."""
+    (tuned.folder / "params.yaml").write_text(before)
+    settings = {"max_iter": 9, "rate": 1e-05, "big": 2e22, "small": 1.5e-7, "loss": "no", "flag": True}
+    tuned.script(f"""
+        from {tuned.package} import params
+        from {tuned.package}.training.tune import write
+        write({settings})
+        assert params.load().train.estimator == {settings}, params.load()
+    """)
+    after = (tuned.folder / "params.yaml").read_text()
+    assert "# Ours." not in before or "# Ours." in after
+    assert "# one" not in before or "seed: 1 # one" in after
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (", address: 'tcp://10.0.0.1:1'", "tune.address"),
+        (", backend: ray", "uv sync --group ray"),
+        (", backend: dask", "uv sync --group dask"),
+        (", backend: slurm", "tune.backend"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_named(tuned: Project, more: str, named: str) -> None:
+    """With the way out."""
+    setup(tuned, 4, more)
+    assert named in tuned.refusal("training.tune")
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) -> None:
+    """Two hosts share the trials until one dies; then the other does the rest."""
+    break_estimator(tuned, SLOW)
+    with CLUSTERS[name](tuned, libraries) as (first, second, address):
+        setup(tuned, 10, f", backend: {name}, address: '{address}'")
+        with first.start(tuned.python, "-m", f"{tuned.package}.training.tune") as process:
+            wait_for(lambda: len(told(tuned)) >= 4, process)
+            time.sleep(0.3)
+            second.die()
+            died = len(told(tuned))
+            said = process.communicate(timeout=90)[0]
+    assert process.returncode == 0, said
+    found = trials(tuned)
+    complete(found, 10)
+    ran = [it["worker"].split(":")[0] for it in found]
+    assert ran[:4].count(first.name) == ran[:4].count(second.name) == 2
+    assert died < 10
+    assert {*ran[died:]} == {first.name}
+
+
+def test_experiments_by_hand(work: Project) -> None:
+    """Change a setting, look, take it over or not: DVC's own commands."""
+    work.good("dvc", "exp", "run", "--name", "fewer", "-S", "train.estimator.max_iter=40")
+    git("checkout", "--quiet", ".", cwd=work.folder)
+    work.good("dvc", "checkout")
+    assert "max_iter: 80" in (work.folder / "params.yaml").read_text()
+    before = work.json("reports/metrics.json")
+    shown = work.good("dvc", "exp", "show", "--csv")
+    assert re.search(r"^fewer,.*,40,", shown, re.M)
+    work.good("dvc", "exp", "apply", "fewer")
+    assert "max_iter: 40" in (work.folder / "params.yaml").read_text()
+    assert work.json("reports/metrics.json") != before
+
+
+def test_an_experiment_elsewhere_runs_its_own_code(work: Project) -> None:
+    """An editable install would import the working folder's: the README names the remedy."""
+    work.problem.write_text(work.problem.read_text() + "\nprint('from', __file__)\n")
+    command = ("dvc", "exp", "run", "--temp", "-S", "train.estimator.max_iter=5")
+    readme = (work.folder / "README.md").read_text()
+    assert "PYTHONPATH=src uv run dvc exp run --queue" in readme
+    said = work.good("env", "PYTHONPATH=src", *command)
+    assert {*re.findall(r"from .*/\.dvc/tmp/exps/", said)}
+    assert f"from {work.problem}" not in said
