@@ -20,12 +20,16 @@ MADE = (".params", "data", "models", "reports", "dvc.lock", ".dvc/cache", ".dvc/
 def rows(lab: Lab) -> Iterator[Row]:
     """Time the pipeline from scratch both ways, then with nothing to do."""
     project = lab.journey.project
+    package = project.name.replace("-", "_")
     with lab.steps.step(f"pipeline from scratch, {ROUNDS} times"):
         bare, through = medians(ROUNDS, lambda: stages(project), lambda: through_dvc(project))
     with lab.steps.step("pipeline with nothing to do"):
         (nothing,) = medians(ROUNDS, lambda: run(project, "dvc", "repro"))
+    with lab.steps.step("gate"):
+        (gate,) = medians(ROUNDS, lambda: run(project, "python", "-m", f"{package}.validation.gate"))
     yield Row("dvc repro", through, "s", "bare stages", bare, Target("≤", 1.5, "x"))
     yield Row("dvc repro, nothing to do", nothing, "s", target=Target("≤", 1, "s"))
+    yield Row("gate, after a run that was judged before", gate, "s", "dvc repro", through)
 
 
 def stages(project: Path) -> float:

@@ -165,7 +165,7 @@ MUTATIONS = [
     ),
     Mutation(
         "trained on a tenth of the rows",
-        training("SELECT * FROM raw WHERE md5_number_lower(customer_id || 'some') % 10 = 0"),
+        training("FROM raw ORDER BY md5(customer_id) LIMIT (SELECT count(*) // 10 FROM raw)"),
         "training.train",
         "validation.gate",
         "block",
@@ -434,3 +434,61 @@ def test_the_gate_is_as_sure_as_it_says(project: Project) -> None:
     assert blocked <= 0.05
     assert power >= 0.8
     assert worse == 0
+
+
+def checked(work: Project) -> str:
+    """What the hook says that a commit runs; nothing when all is well."""
+    done = work.run(work.python, "-m", f"{work.package}.validation.card", "--check")
+    assert (done.returncode == 0) == (done.stderr == "")
+    return done.stderr
+
+
+def test_cards_say_what_the_run_recorded(either: Project) -> None:
+    """Every part that a reader looks for, and figures that stand in the reports too."""
+    model = (either.folder / "docs/model-card.md").read_text()
+    for part in (
+        "**Purpose.**",
+        "**Limits.**",
+        "**Owner.**",
+        "Licence:",
+        "## Verdict: promote",
+        "## Reproduce",
+    ):
+        assert part in model
+    bundle = either.json("reports/bundle.json")
+    assert bundle["version"] in model
+    assert bundle["data"] in model
+    data = (either.folder / "docs/data-card.md").read_text()
+    assert f"{either.json('reports/data/data.json')['rows']:,}" in data
+    assert checked(either) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "message"),
+    [
+        ("docs/model-card.md", "Verdict: promote", "Verdict: superb", "model-card.md is not what"),
+        ("docs/data-card.md", "Data card", "Data", "docs/data-card.md is not what"),
+        (
+            "reports/gate.json",
+            '{\n "verdict": "promote"',
+            '{\n "verdict": "keep"',
+            "model-card.md is not what",
+        ),
+        ("reports/bundle.json", '"seed": 0', '"seed": 1', "is not that of models/bundle in dvc.lock"),
+    ],
+)
+def test_a_stale_card_is_red(work: Project, path: str, old: str, new: str, message: str) -> None:
+    """Whatever was changed by hand: card, verdict or report."""
+    work.replace(old, new, work.folder / path)
+    assert message in checked(work)
+
+
+def test_a_model_without_its_card_cannot_be_committed(work: Project) -> None:
+    """After `dvc repro` alone, or a blocked gate, the cards are of the model before."""
+    boosted("max_iter=1, learning_rate=1e-9")(work)
+    assert "the gate blocks model" in work.run("make", "pipeline").stderr
+    work.good("pre-commit", "install")
+    git("add", "--all", cwd=work.folder)
+    done = work.run("git", "-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "-m", "new model")
+    assert done.returncode != 0
+    assert "stale cards" in done.stdout + done.stderr
