@@ -3,7 +3,7 @@
 import pytest
 from helpers import Renderer, snapshot
 
-pytest_plugins = ["project", "serving", "hosts"]
+pytest_plugins = ["project", "serving", "hosts", "images"]
 
 
 @pytest.fixture(scope="session")
