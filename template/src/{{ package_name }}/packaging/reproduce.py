@@ -36,7 +36,7 @@ def run(folder: Path, failure: str, *command: str | Path, env: dict[str, str] | 
 def checked_out(revision: str) -> Generator[Path]:
     """The project as it was, in a temporary folder."""
     here, unknown = Path(), f"git knows no revision {revision}; perhaps after `git fetch --tags`."
-    commit = run(here, unknown, "git", "rev-parse", "--quiet", "--verify", f"{revision}^{{commit}}")
+    commit = run(here, unknown, "git", "rev-parse", "--quiet", "--verify", f"{revision}^0")
     inner = run(here, unknown, "git", "rev-parse", "--show-prefix")
     with TemporaryDirectory() as temporary:
         tree, failure = Path(temporary).resolve() / "tree", f"git could not check out {revision}."
