@@ -22,7 +22,7 @@ ESTIMATE = """
     package = sys.argv[1]
     of = lambda name: importlib.import_module(f"{package}.{name}")
     contract = of("problem").CONTRACT
-    features = of("tables").read_features("data/splits/test.parquet", contract)
+    features = of("contract.tables").read_features("data/splits/test.parquet", contract)
     estimator = joblib.load("models/estimator.joblib")
     if contract.task == "regression":
         json.dump(estimator.predict(features)[:, None].tolist(), sys.stdout)
