@@ -75,6 +75,11 @@ class Journey:
         """How good the model is on the test split."""
         return json.loads((self.project / "reports/metrics.json").read_text())
 
+    @property
+    def verdict(self) -> str:
+        """What the gate says of it."""
+        return json.loads((self.project / "reports/gate.json").read_text())["verdict"]
+
 
 @dataclass
 class Steps:
@@ -278,6 +283,7 @@ def summary(done: Journey, total: float) -> str:
 
 {line("Project", where)} {paint(sys.stdout, f"(what its commands said: {said})", DIM)}
 {line("Metrics", metrics)}
+{line("Verdict", f"{done.verdict} ({where}/reports/gate.md says why)")}
 {line("Asked", shorten(asked, 88, placeholder=" …"))}
 {line("Answer", json.dumps(prediction))}
 {line("The truth", done.truth)}
@@ -285,6 +291,7 @@ def summary(done: Journey, total: float) -> str:
 {paint(sys.stdout, "Next", BOLD)}
   cd {where}
   make help        # the commands of a working day
+  make tune        # look for better settings
   make serve       # the model's API; its documentation is at http://127.0.0.1:8000/docs
   less README.md   # what is where, and how to bring your own data
 """
