@@ -67,7 +67,9 @@ def two_hosts(work: Project, libraries: Path) -> Generator[tuple[Host, Host]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "a-token-that-only-these-two-know-" + "0" * 16,
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_health_check_period_ms": "500",
+        # A lost host is noticed in seconds; one that is only busy is not taken for lost.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "10",
     }
     first, second = (
         Host(f"t{os.getpid()}{letter}", f"10.77.0.{number}", environment, work.folder)

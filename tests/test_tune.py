@@ -101,7 +101,9 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") ->
     end = time.monotonic() + 90
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end
+        if time.monotonic() > end:
+            process.kill()  # else its `with` would wait for it
+            raise TimeoutError(f"in vain: {process.communicate()[0]}")
         time.sleep(0.05)
 
 
@@ -255,10 +257,8 @@ def test_a_cluster_that_cannot_be_is_named(tuned: Project, more: str, named: str
     assert named in tuned.refusal("training.tune")
 
 
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_a_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) -> None:
-    """Two hosts share the trials until one dies; then the other does the rest."""
-    break_estimator(tuned, SLOW)
+def lose_a_host(tuned: Project, libraries: Path, name: str) -> tuple[str, str, int]:
+    """Tune on two hosts until one dies: their names, and how many trials had been told by then."""
     with CLUSTERS[name](tuned, libraries) as (first, second, address):
         setup(tuned, 10, f", backend: {name}, address: '{address}'")
         with first.start(tuned.python, "-m", f"{tuned.package}.training.tune") as process:
@@ -268,12 +268,23 @@ def test_a_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) 
             died = len(told(tuned))
             said = process.communicate(timeout=90)[0]
     assert process.returncode == 0, said
+    return first.name, second.name, died
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) -> None:
+    """Two hosts share the trials until one dies; then the other does the rest."""
+    break_estimator(tuned, SLOW)
+    try:
+        first, second, died = lose_a_host(tuned, libraries, name)
+    except TimeoutError:  # Ray's first workers were seen not to start; a new cluster's do
+        first, second, died = lose_a_host(tuned, libraries, name)
     found = trials(tuned)
     complete(found, 10)
     ran = [it["worker"].split(":")[0] for it in found]
-    assert ran[:4].count(first.name) == ran[:4].count(second.name) == 2
+    assert ran[:4].count(first) == ran[:4].count(second) == 2
     assert died < 10
-    assert {*ran[died:]} == {first.name}
+    assert {*ran[died:]} == {first}
 
 
 def test_experiments_by_hand(work: Project) -> None:
