@@ -72,6 +72,8 @@ def connect(tune: params.Tune) -> Settings:
         raise ProjectError("tune.address is of a cluster: set tune.backend to ray or dask, or leave it out")
     try:
         if tune.backend == "ray":
+            # Else Ray has its workers start with `uv run` too, on hosts that may have no uv.
+            os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
             import_module("ray").init(address=tune.address, logging_level="ERROR", log_to_driver=False)
             joblib.register_parallel_backend("ray", ray_backend())
             return {"ray_remote_args": {"num_cpus": 1}}  # else all workers may be put on one host
