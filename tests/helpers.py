@@ -1,11 +1,13 @@
 """Render the template as git would give it out, and read what came out."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import copier
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -18,6 +20,15 @@ def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def require(*tools: str) -> None:
+    """Skip a test whose tools are missing, with the reason; where they must be there (.ci/run), fail it."""
+    places = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]  # Debian's, off PATH
+    missing = [tool for tool in tools if shutil.which(tool, path=os.pathsep.join(places)) is None]
+    if missing:
+        refuse = pytest.fail if os.environ.get("REQUIRE_TOOLS") else pytest.skip
+        refuse(f"{', '.join(missing)} not found: .ci/run says what to install")
 
 
 def git(*args: str | Path, cwd: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import run
+from helpers import require, run
 from project import Project
 
 # Network namespaces are root's to make.
@@ -61,6 +61,7 @@ class Host:
 @contextmanager
 def two_hosts(work: Project, libraries: Path) -> Generator[tuple[Host, Host]]:
     """Set up two hosts that have the project and more libraries installed; take them down."""
+    require("ip", "unshare")
     path = os.pathsep.join([str(work.folder / "src"), str(libraries)])
     environment = work.environment() | {
         "PYTHONPATH": path,

@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import which
 
 import pytest
-from helpers import run
+from helpers import require, run
 from project import Project
 from serving import Server, free_port, started
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 UV = "ghcr.io/astral-sh/uv:0.8"
-TOOLS = ("buildah", "podman", "mmdebstrap")
 # What CPython and its modules link with.
 LIBRARIES = (
     "ca-certificates,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,zlib1g"
@@ -100,8 +98,7 @@ def base_system(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Make a store that holds the images which a Dockerfile starts from."""
-    missing = [tool for tool in TOOLS if which(tool) is None]
-    assert not missing, f"{', '.join(missing)} not found: .ci/run says what to install"
+    require("buildah", "podman", "runc", "mmdebstrap")
     folder = tmp_path_factory.mktemp("engine")
     (folder / "engine.conf").write_text(ENGINE)
     (folder / "storage.conf").write_text(STORAGE.format(folder=folder))

@@ -386,8 +386,6 @@ def test_the_gate_judges_both_starters(either: Project) -> None:
 
 SIMULATE = """
 import numpy as np
-from dataclasses import replace
-from types import SimpleNamespace as Plain
 from {package} import params, problem
 from {package}.validation.rules import Evidence, Production, beat_production
 

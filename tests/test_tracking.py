@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from helpers import files, run
+from helpers import files, require, run
 from project import Done, Json, Project
 from serving import Server, free_port, started
 
@@ -254,9 +254,8 @@ def test_a_server_that_hangs_holds_nobody_up(fresh: Project) -> None:
 @contextmanager
 def postgres() -> Generator[str]:
     """Run a PostgreSQL of one's own, and give its address. It refuses to be root's."""
+    require("postgres")
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    if not binaries:
-        pytest.fail("PostgreSQL is missing: apt-get install postgresql, as .ci/run does.")
     folder, port = Path(tempfile.mkdtemp()), free_port()
     user = "nobody" if os.getuid() == 0 else None
     if user:

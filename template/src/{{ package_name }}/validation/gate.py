@@ -76,8 +76,8 @@ def check_expectations(contract: Contract) -> None:
                 f"problem.BEHAVIOURS: {behaviour.column!r} must be a feature of kind number, integer or "
                 f"category, and the label one of {labels}; it is {behaviour.label!r}"
             )
-        known = column.categories if column.kind == "category" else (behaviour.change,)
-        if behaviour.change not in known or (column.kind != "category") == isinstance(behaviour.change, str):
+        is_number = not isinstance(behaviour.change, str)
+        if not (behaviour.change in column.categories if column.kind == "category" else is_number):
             raise ProjectError(
                 f"problem.BEHAVIOURS: {behaviour.column} cannot change to {behaviour.change!r}"
             )

@@ -53,7 +53,9 @@ def fetch(tag: str) -> Model:
     try:
         return Model(folder)
     except ProjectError as error:
-        raise ProjectError(f"gate: the model in production ({tag}) is broken: {error}") from None
+        raise ProjectError(
+            f"gate: the model in production ({tag}) is broken: {error} If only this copy is, delete it."
+        ) from None
 
 
 def differences(champion: Contract, contract: Contract) -> list[str]:

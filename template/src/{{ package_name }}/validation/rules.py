@@ -18,7 +18,7 @@ from .. import params
 from ..contract import Contract
 from .expectations import Behaviour, Kpi
 from .inference import Estimate, Statistic, below_zero, calibration_bins, estimate, holm, mcnemar
-from .metrics import METRICS, errors, mean, ranks
+from .metrics import METRICS, TOP, errors, mean, ranks
 
 Verdict = Literal["promote", "keep", "block"]  # from best to worst
 Groups = dict[str, dict[str, NDArray]]  # column, its value, positions of its rows
@@ -243,7 +243,7 @@ def rates(evidence: Evidence) -> dict[str, tuple[NDArray, NDArray]]:
         missed = errors(target, outputs)
         return {"close answers": (missed <= np.median(missed), everyone)}
     if evidence.contract.task == "ranking":
-        return {"hits": (ranks(target, outputs) <= 10, everyone)}
+        return {"hits": (ranks(target, outputs) <= TOP, everyone)}
     answers = outputs.argmax(axis=1)
     if outputs.shape[1] > 2:
         return {"right answers": (answers == target, everyone)}
