@@ -424,7 +424,7 @@ def test_the_gate_is_as_sure_as_it_says(project: Project) -> None:
     400 simulated pairs each, 1,500 rows, correlation of the scores 0.85, confidence 0.95. Equal models
     (ROC AUC 0.821): stated rate of promotion at most 0.025, allowed 0.05 (three standard errors of 400
     draws above it). Better by the margin of 0.02 (AUC 0.841 against 0.821): stated power 0.8. Worse by
-    about twice the margin: never promoted. Equal models are blocked no more often than promoted.
+    about twice the margin: never promoted. Equal models are blocked in at most 0.05 too.
     """
     said = project.script(SIMULATE.format(package=project.package))
     wrong, blocked, power, _, worse, _ = map(float, said.split())

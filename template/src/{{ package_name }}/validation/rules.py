@@ -66,6 +66,11 @@ class Evidence:
     protected: Groups
     reports: dict[str, Any]  # of validate ("data"), split and bundle
 
+    @property
+    def level(self) -> float:
+        """The risk of a one-sided test: what lies outside of an interval on one side."""
+        return (1 - self.params.gate.confidence) / 2
+
     def estimate(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
         gate = self.params.gate
         return estimate(statistics, len(self.target), gate.resamples, gate.confidence, gate.block_rows)
@@ -170,13 +175,15 @@ def keep_right_answers(evidence: Evidence) -> Checks:
     right = evidence.outputs.argmax(axis=1) == evidence.target
     was_right = evidence.production.outputs.argmax(axis=1) == evidence.target
     lost, won = int((was_right & ~right).sum()), int((right & ~was_right).sum())
-    level = (1 - evidence.params.gate.confidence) / 2
     said = f"{lost} rows turned wrong and {won} right; must not be more, beyond doubt"
-    yield Check("production", "labels", verdict_if(mcnemar(lost, won) >= level, "keep"), said)
+    yield Check("production", "labels", verdict_if(mcnemar(lost, won) >= evidence.level, "keep"), said)
 
 
 def spare_segments(evidence: Evidence) -> Checks:
-    """No segment with enough rows is worse off, corrected for their number (Holm)."""
+    """No segment with enough rows is worse off, corrected for their number (Holm).
+
+    A segment whose rows leave the metric undefined (an AUC of one class) is not judged.
+    """
     reference = evidence.production.outputs if evidence.production else evidence.baseline
     statistics = {
         f"{column} = {value}": evidence.improvement(reference, rows)
@@ -186,8 +193,7 @@ def spare_segments(evidence: Evidence) -> Checks:
     }
     estimates = evidence.estimate(statistics)
     defined = {name: found for name, found in estimates.items() if np.isfinite(found.value)}
-    level = (1 - evidence.params.gate.confidence) / 2
-    worse = holm([below_zero(found) for found in defined.values()], level)
+    worse = holm([below_zero(found) for found in defined.values()], evidence.level)
     than = f"that of {evidence.production.tag}" if evidence.production else "the baseline's"
     for (name, found), is_worse in zip(defined.items(), worse, strict=True):
         said = f"{evidence.kpis[0].metric} is better than {than} by {found}; must not be worse, beyond doubt"
@@ -261,13 +267,12 @@ def be_calibrated(evidence: Evidence) -> Checks:
 
     Judged bin by bin, corrected for their number (Holm): a mean over them would grow with noise.
     """
-    gate = evidence.params.gate
-    limit = gate.max_calibration_error
+    limit = evidence.params.gate.max_calibration_error
     for name, truth, predicted in predictions(evidence):
         bins = calibration_bins(predicted)
         slack = {str(index): room(truth - predicted, bins == index, limit) for index in np.unique(bins)}
         found = evidence.estimate(slack).values()
-        off = holm([below_zero(estimate) for estimate in found], (1 - gate.confidence) / 2)
+        off = holm([below_zero(estimate) for estimate in found], evidence.level)
         worst = limit - min(estimate.value for estimate in found)
         said = (
             f"{sum(off)} of {len(off)} bins of the predictions are off by more than {limit:g}, beyond "
