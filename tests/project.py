@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -19,6 +20,9 @@ Json = Any  # whatever a document holds
 
 # What the tests' own environment would tell a project's, and what must not be learned from it.
 OURS = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "BUNDLE"}
+
+# What `make pipeline` leaves behind.
+RESULTS = ("data", "models", "reports", "docs/model-card.md", "docs/data-card.md", "dvc.lock", ".dvc/cache")
 
 # Small scripts for a project's interpreter: the tests' own has no DuckDB.
 EDIT = """
@@ -149,6 +153,14 @@ class Project:
         skipped = shutil.ignore_patterns(".venv", "mlruns", "__pycache__", ".*_cache")
         shutil.copytree(self.folder, folder, symlinks=True, ignore=skipped)
         return replace(self, folder=folder, installed=False).using(self)
+
+    def take_results(self, other: "Project") -> None:
+        """Commit another project's results as if the pipeline had run here."""
+        for name in RESULTS:
+            mine, theirs = self.folder / name, other.folder / name
+            copy = partial(shutil.copytree, dirs_exist_ok=True) if theirs.is_dir() else shutil.copy2
+            copy(theirs, mine)
+        commit(self.folder, "first model")
 
     def using(self, other: "Project") -> "Project":
         """Share another project's environment, through a link that git is told not to see."""

@@ -94,6 +94,17 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until somebody listens."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as it:
+            if it.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens on port {port}")
+
+
 @contextmanager
 def started(command: list[str | Path], cwd: Path, env: dict[str, str], port: int) -> Generator[Server]:
     """Run a server until the block ends."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from helpers import files, require, run
+from helpers import commit, files, git, require, run
 from project import Done, Json, Project
-from serving import Server, free_port, started
+from serving import Server, free_port, started, wait_for
 
 MLFLOW = "mlflow==3.17.2"
 QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -110,7 +110,9 @@ def set_to(address: str) -> Generator[None]:
 
 def champion(work: Project, version: str) -> str:
     """Tell of a deployment."""
-    return work.good(work.python, "-m", f"{work.package}.training.tracking", "champion", version)
+    return script(
+        work, f"from {{package}}.training import tracking; tracking.log_champion('{version}')"
+    ).stderr
 
 
 @pytest.fixture
@@ -192,7 +194,19 @@ def test_an_unknown_champion_is_told(told: Project) -> None:
     said = champion(told, "0123")
     assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", said)
     assert waiting(told) == []
-    assert "champion MODEL_VERSION" in told.refusal("training.tracking", "champoin", "0123")
+
+
+def test_a_deployment_is_a_tag_and_an_alias(fresh: Project) -> None:
+    """Said twice it is one; the next commit's is the next of the day, and ten comes after nine."""
+    script(fresh, STATE)
+    tags = [re.findall(r" as (\S+)", fresh.make("deployed"))[0] for _ in range(2)]
+    assert tags[0] == tags[1]
+    assert re.fullmatch(r"production/\d{4}-\d\d-\d\d-1", tags[0])
+    assert look(fresh)["aliases"] == {"champion": "1"}
+    git("tag", tags[0][:-1] + "9", cwd=fresh.folder)
+    (fresh.folder / "news.txt").write_text("A word.\n")
+    commit(fresh.folder, "another commit")
+    assert f" as {tags[0]}0" in fresh.make("deployed")
 
 
 def test_aliases_follow_gate_and_deployment(fresh: Project) -> None:
@@ -274,17 +288,6 @@ def postgres() -> Generator[str]:
         process.terminate()
         process.wait(30)
         shutil.rmtree(folder)
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until somebody listens."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end and process.poll() is None:
-        with socket.socket() as it:
-            if it.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"nobody listens on port {port}")
 
 
 def uvx(*command: str | Path) -> list[str | Path]:

@@ -69,6 +69,8 @@ def local_files(source: str, folder: Path) -> tuple[str, ...]:
             files = fsspec.open_local(f"simplecache::{source}", simplecache=cache)
         else:
             files = glob(source)  # noqa: PTH207 (a path may be absolute)
+    except IndexError:
+        files = ()  # how fsspec says that a glob has no match
     except Exception as error:  # every storage client raises errors of its own
         raise ProjectError(f"ingest.source: {source!r} cannot be read: {error!r}") from None
     if not files:

@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import subprocess
 from importlib.metadata import version
 from statistics import median
 from time import perf_counter
@@ -16,7 +15,17 @@ from .. import params, problem
 from ..contract.tables import connect, literal, read_features, read_row
 from ..data.statistics import describe
 from ..serving.model import Metadata, Model, content_version, digest
-from ..stage import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT, ProjectError, write_json
+from ..stage import (
+    BUNDLE,
+    BUNDLE_REPORT,
+    ESTIMATOR,
+    TEST,
+    TRAIN,
+    TRAINING_REPORT,
+    ProjectError,
+    call,
+    write_json,
+)
 from ..validation.metrics import Estimator, outputs
 from .onnx import convert
 
@@ -30,8 +39,10 @@ def parity(expected: np.ndarray, actual: np.ndarray) -> float:
 
 def git_commit() -> str:
     """The commit that is checked out, or `uncommitted` before there is one."""
-    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return run.stdout.strip() if run.returncode == 0 else "uncommitted"
+    try:
+        return call("git", "rev-parse", "HEAD")
+    except ProjectError:
+        return "uncommitted"
 
 
 def main() -> None:

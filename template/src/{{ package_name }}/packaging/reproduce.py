@@ -5,46 +5,31 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..stage import BUNDLE, EVALUATION_REPORT, METRICS, ProjectError, table
+from ..stage import BUNDLE, EVALUATION_REPORT, METRICS, ProjectError, call, table
 
 Results = dict[str, float | str]
-OURS = {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "MLFLOW_TRACKING_URI"}  # of no concern to the revision
-
-
-def run(folder: Path, failure: str, *command: str | Path, env: dict[str, str] | None = None) -> str:
-    """Run a command to its end; raise `ProjectError` with `failure` and what it said when it fails."""
-    kept = {name: value for name, value in os.environ.items() if name not in OURS}
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env=kept | (env or {}), capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise ProjectError(f"{command[0]} is not on PATH: run `make reproduce`, which finds it.") from None
-    if done.returncode:
-        raise ProjectError(f"{failure}\n{(done.stdout + done.stderr).strip()[-2000:]}".strip())
-    return done.stdout.strip()
+OURS = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "MLFLOW_TRACKING_URI")  # of no concern to the revision
 
 
 @contextmanager
 def checked_out(revision: str) -> Generator[Path]:
     """The project as it was, in a temporary folder."""
-    here, unknown = Path(), f"git knows no revision {revision}; perhaps after `git fetch --tags`."
-    commit = run(here, unknown, "git", "rev-parse", "--quiet", "--verify", f"{revision}^0")
-    inner = run(here, unknown, "git", "rev-parse", "--show-prefix")
+    unknown = f"git knows no revision {revision}; perhaps after `git fetch --tags`."
+    commit = call("git", "rev-parse", "--quiet", "--verify", f"{revision}^0", failure=unknown)
+    inner = call("git", "rev-parse", "--show-prefix")
     with TemporaryDirectory() as temporary:
-        tree, failure = Path(temporary).resolve() / "tree", f"git could not check out {revision}."
-        run(here, failure, "git", "worktree", "add", "--detach", tree, commit)
+        tree = Path(temporary).resolve() / "tree"
+        call("git", "worktree", "add", "--detach", tree, commit)
         try:
             yield tree / inner
         finally:
-            run(here, "git could not clean up.", "git", "worktree", "remove", "--force", tree)
+            call("git", "worktree", "remove", "--force", tree)
 
 
 def share_storage(folder: Path) -> None:
@@ -60,11 +45,12 @@ def environment(folder: Path) -> dict[str, str]:
     """What commands there run in: the libraries of its `uv.lock`, else those that are here."""
     binaries = Path(sys.executable).parent
     if (folder / "uv.lock").exists():
-        failure, uv = "uv could not make the environment of uv.lock.", os.environ.get("UV", "uv")
-        run(folder, failure, uv, "sync", "--frozen", "--no-install-project")
+        uv = os.environ.get("UV", "uv")
+        call(uv, "sync", "--frozen", "--no-install-project", folder=folder, **dict.fromkeys(OURS, ""))
         binaries = folder / ".venv/bin"
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
-    return {"PATH": path, "PYTHONPATH": str(folder / "src"), "TQDM_DISABLE": "1"}
+    own = {"PATH": path, "PYTHONPATH": str(folder / "src"), "TQDM_DISABLE": "1"}
+    return dict.fromkeys(OURS, "") | own
 
 
 def results(folder: Path, version: Path, key: str) -> Results:
@@ -86,10 +72,11 @@ def remade(folder: Path, revision: str) -> Results:
     share_storage(folder)
     env = environment(folder)
     lost = f"The data of {revision} is neither in the cache nor in the remote: `dvc push` was forgotten."
-    run(folder, lost, "dvc", "pull", "ingest", env=env)
-    run(folder, "dvc could not leave out the stage `ingest`.", "dvc", "freeze", "ingest", env=env)
+    call("dvc", "pull", "ingest", failure=lost, folder=folder, **env)
+    call("dvc", "freeze", "ingest", folder=folder, **env)
     options = ("--force", "--no-run-cache", "--no-commit")  # run indeed, and leave the cache as it is
-    run(folder, f"The pipeline of {revision} fails.", "dvc", "repro", *options, "evaluate", env=env)
+    failure = f"The pipeline of {revision} fails."
+    call("dvc", "repro", *options, "evaluate", failure=failure, folder=folder, **env)
     return results(folder, BUNDLE / "metadata.json", "version")
 
 

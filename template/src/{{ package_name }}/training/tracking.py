@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..stage import BUNDLE, GATE_REPORT, METRICS, TRAINING_REPORT, ProjectError
+from ..stage import BUNDLE, GATE_REPORT, METRICS, TRAINING_REPORT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -195,20 +195,21 @@ def crown(client: "MlflowClient", model_version: str) -> None:
         client.delete_registered_model_alias(PROJECT, "challenger")
 
 
+def log_champion(model_version: str) -> None:
+    """Tell that a version of the model went into production, if there is anybody to tell."""
+    if not (os.environ.get("MLFLOW_TRACKING_URI") or STORE.exists()):
+        return
+    keep(Entry(PROJECT, f"champion {model_version}", champion=model_version))
+    send(*pending())
+
+
 def main() -> None:
-    """`champion MODEL_VERSION` tells of a deployment; nothing given: log what waits, else exit code 1."""
-    match sys.argv[1:]:
-        case ["champion", version]:
-            keep(Entry(PROJECT, f"champion {version}", champion=version))
-            send(*pending())
-        case []:
-            waiting = pending()
-            send(*waiting)
-            left = len(pending())
-            print(f"tracking: logged {len(waiting) - left}, {left} left")
-            sys.exit(left > 0)
-        case _:
-            raise ProjectError("tracking takes nothing, or `champion MODEL_VERSION`")
+    """Log what waits; exit code 1 if some of it still does."""
+    waiting = pending()
+    send(*waiting)
+    left = len(pending())
+    print(f"tracking: logged {len(waiting) - left}, {left} left")
+    sys.exit(left > 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,173 @@
+"""GitHub Actions on this machine: a project's workflows, run by act, with git, DVC, Docker and a registry."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from helpers import ROOT, commit, git
+from images import Docker
+from project import Json, Project
+from serving import free_port, wait_for
+
+STAND_INS = ROOT / "tests/stand_ins"
+ADDRESS = "https://github.com/acme/Churn"  # only its name is used
+
+
+@dataclass
+class Run:
+    """What a workflow did."""
+
+    said: str
+    jobs: dict[str, str]
+    """Jobs that ran to an end, and how: success or failure."""
+    steps: list[tuple[str, str, str]]
+    """Job, step and result of what was run, in order; what was left out is not there."""
+
+    @classmethod
+    def read(cls, lines: list[str]) -> "Run":
+        """Read what act said in JSON."""
+        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        jobs = {entry["jobID"]: entry["jobResult"] for entry in entries if "jobResult" in entry}
+        done = (entry for entry in entries if entry.get("stage") == "Main" and "stepResult" in entry)
+        # A step of a composite action has the numbers of both.
+        steps = [
+            (entry["jobID"], entry["step"], entry["stepResult"])
+            for entry in done
+            if len(entry["stepID"]) == 1
+        ]
+        others = [line for line in lines if not line.startswith("{")]
+        return cls("\n".join([*(entry["msg"].rstrip() for entry in entries), *others]), jobs, steps)
+
+    def ran(self, job: str) -> list[str]:
+        """List the steps of a job."""
+        return [step for name, step, _ in self.steps if name == job]
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """List jobs and steps that failed."""
+        return [(job, step) for job, step, result in self.steps if result == "failure"]
+
+
+@dataclass
+class GitHub:
+    """A repository with its runners: `origin` is what GitHub would hold, `project` somebody's clone."""
+
+    project: Project
+    origin: Path
+    folder: Path
+    docker: Docker
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> Path:
+        """Where uploads lie."""
+        return self.folder / "artifacts"
+
+    @property
+    def pull_request(self) -> str:
+        """What the stand-in for GitHub was told of the pull request."""
+        return (self.folder / "pull-request").read_text()
+
+    def push(self, message: str) -> None:
+        """Commit everything and push it to main."""
+        commit(self.project.folder, message)
+        git("push", "--quiet", "origin", "HEAD:main", cwd=self.project.folder)
+
+    def merge(self, branch: str) -> None:
+        """Merge a pull request, and take over what main is now."""
+        git("pull", "--quiet", "--ff-only", "origin", branch, cwd=self.project.folder)
+        git("push", "--quiet", "origin", "HEAD:main", cwd=self.project.folder)
+
+    def tags(self) -> dict[str, str]:
+        """Give the production tags of origin and their commits."""
+        tags = git("for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/tags", cwd=self.origin)
+        return dict(line.split() for line in tags.splitlines())
+
+    def show(self, path: str, revision: str = "main") -> str:
+        """Read a file as origin has it."""
+        return git("show", f"{revision}:{path}", cwd=self.origin)
+
+    def fork(self, folder: Path) -> "GitHub":
+        """Copy the repository, to be broken."""
+        shutil.copytree(self.origin, folder / "origin.git")
+        made = replace(self, origin=folder / "origin.git", folder=folder, variables=dict(self.variables))
+        git("clone", "--quiet", made.origin, folder / "project", cwd=folder)
+        git("remote", "add", "github", ADDRESS, cwd=folder / "project")
+        return replace(made, project=replace(self.project, folder=folder / "project"))
+
+    def environment(self) -> dict[str, str]:
+        """What a runner has: Docker, uv, git's identity, and the stand-in for GitHub's command line."""
+        path = f"{STAND_INS}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        names = (f"GIT_{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL"))
+        own = dict.fromkeys(names, "bot@example.com") | {"GITHUB_STAND_IN": str(self.folder), "PATH": path}
+        own |= {"ORIGIN": f"file://{self.origin}", "ARTIFACTS": str(self.artifacts)}
+        own |= {"HOME": str(self.folder / "home"), "XDG_CACHE_HOME": str(self.folder / "cache")}
+        own |= {"UV_CACHE_DIR": uv_cache(), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        found = {k: v for k, v in self.docker.environment().items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
+        return found | own
+
+    def act(self, event: str, workflow: str, *options: str, payload: Json = None) -> Run:
+        """Run a workflow as it stands in the project's folder, on what origin holds."""
+        event_file, workflow_file = self.folder / "event.json", f".github/workflows/{workflow}.yml"
+        event_file.write_text(json.dumps(payload or {}))
+        stands = ((uses, STAND_INS / uses.split("/")[1].split("@")[0]) for uses in self.uses())
+        command = ["act", event, "--json", "--no-cache-server", "--concurrent-jobs=1", "--remote-name=github"]
+        command += [f"--workflows={workflow_file}", f"--eventpath={event_file}", *options]
+        command += [f"--platform={label}=-self-hosted" for label in ("ubuntu-latest", "server")]
+        command += [f"--local-repository={uses}={folder}" for uses, folder in stands]
+        command += [f"--var={name}={value}" for name, value in self.variables.items()]
+        done = subprocess.run(
+            command,
+            cwd=self.project.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Run.read((done.stdout + done.stderr).splitlines())
+
+    def uses(self) -> set[str]:
+        """Give the actions of others that the workflows use, as they are pinned."""
+        texts = (path.read_text() for path in (self.project.folder / ".github").rglob("*.yml"))
+        words = (
+            line.split("uses:")[1].split()[0]
+            for text in texts
+            for line in text.splitlines()
+            if "uses:" in line
+        )
+        return {word for word in words if not word.startswith("./")}
+
+
+def uv_cache() -> str:
+    """Where uv keeps packages: runs share it, as they would on GitHub."""
+    return subprocess.run(("uv", "cache", "dir"), capture_output=True, text=True, check=True).stdout.strip()
+
+
+REGISTRY = """\
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {folder}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+@contextmanager
+def registry(folder: Path) -> Generator[str]:
+    """Run an image registry until the block ends; give its address."""
+    port = free_port()
+    (folder / "registry.yml").write_text(REGISTRY.format(folder=folder / "registry", port=port))
+    with (folder / "registry.log").open("w") as log:
+        command = ("docker-registry", "serve", folder / "registry.yml")
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(port, process)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()

@@ -1,0 +1,181 @@
+"""A project keeps its data in S3, Azure or Google Cloud: their stand-ins run here, and speak as they do.
+
+Google's lets everybody in, so how a stranger is refused is not shown for it.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import Renderer, files, git, require, run
+from project import Project, rendered
+from serving import PATIENCE, free_port, wait_for
+
+BUCKET = "customer-churn-data"  # as copier.yml proposes it
+MAKE = "import fsspec, sys; fsspec.filesystem(sys.argv[1]).mkdir(sys.argv[2])"
+LIST = "import fsspec, sys; print(*fsspec.filesystem(sys.argv[1]).find(sys.argv[2]))"
+PUT = """
+    import duckdb, fsspec, sys
+    scheme, folder = sys.argv[1:]
+    for part in (0, 1):
+        rows = duckdb.from_parquet("data/raw.parquet").filter(f"customer_id % 2 = {part}")
+        rows.write_parquet("part.parquet")
+        fsspec.filesystem(scheme).put("part.parquet", f"{folder}/{part}.parquet")
+"""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An object store's stand-in, and what a user's shell says to reach it."""
+
+    scheme: str
+    """What fsspec calls it: ingestion reads through fsspec."""
+    tool: str
+    """What installs it, apart from everything, and runs a command that sees it."""
+    command: str
+    variables: dict[str, str]
+    credentials: dict[str, str]
+    no_bucket: str
+    """What DVC says when the bucket is not there."""
+    no_credentials: str = ""
+
+
+STORES = {
+    "s3": Store(
+        "s3",
+        "uvx --from moto[server]==5.2.5",
+        "moto_server -H 127.0.0.1 -p {port}",
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:{port}", "AWS_EC2_METADATA_DISABLED": "true"},
+        {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret"},
+        "The specified bucket does not exist",  # which one, it does not say
+        "Unable to locate credentials",
+    ),
+    "azure": Store(
+        "abfs",
+        "npm exec --yes --package=azurite@3.35.0 --",
+        "azurite-blob --blobPort {port} --inMemoryPersistence --skipApiVersionCheck --disableTelemetry",
+        {"AZURITE_ACCOUNTS": "tester:c2VjcmV0"},
+        {
+            "AZURE_STORAGE_CONNECTION_STRING": "DefaultEndpointsProtocol=http;AccountName=tester;"
+            "AccountKey=c2VjcmV0;BlobEndpoint=http://127.0.0.1:{port}/tester;"
+        },
+        "No such container: 'nobodys-data'",
+        "requires either account_name or connection_string",
+    ),
+    "gcs": Store(
+        "gs",
+        "uvx --from gcp-storage-emulator==2026.7.19",
+        "gcp-storage-emulator start --host 127.0.0.1 --port {port} --in-memory",
+        # The last one keeps it from asking Google what the bucket is.
+        {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:{port}", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"},
+        {"GOOGLE_CLOUD_PROJECT": "tests"},
+        "b/nobodys-data/o",
+    ),
+}
+
+
+@contextmanager
+def running(store: Store, folder: Path) -> Generator[None]:
+    """Run an empty store until the block ends. Meanwhile the shell knows of it, and of no real one."""
+    port = free_port()
+    name, *words = store.command.format(port=port).split()
+    path = run(*store.tool.split(), "sh", "-c", 'command -v "$0"', name, cwd=folder).strip()
+    with pytest.MonkeyPatch.context() as patch, (folder / "log").open("w") as log:
+        for known in [it for it in os.environ if it.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+            patch.delenv(known)
+        patch.setenv("HOME", str(folder))
+        for variable, value in (store.variables | store.credentials).items():
+            patch.setenv(variable, value.format(port=port))
+        process = subprocess.Popen([path, *words], cwd=folder, stdout=log, stderr=log)
+        try:
+            wait_for(port, process)
+            yield
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module", params=STORES)
+def stored(
+    request: pytest.FixtureRequest,
+    render: Renderer,
+    project: Project,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Project, Store]]:
+    """Set up a project for each store, with the default project's results in place of a run. Read-only."""
+    folder, store = tmp_path_factory.mktemp(request.param), STORES[request.param]
+    require(store.tool.split()[0])
+    made = rendered(render, folder / "project", remote=request.param)
+    made.make("setup")
+    made.take_results(project)
+    with running(store, folder):
+        made.script(MAKE, store.scheme, BUCKET)
+        yield made, store
+
+
+@pytest.fixture
+def kept(stored: tuple[Project, Store], tmp_path: Path) -> tuple[Project, Store]:
+    """Copy such a project, to be broken."""
+    return stored[0].copy(tmp_path / "project"), stored[1]
+
+
+def contents(folder: Path, *names: str) -> dict[str, bytes]:
+    """Read all below some folders, without DVC's notes to git."""
+    found = [path for name in names for path in files(folder / name) if path.name != ".gitignore"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_data_and_models_come_back(kept: tuple[Project, Store], project: Project) -> None:
+    """The committed configuration is enough: endpoint and credentials are the shell's."""
+    work, store = kept
+    work.good("dvc", "push")
+    pushed = work.script(LIST, store.scheme, f"{BUCKET}/dvc/files").split()
+    for folder in ("data", "models", ".dvc/cache"):
+        shutil.rmtree(work.folder / folder)
+    work.good("dvc", "pull")
+    found = contents(work.folder, "data", "models")
+    assert len(found) > 10
+    assert found == contents(project.folder, "data", "models")
+    objects = contents(work.folder / ".dvc/cache", "files")
+    assert {name.removeprefix(f"{BUCKET}/dvc/") for name in pushed} == set(objects)
+    assert git("status", "--porcelain", cwd=work.folder) == ""
+
+
+def test_rows_come_from_a_store(kept: tuple[Project, Store], tmp_path: Path) -> None:
+    """One file, then all that fit a pattern: in the end each row is there once."""
+    work, store = kept
+    work.script(PUT, store.scheme, f"{BUCKET}/rows")
+    (work.folder / "data/raw.parquet").rename(tmp_path / "before.parquet")
+    for name in ("0", "*"):
+        work.params(f"ingest: {{source: '{store.scheme}://{BUCKET}/rows/{name}.parquet'}}")
+        said = work.stages("data.ingest")
+    assert "7,043 rows fetched; 7,043 rows in all" in said
+    assert work.rows(f"FROM 'data/raw.parquet' EXCEPT FROM '{tmp_path}/before.parquet'") == []
+
+
+def test_a_missing_bucket_is_an_error(kept: tuple[Project, Store]) -> None:
+    """DVC makes none: a misspelt address must not become a second store."""
+    work, store = kept
+    config = work.folder / ".dvc/config"
+    config.with_suffix(".local").write_text(config.read_text().replace(BUCKET, "nobodys-data"))
+    done = work.run("dvc", "push")
+    assert done.returncode != 0
+    assert store.no_bucket in done.stderr
+
+
+@pytest.mark.parametrize("stored", ["s3", "azure"], indirect=True)
+def test_missing_credentials_are_an_error(
+    kept: tuple[Project, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first thing that a new colleague meets."""
+    work, store = kept
+    for name in store.credentials:
+        monkeypatch.delenv(name)
+    done = work.run("dvc", "push")
+    assert done.returncode != 0
+    assert store.no_credentials in done.stderr

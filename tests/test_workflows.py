@@ -1,0 +1,331 @@
+"""The project's workflows, run by a local runner: real git, DVC, images, registry, server and rollback."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from actions import ADDRESS, GitHub, registry
+from helpers import Renderer, git, require
+from images import Docker
+from project import Done, Project, rendered
+from serving import free_port
+
+DEPLOYED = ["model", "image", "staging", "production", "record"]
+
+
+@pytest.fixture(scope="module")
+def github(
+    render: Renderer, project: Project, docker: Docker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GitHub]:
+    """Push the default project to a repository whose runners see its remote. Read-only: see `fork`."""
+    require("docker-registry", "jq")
+    folder = tmp_path_factory.mktemp("github")
+    remote, origin = folder / "remote", folder / "origin.git"
+    remote.mkdir()
+    made = rendered(render, folder / "project", remote_address=str(remote)).using(project)
+    shutil.copy2(project.folder / "uv.lock", made.folder)
+    made.take_results(project)
+    made.good("dvc", "push")
+    git("clone", "--quiet", "--bare", made.folder, origin, cwd=folder)
+    git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=origin)
+    git("remote", "add", "origin", origin, cwd=made.folder)
+    git("remote", "add", "github", ADDRESS, cwd=made.folder)
+    with registry(folder) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE", str(folder / "state"))
+        patch.setenv("PORT", str(free_port()))
+        variables = {"REGISTRY": address, "SERVER": "server", "PORT": str(free_port())}
+        yield GitHub(made, origin, folder, docker, variables)
+
+
+@pytest.fixture
+def fork(github: GitHub, tmp_path: Path) -> GitHub:
+    """Copy the repository, to be broken."""
+    return github.fork(tmp_path)
+
+
+def edit(github: GitHub, path: str, old: str, new: str) -> None:
+    """Change a file and push it."""
+    file = github.project.folder / path.format(package=github.project.package)
+    github.project.replace(old, new, file)
+    github.push(f"change {path}")
+
+
+# ── ci ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_ci_is_green_from_a_fork(fork: GitHub) -> None:
+    """No variable, no secret, no remote, no production tag: all that anybody's pull request has."""
+    fork.variables.clear()
+    run = fork.act("pull_request", "ci")
+    assert run.jobs == {"check": "success", "rehearsal": "success"}, run.said
+    assert run.ran("check")[2:] == ["make check", "make test", "make secrets"]
+    assert run.ran("rehearsal")[2:4] == ["make rehearsal", "make -C .rehearsal image smoke sbom"]
+    kept = fork.artifacts / "rehearsal"
+    assert json.loads((kept / "reports/gate.json").read_text())["production"] is None
+    components = json.loads((kept / "sbom.json").read_text())["components"]
+    assert {"onnxruntime", "uvicorn"} < {it["name"] for it in components}
+    assert "scikit-learn" not in {it["name"] for it in components}
+    for said in ("smoke: one row: 200", "smoke: no row at all: 422", "no leaks found", "TOTAL"):
+        assert said in run.said
+
+
+SECRET = 'TOKEN = "ghp_' + 'B7vX9kQ2mW4tZ8rL1nC6sD3fG5hJ0pYaEuI"'
+SMOKE = "make -C .rehearsal image smoke sbom"
+BROKEN = {
+    "a failing test": (
+        ("tests/test_problem.py", "assert ", "assert not "),
+        ("check", "make test"),
+        "AssertionError",
+    ),
+    "a type that is wrong": (
+        ("src/{package}/problem.py", 'PREPARE = "', 'PREPARE: int = "'),
+        ("check", "make check"),
+        "invalid-assignment",
+    ),
+    "a committed secret": (
+        ("notebooks/explore.py", "\ntrain =", f"\n{SECRET}\ntrain ="),
+        ("check", "make secrets"),
+        "leaks found: 1",
+    ),
+    "a lock that is out of date": (
+        ("pyproject.toml", '"fastapi>=0.160,<1"', '"fastapi>=0.160,<2"'),
+        ("check", "./.github/actions/setup"),
+        "needs to be updated",
+    ),
+    "a gate that blocks": (
+        ("params.yaml", "gate:", "gate:\n  max_size_mb: 0.001"),
+        ("rehearsal", "make rehearsal"),
+        "the gate blocks model",
+    ),
+    "an image that does not start": (
+        ("Dockerfile", "serving.app:create_app", "serving.app:no_such_app"),
+        ("rehearsal", SMOKE),
+        'Attribute "no_such_app" not found',
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_ci_is_red(fork: GitHub, what: str) -> None:
+    """The job and the step that are for it fail, and say why."""
+    change, failed, said = BROKEN[what]
+    file = fork.project.folder / change[0].format(package=fork.project.package)
+    file.write_text(file.read_text().replace(*change[1:], 1))
+    fork.push(what)
+    run = fork.act("pull_request", "ci", f"--job={failed[0]}")
+    assert run.failed == [failed], run.said
+    assert run.jobs == {failed[0]: "failure"}
+    assert said in run.said
+
+
+# ── train ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_train_proposes_a_model(fork: GitHub) -> None:
+    """Changed parameters become a pull request; trained again, there is nothing to propose."""
+    edit(fork, "params.yaml", "max_iter: 80", "max_iter: 60")
+    run = fork.act("push", "train")
+    assert run.jobs == {"train": "success"}, run.said
+    assert "make ingest" not in run.ran("train")
+    gate = json.loads(fork.show("reports/gate.json", "model/main"))
+    assert gate["model_version"] != json.loads(fork.show("reports/gate.json"))["model_version"]
+    told = fork.pull_request
+    assert told.startswith("create\n--head\nmodel/main\n--base\nmain\n")
+    assert f"Model {gate['model_version']}: {gate['verdict']}" in told
+    for part in ("Why: push", "| roc_auc ", "## Metrics", "/reports/gate.png)", "model-card.md"):
+        assert part in told
+    (fork.folder / "pull-request").unlink()
+    fork.merge("model/main")
+    asked = {"action": "train", "client_payload": {"reason": "drift of tenure"}}
+    run = fork.act("repository_dispatch", "train", payload=asked)
+    assert run.jobs == {"train": "success"}, run.said
+    assert "make ingest" in run.ran("train")
+    assert "propose: nothing new" in run.said
+    assert not (fork.folder / "pull-request").exists()
+
+
+def test_train_is_red_when_the_gate_blocks(fork: GitHub) -> None:
+    """Nothing is pushed or proposed, and the summary holds the reasons."""
+    edit(fork, "params.yaml", "gate:", "gate:\n  max_size_mb: 0.001")
+    run = fork.act("workflow_dispatch", "train", payload={"inputs": {"reason": "to see it blocked"}})
+    assert run.failed == [("train", "make gate")], run.said
+    assert run.ran("train")[-1].startswith("tee -a")
+    assert "# Gate: block" in run.said
+    assert "make propose" not in run.ran("train")
+    assert not (fork.folder / "pull-request").exists()
+    assert "model/main" not in git("branch", "--list", cwd=fork.origin)
+
+
+@pytest.mark.parametrize(
+    ("remote", "said"),
+    [
+        ("local", "::error::This runner has no folder ../customer-churn-remote"),
+        ("s3", "Set the variables AWS_ROLE_ARN and AWS_REGION"),
+        ("gcs", "Set the variables GCP_WORKLOAD_IDENTITY_PROVIDER and GCP_SERVICE_ACCOUNT"),
+        ("azure", "Set the variables AZURE_CLIENT_ID, AZURE_TENANT_ID"),
+    ],
+)
+@pytest.mark.parametrize("workflow", ["train", "deploy"])
+def test_a_remote_out_of_reach_is_told_first(
+    fork: GitHub, render: Renderer, tmp_path: Path, remote: str, said: str, workflow: str
+) -> None:
+    """Before anything is set up, let alone trained or built."""
+    actions = fork.project.folder / ".github/actions"
+    shutil.copytree(render(remote=remote) / ".github/actions", actions, dirs_exist_ok=True)
+    fork.push(remote)
+    run = fork.act("push", workflow)
+    job = {"train": "train", "deploy": "image"}[workflow]
+    assert run.failed == [(job, "./.github/actions/remote")], run.said
+    assert "./.github/actions/setup" not in run.ran(job)
+    assert said in run.said.replace("❗", "::error::")
+
+
+# ── deploy ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def version(github: GitHub) -> str:
+    """Ask production which model answers."""
+    with urlopen(f"http://127.0.0.1:{github.variables['PORT']}/ready", timeout=10) as answer:
+        return json.load(answer)["version"]
+
+
+def deploy(github: GitHub, *words: str) -> Done:
+    """Run the server's own command, as a person there would."""
+    environment = github.environment() | {"PORT": github.variables["PORT"]}
+    command = (github.project.folder / "deploy/compose/deploy.py", *words)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def answering(github: GitHub) -> str:
+    """Say which image answers."""
+    return deploy(github, "status").stdout.splitlines()[0].removeprefix("answers: ")
+
+
+@pytest.fixture(scope="module")
+def released(github: GitHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHub]:
+    """Deploy the first model. What others deploy from copies, the same server answers with."""
+    made = github.fork(tmp_path_factory.mktemp("released"))
+    run = made.act("push", "deploy")
+    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
+    yield made
+    services = made.project.folder / "deploy/compose/compose.yaml"
+    made.docker.good("compose", "--file", services, "down", "--volumes")
+
+
+@pytest.fixture
+def next_release(released: GitHub, tmp_path: Path) -> GitHub:
+    """Copy the repository after its first deployment."""
+    return released.fork(tmp_path)
+
+
+def test_a_merged_model_is_deployed(released: GitHub) -> None:
+    """By digest, under the commit and the model's version; git and the server agree on what it is."""
+    reference = answering(released)
+    name, _, digest = reference.partition("@")
+    assert name == f"{released.variables['REGISTRY']}/acme/churn"
+    assert version(released) == json.loads(released.show("reports/gate.json"))["model_version"]
+    (commit_of_tag,) = released.tags().values()
+    assert commit_of_tag == git("rev-parse", "main", cwd=released.origin).strip()
+    for tag in (commit_of_tag, f"model-{version(released)}"):
+        assert digest in released.docker.good("pull", f"{name}:{tag}")
+
+
+def test_going_back_by_hand(next_release: GitHub) -> None:
+    """The image of then, not a new one; and it is the newest tag, for the gate compares with it."""
+    first, (tag, commit_of_tag) = answering(next_release), *next_release.tags().items()
+    edit(next_release, "src/{package}/serving/app.py", "The process is alive", "It is alive")
+    run = next_release.act("push", "deploy")
+    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
+    assert answering(next_release) != first
+    run = next_release.act("workflow_dispatch", "deploy", payload={"inputs": {"tag": tag}})
+    assert run.jobs == dict.fromkeys(["model", "image", "production", "record"], "success"), run.said
+    assert answering(next_release) == first
+    commits = list(next_release.tags().values())
+    assert commits == [
+        commit_of_tag,
+        git("rev-parse", "main", cwd=next_release.origin).strip(),
+        commit_of_tag,
+    ]
+
+
+def test_what_fails_in_production_is_taken_back(next_release: GitHub) -> None:
+    """It passes staging, but not behind the gateway: the last good version answers again."""
+    before = answering(next_release)
+    old = "        body = await read(receive)\n"
+    fault = '        assert b"x-forwarded-for" not in dict(scope["headers"])\n'
+    edit(next_release, "src/{package}/serving/app.py", old, old + fault)
+    run = next_release.act("push", "deploy")
+    results = ["success", "success", "success", "failure", "success"]
+    assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "rollback"], results, strict=True)), run.said
+    assert "smoke: one row: expected status 200, found 500" in run.said
+    assert f"deploy: {before} answers again" in run.said
+    assert answering(next_release) == before
+    assert version(next_release)
+    assert len(next_release.tags()) == 1
+
+
+def test_what_git_cannot_record_is_taken_back(next_release: GitHub) -> None:
+    """A model in production that git does not know would be compared with nothing."""
+    before = answering(next_release)
+    hook = next_release.origin / "hooks/pre-receive"
+    edit(next_release, "src/{package}/serving/app.py", "The process is alive", "It lives")
+    hook.write_text("#!/bin/sh\necho no tags today >&2\nexit 1\n")
+    hook.chmod(0o755)
+    run = next_release.act("push", "deploy")
+    assert [job for job, result in run.jobs.items() if result == "failure"] == ["record"], run.said
+    assert "no tags today" in run.said
+    assert f"deploy: {before} answers again" in run.said
+    assert answering(next_release) == before
+
+
+def test_what_does_not_start_stays_out(next_release: GitHub) -> None:
+    """Staging is red, and production is not touched."""
+    before = answering(next_release)
+    edit(next_release, "Dockerfile", "serving.app:create_app", "serving.app:no_such_app")
+    run = next_release.act("push", "deploy")
+    assert run.jobs == {"model": "success", "image": "success", "staging": "failure"}, run.said
+    assert 'Attribute "no_such_app" not found' in run.said
+    assert answering(next_release) == before
+    commit = git("rev-parse", "main", cwd=next_release.origin).strip()
+    image = f"{next_release.variables['REGISTRY']}/acme/churn:{commit}"
+    refused = deploy(next_release, "promote", image)
+    assert refused.returncode == 1
+    assert f"{image} does not start, {before} answers" in refused.stderr
+    assert 'Attribute "no_such_app" not found' in refused.stderr
+    assert answering(next_release) == before
+    assert version(next_release)
+
+
+def test_a_kept_model_is_not_deployed(next_release: GitHub) -> None:
+    """Merged it may be, so that git knows of it."""
+    edit(next_release, "reports/gate.json", '"verdict": "promote",\n "model', '"verdict": "keep",\n "model')
+    assert next_release.act("push", "deploy").jobs == {"model": "success"}
+
+
+def test_without_a_server_an_image_is_built_and_tried(next_release: GitHub) -> None:
+    """That is all there is to do, and it is said."""
+    del next_release.variables["SERVER"]
+    run = next_release.act("push", "deploy")
+    assert run.jobs == dict.fromkeys(["model", "image", "staging"], "success"), run.said
+    assert "the variable SERVER does not say where" in run.said
+
+
+def test_verbs_may_be_repeated(released: GitHub) -> None:
+    """Also after they were cut off: a promotion that had turned the gateway, but not said so."""
+    state = Path(os.environ["STATE"]) / "state.json"
+    before, first = state.read_text(), answering(released)
+    containers = released.docker.good("ps", "--quiet", "--no-trunc")
+    assert deploy(released, "promote", first).stdout == f"deploy: {first} answers\n"
+    assert released.docker.good("ps", "--quiet", "--no-trunc") == containers
+    other = f"{released.variables['REGISTRY']}/acme/churn:model-{version(released)}"
+    assert deploy(released, "promote", other).stdout == f"deploy: {other} answers\n"
+    state.write_text(before)
+    assert deploy(released, "rollback", "--from", other).stdout == f"deploy: {first} answers, as before\n"
+    gateway = (state.parent / "gateway/nginx.conf").read_text()
+    assert f"server {json.loads(before)['live']}:8000;" in gateway
+    assert version(released)
