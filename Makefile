@@ -19,7 +19,7 @@ demo: | $(READY) ## From nothing to a served prediction, in demo/
 	@$(UV) run python benchmarks/demo.py
 
 test: | $(READY) ## Test the template
-	@$(UV) run pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	@$(UV) run pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder
 
 check: | $(READY) ## Format, lint and type-check every file
 	@$(UV) run pre-commit run --all-files

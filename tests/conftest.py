@@ -1,9 +1,12 @@
 """Fixtures that every test may ask for."""
 
+from pathlib import Path
+
 import pytest
 from helpers import Renderer, snapshot
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
-# Modules that share containers stay on one worker; every other module is a group of its own.
 CONTAINERS = {"test_workflows", "test_image"}
 pytest_plugins = ["project", "serving", "hosts", "images"]
 
@@ -15,10 +18,19 @@ def render(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     return Renderer(source, tmp_path_factory.mktemp("projects"))
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByModule(LoadFileScheduling):
+    """A module is one worker's, and so are all that share containers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = Path(super()._split_scope(nodeid)).stem
+        return "containers" if module in CONTAINERS else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByModule:
+    """Give modules to workers."""
+    return ByModule(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests by what they share, the longest group first, for `pytest --dist loadgroup`."""
-    for item in items:
-        module = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("containers" if module in CONTAINERS else module))
+    """Begin with what takes longest: a worker that has nothing left waits for the others."""
     items.sort(key=lambda item: item.path.stem not in CONTAINERS)

@@ -74,6 +74,7 @@ def test_ci_is_green_from_a_fork(fork: GitHub) -> None:
         assert said in run.said
 
 
+REPOSITORY = "https://github.com/acme/churn"  # as the stand-in for gh says
 SECRET = 'TOKEN = "ghp_' + 'B7vX9kQ2mW4tZ8rL1nC6sD3fG5hJ0pYaEuI"'
 SMOKE = "make -C .rehearsal image smoke sbom"
 BROKEN = {
@@ -126,21 +127,8 @@ def test_ci_is_red(fork: GitHub, what: str) -> None:
 # ── train ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_train_proposes_a_model(fork: GitHub) -> None:
-    """Changed parameters become a pull request; trained again, there is nothing to propose."""
-    edit(fork, "params.yaml", "max_iter: 80", "max_iter: 60")
-    run = fork.act("push", "train")
-    assert run.jobs == {"train": "success"}, run.said
-    assert "make ingest" not in run.ran("train")
-    gate = json.loads(fork.show("reports/gate.json", "model/main"))
-    assert gate["model_version"] != json.loads(fork.show("reports/gate.json"))["model_version"]
-    told = fork.pull_request
-    assert told.startswith("create\n--head\nmodel/main\n--base\nmain\n")
-    assert f"Model {gate['model_version']}: {gate['verdict']}" in told
-    for part in ("Why: push", "| roc_auc ", "## Metrics", "/reports/gate.png)", "model-card.md"):
-        assert part in told
-    (fork.folder / "pull-request").unlink()
-    fork.merge("model/main")
+def test_trained_again_there_is_nothing_to_propose(fork: GitHub) -> None:
+    """Monitoring may ask as often as it likes: the same rows and code give the same model."""
     asked = {"action": "train", "client_payload": {"reason": "drift of tenure"}}
     run = fork.act("repository_dispatch", "train", payload=asked)
     assert run.jobs == {"train": "success"}, run.said
@@ -235,22 +223,36 @@ def test_a_merged_model_is_deployed(released: GitHub) -> None:
         assert digest in released.docker.good("pull", f"{name}:{tag}")
 
 
-def test_going_back_by_hand(next_release: GitHub) -> None:
-    """The image of then, not a new one; and it is the newest tag, for the gate compares with it."""
-    first, (tag, commit_of_tag) = answering(next_release), *next_release.tags().items()
-    edit(next_release, "src/{package}/serving/app.py", "The process is alive", "It is alive")
+def test_a_model_goes_all_the_way_and_back(next_release: GitHub) -> None:
+    """Parameters → training → pull request → merge → deployment; then, by hand, the model before."""
+    first, old, (tag, commit_of_tag) = (
+        answering(next_release),
+        version(next_release),
+        *next_release.tags().items(),
+    )
+    file = next_release.project.folder / "params.yaml"
+    next_release.project.replace("superior #", "not_inferior #", file)
+    edit(next_release, "params.yaml", "max_iter: 80", "max_iter: 75")
+    run = next_release.act("push", "train")
+    assert run.jobs == {"train": "success"}, run.said
+    assert "make ingest" not in run.ran("train")
+    gate = json.loads(next_release.show("reports/gate.json", "model/main"))
+    new, told = gate["model_version"], next_release.pull_request
+    assert (new != old, gate["production"], gate["verdict"]) == (True, tag, "promote")
+    assert told.startswith("create\n--head\nmodel/main\n--base\nmain\n")
+    proposed = git("rev-parse", "model/main", cwd=next_release.origin).strip()
+    for part in (f"Model {new}: promote", "Why: push", f"those of {tag}", "# Model card", "# Data card"):
+        assert part in told
+    assert told.count(f"({REPOSITORY}/raw/{proposed}/reports/gate.png)") == 2  # in report and card
+    next_release.merge("model/main")
     run = next_release.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
-    assert answering(next_release) != first
+    assert (version(next_release), answering(next_release) != first) == (new, True)
     run = next_release.act("workflow_dispatch", "deploy", payload={"inputs": {"tag": tag}})
     assert run.jobs == dict.fromkeys(["model", "image", "production", "record"], "success"), run.said
-    assert answering(next_release) == first
-    commits = list(next_release.tags().values())
-    assert commits == [
-        commit_of_tag,
-        git("rev-parse", "main", cwd=next_release.origin).strip(),
-        commit_of_tag,
-    ]
+    assert (version(next_release), answering(next_release)) == (old, first)
+    newest = git("rev-parse", "main", cwd=next_release.origin).strip()
+    assert list(next_release.tags().values()) == [commit_of_tag, newest, commit_of_tag]
 
 
 def test_what_fails_in_production_is_taken_back(next_release: GitHub) -> None:

@@ -5,6 +5,7 @@ On GitHub the workflow `train` does this; on a laptop it needs GitHub's `gh`, lo
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,20 +16,27 @@ from ..validation.card import CARDS, LOCK
 RESULTS = (LOCK, GATE_REPORT.parent, *CARDS)
 
 
+def readable(path: Path, address: str) -> str:
+    """A Markdown file whose links, relative to it, are made to begin at an address."""
+    text = path.read_text(encoding="utf-8")
+    return re.sub(
+        r"\]\((?!\w+:)(.+?)\)", lambda it: f"]({address}/{os.path.normpath(path.parent / it[1])})", text
+    )
+
+
 def body(gate: dict[str, Any]) -> str:
-    """What reviewers read: the gate's report, metrics beside those of production, where the cards are."""
-    commit = call("git", "rev-parse", "HEAD")
-    address = call("gh", "repo", "view", "--json", "url", "--jq", ".url")
-    report = GATE_REPORT.with_suffix(".md").read_text(encoding="utf-8")
-    picture = rf"]({address}/raw/{commit}/{GATE_REPORT.parent}/\1)"
+    """What reviewers read: the gate's report, metrics beside those of production, the cards."""
+    repository = call("gh", "repo", "view", "--json", "url", "--jq", ".url")
+    address = f"{repository}/raw/{call('git', 'rev-parse', 'HEAD')}"
     before = gate["production"] or "HEAD~1"
     parts = [
         f"Why: {os.environ.get('REASON', 'by hand')}",
-        re.sub(r"\]\((\w+\.png)\)", picture, report),
+        readable(GATE_REPORT.with_suffix(".md"), address),
         f"## Metrics, and those of {before}",
         call("dvc", "metrics", "diff", "--md", "--all", before, "HEAD"),
-        *(f"[{path.stem}]({address}/blob/{commit}/{path})" for path in CARDS),
     ]
+    for path in CARDS:
+        parts += [f"<details><summary>{path}</summary>", readable(path, address), "</details>"]
     return "\n\n".join(parts)
 
 
