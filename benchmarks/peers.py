@@ -54,3 +54,10 @@ def fastapi_sklearn() -> ASGIApp:
         return {"probabilities": estimator.predict_proba(row)[0].tolist()}
 
     return api
+
+
+def without_events() -> ASGIApp:
+    """The project's server, which keeps nothing of what it answers."""
+    app = import_module(f"{os.environ['PACKAGE']}.serving.app")
+    app.Events.record = lambda *_: None
+    return app.create_app()

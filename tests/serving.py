@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from project import Json, Project
 
 PATIENCE = 30
@@ -128,3 +129,19 @@ def serving(project: Project, slim: Path, cwd: Path) -> Generator[Server]:
     command = [slim / "bin/python", "-m", "uvicorn", "--factory", app, "--port", str(port)]
     with started(command, cwd, project.environment() | paths, port) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def slim(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the environment that an image would hold: the base dependencies alone."""
+    folder = tmp_path_factory.mktemp("slim") / "env"
+    done = subprocess.run(
+        ["uv", "sync", "--quiet", "--no-default-groups", "--no-install-project"],
+        cwd=project.folder,
+        env=project.environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -31,22 +30,6 @@ ESTIMATE = """
 """
 
 Row = dict[str, Json]
-
-
-@pytest.fixture(scope="session")
-def slim(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the environment that an image would hold: the base dependencies alone."""
-    folder = tmp_path_factory.mktemp("slim") / "env"
-    done = subprocess.run(
-        ["uv", "sync", "--quiet", "--no-default-groups", "--no-install-project"],
-        cwd=project.folder,
-        env=project.environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,24 +4,29 @@
 take less time than a web framework's routing. Documentation, health and metrics are FastAPI's.
 """
 
+import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Response
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Receive, Scope, Send
 
 from ..contract.rows import Problem, RowCodec, RowError
+from .events import Answered, Events
 from .model import ANSWERS, Model
 
 REQUESTS = Counter("predict_requests", "Prediction requests by HTTP status", ["status"])
 ROWS = Counter("predict_rows", "Rows answered")
 BUCKETS = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1]
 LATENCY = Histogram("predict_seconds", "Time to answer a prediction request", buckets=BUCKETS)
+MODEL = Gauge("model_info", "The model that answers, and its role", ["version", "role"])
 JSON = (b"content-type", b"application/json")
 
 
@@ -41,12 +46,12 @@ class Refusal(msgspec.Struct):
 class Server:
     """The ASGI application around one bundle."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, events: Events) -> None:
+        self._model, self._events = model, events
         self._codec = RowCodec(model.contract)
         self._encode = msgspec.json.Encoder().encode
         self._by_status = {status: REQUESTS.labels(str(status)) for status in (200, 405, 422)}
-        self.api = create_api(model, self._codec)
+        self.api = create_api(model, self._codec, events)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/predict":
@@ -54,22 +59,29 @@ class Server:
             return
         started = perf_counter()
         body = await read(receive)
-        status, content = self.predict(body) if scope["method"] == "POST" else (405, b"{}")
+        given = dict(scope["headers"]).get(b"x-request-id", b"")[:64].decode("latin-1")
+        request = given or self._events.new_id()
+        status, content = self.predict(body, request) if scope["method"] == "POST" else (405, b"{}")
         headers = [JSON, (b"content-length", str(len(content)).encode()), (b"allow", b"POST")]
+        headers.append((b"x-request-id", request.encode("latin-1")))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
         self._by_status[status].inc()
         LATENCY.observe(perf_counter() - started)
 
-    def predict(self, body: bytes) -> tuple[int, bytes]:
-        """HTTP status and JSON for a request's body."""
+    def predict(self, body: bytes, request: str) -> tuple[int, bytes]:
+        """HTTP status and JSON for the body of the request of that name."""
+        came, started = time(), perf_counter()
         try:
             features = self._codec.decode(body)
         except RowError as error:
             return 422, self._encode(Refusal(error.problems))
         ROWS.inc(len(features))
-        answers = self._model.answers(features)
-        return 200, self._encode(Predictions(self._model.metadata.version, answers))
+        outputs = self._model.run(features)
+        answers = Predictions(self._model.metadata.version, self._model.answers(outputs))
+        content = self._encode(answers)
+        self._events.record(Answered(request, came, perf_counter() - started, features, outputs))
+        return 200, content
 
 
 async def read(receive: Receive) -> bytes:
@@ -82,10 +94,17 @@ async def read(receive: Receive) -> bytes:
             return body
 
 
-def create_api(model: Model, codec: RowCodec) -> FastAPI:
+def create_api(model: Model, codec: RowCodec, events: Events) -> FastAPI:
     """Everything but the hot route, which its OpenAPI document describes too."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        events.start()
+        yield
+        await asyncio.to_thread(events.close)
+
     title = f"Prediction of {model.contract.target}"
-    api = FastAPIOffline(title=title, version=model.metadata.version)
+    api = FastAPIOffline(title=title, version=model.metadata.version, lifespan=lifespan)
 
     @api.get("/health", summary="The process is alive")
     async def health() -> dict[str, str]:
@@ -127,5 +146,8 @@ def describe(api: FastAPI, model: Model, codec: RowCodec) -> None:
 
 
 def create_app() -> Server:
-    """What uvicorn starts: `BUNDLE` names the bundle's folder."""
-    return Server(Model(Path(os.environ.get("BUNDLE", "models/bundle"))))
+    """What uvicorn starts: `BUNDLE` names the bundle's folder, `EVENTS` where predictions are recorded."""
+    model = Model(Path(os.environ.get("BUNDLE", "models/bundle")))
+    role = os.environ.get("ROLE", "champion")
+    MODEL.labels(model.metadata.version, role).set(1)
+    return Server(model, Events(model, os.environ.get("EVENTS", "events"), role))

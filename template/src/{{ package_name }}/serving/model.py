@@ -95,9 +95,9 @@ class Model:
         outputs: Any = self._session.run(self._outputs, {"features": features})[0]
         return outputs
 
-    def answers(self, features: NDArray[np.float32]) -> list[Answer]:
-        """One answer a row."""
-        outputs, labels = self.run(features), self.contract.labels
+    def answers(self, outputs: NDArray[np.float32]) -> list[Answer]:
+        """One answer for each row of outputs."""
+        labels = self.contract.labels
         if self.contract.task == "regression":
             return [Value(value) for value in outputs[:, 0].tolist()]
         if self.contract.task == "ranking":

@@ -1,0 +1,102 @@
+"""What was asked and answered is kept: each row once, whatever happens to the server or to the store."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from project import Json, Project
+from serving import PATIENCE, Server, free_port, started
+
+FIRST = "SELECT count(*) AS rows, count(DISTINCT (id, row)) AS keys FROM '{}/*/*.parquet'"
+
+
+@contextmanager
+def recording(project: Project, slim: Path, folder: Path, events: Path) -> Generator[Server]:
+    """Serve with nothing but the base dependencies, events in a folder of their own."""
+    port = free_port()
+    own = {"PYTHONPATH": f"{project.folder}/src", "BUNDLE": f"{project.folder}/models/bundle"}
+    command = [slim / "bin/python", "-m", "uvicorn", "--factory", f"{project.package}.serving.app:create_app"]
+    environment = project.environment() | own | {"EVENTS": str(events)}
+    with started([*command, "--port", str(port)], folder, environment, port) as server:
+        yield server
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def metric(server: Server, name: str) -> float:
+    """Read a metric."""
+    lines = server.get("/metrics").body.decode().splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+def example(project: Project) -> Json:
+    """Give a row that the contract allows."""
+    return project.json("models/bundle/example.json")
+
+
+def test_each_answered_row_is_kept(project: Project, slim: Path, tmp_path: Path) -> None:
+    """One row, many rows, a refusal; the server is told to go, and what waits is written."""
+    row, events = example(project), tmp_path / "events"
+    with recording(project, slim, tmp_path, events) as server:
+        many = server.predict([row | {"tenure": tenure} for tenure in range(500)])
+        named = server.ask("POST", "/predict", b'{"tenure": 1}', **{"x-request-id": "refused"})
+        assert (named.status, named.headers["x-request-id"]) == (422, "refused")
+        server.ask("POST", "/predict", json.dumps(row), **{"x-request-id": "my own"})
+    found = project.rows(f"FROM '{events}/*/*.parquet' ORDER BY id = 'my own', row")
+    assert [it["id"] for it in found] == [many.headers["x-request-id"]] * 500 + ["my own"]
+    assert [it["feature:tenure"] for it in found[:500]] == list(range(500))
+    answers = [it["probabilities"]["Yes"] for it in many.json["predictions"]]
+    assert [it["output:Yes"] for it in found[:500]] == pytest.approx(answers)
+    assert {it["model_version"] for it in found} == {many.json["model_version"]}
+    assert {it["role"] for it in found} == {"champion"}
+    assert not any("customer_id" in name or "churn" in name for name in found[0])
+
+
+def test_a_store_that_is_away_delays_nobody(project: Project, slim: Path, tmp_path: Path) -> None:
+    """Rows wait for it, the metrics and the log say so; when it is back, nothing is missing."""
+    events = tmp_path / "events"
+    events.write_text("A file, where a folder has to be.\n")
+    with recording(project, slim, tmp_path, events) as server:
+        for _ in range(20):
+            server.predictions(example(project))
+        until(lambda: metric(server, "event_write_failures_total") > 0)
+        assert metric(server, "event_waiting_rows") == 20
+        events.unlink()
+        until(lambda: metric(server, "event_waiting_rows") == 0)
+        assert server.log.read_text().count("takes no events") == 1
+    assert project.rows(FIRST.format(events)) == [{"rows": 20, "keys": 20}]
+
+
+def test_what_was_written_survives_a_kill(project: Project, slim: Path, tmp_path: Path) -> None:
+    """Files are whole or not there: nothing is half, and nothing twice after the next start."""
+    events = tmp_path / "events"
+    with recording(project, slim, tmp_path, events) as server:
+        server.predictions([example(project)] * 100)
+        until(lambda: metric(server, "event_waiting_rows") == 0)
+        server.predictions([example(project)] * 10)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait(PATIENCE)
+    with recording(project, slim, tmp_path, events) as server:
+        server.predictions([example(project)] * 100)
+    assert project.rows(FIRST.format(events)) == [{"rows": 200, "keys": 200}]
+
+
+def test_waiting_rows_are_bounded(project: Project, slim: Path, tmp_path: Path) -> None:
+    """The oldest are given up, and counted."""
+    events = tmp_path / "events"
+    events.write_text("A file, where a folder has to be.\n")
+    with recording(project, slim, tmp_path, events) as server:
+        for _ in range(6):
+            server.predictions([example(project)] * 10_000)
+        assert metric(server, "event_waiting_rows") == 50_000
+        assert metric(server, "event_dropped_rows_total") == 10_000
