@@ -28,8 +28,8 @@ BASE = "python:3.11-slim-bookworm"
 # One small Debian with all of it stands in for the images that a project names.
 IMAGES = {
     BASE: "FROM base",
-    "ghcr.io/astral-sh/uv:0.8": "FROM base",
-    "nginx:1.29-bookworm": "FROM base",
+    "ghcr.io/astral-sh/uv:0.13": "FROM base",
+    "nginx:1.28": "FROM base",
     "ghcr.io/gitleaks/gitleaks:v8.30.1": 'FROM base\nENTRYPOINT ["gitleaks"]',
 }
 # podman and buildah, for the test that a project's image is built by them too.
@@ -199,7 +199,7 @@ def podman(base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
         (tmp_path / name).write_text(text.format(folder=tmp_path))
     own = {"CONTAINERS_CONF": "engine.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
     environment = os.environ | {name: str(tmp_path / file) for name, file in own.items()}
-    python, uv = f"docker.io/library/{BASE}", "ghcr.io/astral-sh/uv:0.8"
+    python, uv = f"docker.io/library/{BASE}", "ghcr.io/astral-sh/uv:0.13"
     for words in (("import", "--quiet", "--change", SEARCHED, base, python), ("tag", python, uv)):
         subprocess.run(("podman", *words), env=environment, check=True, capture_output=True)
     yield environment
