@@ -26,7 +26,7 @@ def fetch(con: Connection, ingest: params.Ingest, folder: Path) -> Relation:
     if ingest.source == "sample":
         sample = getattr(problem, "sample", None)  # gone, once one's own data is in
         if sample is None:
-            raise ProjectError("ingest.source is 'sample', but problem.py has no such function")
+            raise ProjectError("ingest.source is 'sample', which problem.py lacks; CI trains on it")
         return con.from_df(sample())
     if ingest.query:
         address = os.path.expandvars(ingest.source)  # passwords come from the environment
