@@ -79,6 +79,7 @@ def locked() -> Generator[State]:
     (STATE / "gateway").mkdir(parents=True, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.set_inheritable(lock.fileno(), True)  # a command that outlives this process keeps others waiting
         path = STATE / "state.json"
         yield State(**json.loads(path.read_text())) if path.exists() else State()
 
@@ -88,7 +89,9 @@ def compose(state: State, *words: str) -> Done:
     images = {slot.upper(): image for slot, image in state.images.items()}
     environment = os.environ | images | {"STATE": str(STATE / "gateway")}
     command = ["docker", "compose", "--file", str(SERVICES), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, close_fds=False
+    )
 
 
 def must(done: Done) -> str:
