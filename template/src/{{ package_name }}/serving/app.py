@@ -48,7 +48,7 @@ class Refusal(msgspec.Struct):
 class Server:
     """The ASGI application around one bundle."""
 
-    def __init__(self, model: Model, events: Events, role: str) -> None:
+    def __init__(self, model: Model, events: Events, role: str = "champion") -> None:
         """Answer with a model, which plays a `role` unless a request says otherwise."""
         self._model, self._events, self._role = model, events, role
         self._codec = RowCodec(model.contract)
