@@ -91,6 +91,16 @@ class Gate(Section, frozen=True):
     start_anew_after: str | None = None  # a production tag whose model this one cannot be compared with
 
 
+class Rollout(Section, frozen=True):
+    """When a challenger may answer everybody, judged by its events (see `validation/rollout.py`)."""
+
+    min_rows: Count = 500  # of the challenger's; before, nothing is decided
+    max_missing_share: Share = 0.01  # rows that a shadow was given and did not answer
+    min_agreement: Share = 0.9  # rows to which a shadow gives the champion's label; below, look first
+    max_latency_ratio: Positive = 2  # of the slowest hundredth, over the champion's
+    max_shift: Positive = 0.05  # of a segment's mean: a probability, or standard deviations of a number
+
+
 class Params(Section, frozen=True):
     """The whole file."""
 
@@ -102,6 +112,7 @@ class Params(Section, frozen=True):
     tune: Tune = Tune()
     bundle: Bundle = Bundle()
     gate: Gate = Gate()
+    rollout: Rollout = Rollout()
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -26,8 +26,10 @@ REQUESTS = Counter("predict_requests", "Prediction requests by HTTP status", ["s
 ROWS = Counter("predict_rows", "Rows answered")
 BUCKETS = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1]
 LATENCY = Histogram("predict_seconds", "Time to answer a prediction request", buckets=BUCKETS)
-MODEL = Gauge("model_info", "The model that answers, and its role", ["version", "role"])
+MODEL = Gauge("model_info", "The model that answers", ["version"])
 JSON = (b"content-type", b"application/json")
+# A gateway says for each request whether its answer counts, so a model changes its role without a restart.
+ROLES = {b"champion": "champion", b"challenger": "challenger"}
 
 
 class Predictions(msgspec.Struct):
@@ -46,8 +48,9 @@ class Refusal(msgspec.Struct):
 class Server:
     """The ASGI application around one bundle."""
 
-    def __init__(self, model: Model, events: Events) -> None:
-        self._model, self._events = model, events
+    def __init__(self, model: Model, events: Events, role: str = "champion") -> None:
+        """Answer with a model, which plays a `role` unless a request says otherwise."""
+        self._model, self._events, self._role = model, events, role
         self._codec = RowCodec(model.contract)
         self._encode = msgspec.json.Encoder().encode
         self._by_status = {status: REQUESTS.labels(str(status)) for status in (200, 405, 422)}
@@ -59,9 +62,10 @@ class Server:
             return
         started = perf_counter()
         body = await read(receive)
-        given = dict(scope["headers"]).get(b"x-request-id", b"")[:64].decode("latin-1")
-        request = given or self._events.new_id()
-        status, content = self.predict(body, request) if scope["method"] == "POST" else (405, b"{}")
+        given = dict(scope["headers"])
+        request = given.get(b"x-request-id", b"")[:64].decode("latin-1") or self._events.new_id()
+        role = ROLES.get(given.get(b"x-role", b""), self._role)
+        status, content = self.predict(body, request, role) if scope["method"] == "POST" else (405, b"{}")
         headers = [JSON, (b"content-length", str(len(content)).encode()), (b"allow", b"POST")]
         headers.append((b"x-request-id", request.encode("latin-1")))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -69,8 +73,8 @@ class Server:
         self._by_status[status].inc()
         LATENCY.observe(perf_counter() - started)
 
-    def predict(self, body: bytes, request: str) -> tuple[int, bytes]:
-        """HTTP status and JSON for the body of the request of that name."""
+    def predict(self, body: bytes, request: str, role: str) -> tuple[int, bytes]:
+        """HTTP status and JSON for the body of the request of that name, answered in a role."""
         came, started = time(), perf_counter()
         try:
             features = self._codec.decode(body)
@@ -80,7 +84,7 @@ class Server:
         outputs = self._model.run(features)
         answers = Predictions(self._model.metadata.version, self._model.answers(outputs))
         content = self._encode(answers)
-        self._events.record(Answered(request, came, perf_counter() - started, features, outputs))
+        self._events.record(Answered(request, role, came, perf_counter() - started, features, outputs))
         return 200, content
 
 
@@ -146,8 +150,10 @@ def describe(api: FastAPI, model: Model, codec: RowCodec) -> None:
 
 
 def create_app() -> Server:
-    """What uvicorn starts: `BUNDLE` names the bundle's folder, `EVENTS` where predictions are recorded."""
+    """What uvicorn starts: `BUNDLE` names the bundle's folder, `EVENTS` where predictions are recorded,
+    and `ROLE` the role of a server that no gateway stands before.
+    """
     model = Model(Path(os.environ.get("BUNDLE", "models/bundle")))
     role = os.environ.get("ROLE", "champion")
-    MODEL.labels(model.metadata.version, role).set(1)
-    return Server(model, Events(model, os.environ.get("EVENTS", "events"), role))
+    MODEL.labels(model.metadata.version).set(1)
+    return Server(model, Events(model, os.environ.get("EVENTS", "events")), role)

@@ -34,6 +34,7 @@ class Answered(NamedTuple):
     """One request: features and outputs have a row for each of its rows."""
 
     id: str
+    role: str  # champion or challenger
     time: float  # when it came, in seconds since 1970, UTC
     seconds: float  # until it was answered
     features: NDArray[np.float32]
@@ -43,9 +44,9 @@ class Answered(NamedTuple):
 class Events:
     """The events of one server, written by a thread of its own."""
 
-    def __init__(self, model: Model, address: str, role: str) -> None:
-        """Events of `model`, which plays a `role` (champion, challenger), for the store at `address`."""
-        self._model, self._address, self._role = model, address.rstrip("/"), role
+    def __init__(self, model: Model, address: str) -> None:
+        """Events of `model` for the store at `address`."""
+        self._model, self._address = model, address.rstrip("/")
         self._process, self._numbers = uuid4().hex[:12], count()
         self._waiting: deque[Answered] = deque()
         self._rows, self._lock = 0, threading.Lock()
@@ -114,14 +115,15 @@ class Events:
         times = np.array([it.time * 1e6 for it in requests], np.int64)
         seconds = np.array([it.seconds for it in requests], np.float32)
         of_request = np.repeat(np.arange(len(requests)), sizes)
-        whole = {"model_version": self._model.metadata.version, "role": self._role}
+        version = self._model.metadata.version
         columns: dict[str, Any] = {
             "id": Array([requests[index].id for index in of_request], type=DataType.utf8()),
             "row": Array.from_numpy(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
             "time": Array.from_numpy(times[of_request]).cast(DataType.timestamp("us")),
             "seconds": Array.from_numpy(seconds[of_request]),
+            "model_version": Array([version] * len(features), type=DataType.utf8()),
+            "role": Array([requests[index].role for index in of_request], type=DataType.utf8()),
         }
-        columns |= {name: Array([it] * len(features), type=DataType.utf8()) for name, it in whole.items()}
         for index, name in enumerate(self._model.contract.feature_names):
             columns[f"feature:{name}"] = Array.from_numpy(features[:, index].copy())
         for index, label in enumerate(self._model.contract.labels):
