@@ -91,6 +91,17 @@ class Gate(Section, frozen=True):
     start_anew_after: str | None = None  # a production tag whose model this one cannot be compared with
 
 
+class Monitor(Section, frozen=True):
+    """When `make monitor` warns and alerts (see `monitoring/drift.py`)."""
+
+    min_rows: Count = 500  # fewer prove nothing, and wait for the next run
+    rows_alike: Count = 1  # rows that tell of one case, such as a customer who is asked about every day
+    confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.99  # that nothing is accused falsely
+    warn_drift: Share = 0.1  # share of the rows that would have to be others for a column to be as before
+    max_drift: Share = 0.2  # the same, for an alert
+    max_age_hours: Positive = 24  # of the newest event
+
+
 class Params(Section, frozen=True):
     """The whole file."""
 
@@ -102,6 +113,7 @@ class Params(Section, frozen=True):
     tune: Tune = Tune()
     bundle: Bundle = Bundle()
     gate: Gate = Gate()
+    monitor: Monitor = Monitor()
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
