@@ -105,6 +105,10 @@ def bin_names(name: str, like: Distribution, contract: Contract) -> list[str]:
     """What the bins hold, in words."""
     if not like.edges:
         return list(contract.column(name.removeprefix("feature:")).categories)
-    first, *others = (f"{edge:.6g}" for edge in like.edges)
-    last = others[-1] if others else first
-    return [f"below {first}", first, *(f"up to {edge}" for edge in others), f"above {last}"]
+    whole = any(f"feature:{column.name}" == name and column.kind == "integer" for column in contract.features)
+    edges = [f"{edge:.5g}" for edge in like.edges]
+    inner = [
+        edge if whole and now - before == 1 else f"up to {edge}"
+        for edge, before, now in zip(edges[1:], like.edges, like.edges[1:], strict=False)
+    ]
+    return [f"below {edges[0]}", edges[0], *inner, f"above {edges[-1]}"]

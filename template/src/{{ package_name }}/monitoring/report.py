@@ -4,6 +4,7 @@ import base64
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN = 12  # columns in the picture, and bins of each
+LEAST = 0.002  # share of the rows from which a bin is drawn
 ACROSS = 3
 SIGNS: dict[Verdict, str] = {"ok": "ok", "warn": "WARN", "alert": "ALERT"}
 ALT = "Distribution of each column, then and now"
@@ -110,7 +112,7 @@ def drift_row(it: Drift) -> dict[str, Any]:
         "": SIGNS[it.verdict] if it.judged else "",
         "column": it.name,
         "moved": f"{it.moved:.1%}",
-        "doubt": f"{it.p_value:.1g}",
+        "doubt": f"{it.p_value:.1g}" if it.p_value > 1e-9 else "< 1e-9",
         "missing then": f"{it.then[-1]:.1%}",
         "missing now": f"{it.now[-1]:.1%}",
     }
@@ -189,12 +191,12 @@ def draw_column(axes: "Axes", drift: Drift) -> None:
     """Draw the share of the rows in each bin, the fullest if there are many."""
     fullest = np.maximum(drift.then, drift.now)
     kept = sorted(np.argsort(-fullest, kind="stable")[:SHOWN])
-    kept = [index for index in kept if fullest[index] > 0][::-1]
+    kept = [index for index in kept if fullest[index] > LEAST][::-1]
     places = np.arange(len(kept))
     axes.barh(places + 0.2, [100 * drift.then[index] for index in kept], 0.4, color="0.7", label="then")
     colour = "C3" if drift.verdict != "ok" else "C0"
     axes.barh(places - 0.2, [100 * drift.now[index] for index in kept], 0.4, color=colour, label="now")
-    axes.set_yticks(places, [drift.bins[index][:22] for index in kept])
+    axes.set_yticks(places, [shorten(drift.bins[index], 24, placeholder="…") for index in kept])
     axes.set_title(f"{drift.name}: {drift.moved:.0%} moved, in % of rows", fontsize=9)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
