@@ -198,7 +198,7 @@ def test_silence_is_a_warning(work: Project, usual: Path, tmp_path: Path) -> Non
     """Rows as in training, but the newest is two days old."""
     (file,) = usual.glob("*/*.parquet")
     (tmp_path / file.parent.name).mkdir()
-    old = shutil.copy(file, tmp_path / file.parent.name)
+    old = str(shutil.copy(file, tmp_path / file.parent.name))
     work.edit("SELECT * REPLACE (time - INTERVAL 2 DAY AS time) FROM raw", old)
     found = monitor(work, tmp_path)
     assert found["verdict"] == "warn"
