@@ -197,10 +197,10 @@ def test_what_cannot_be_judged_says_so(work: Project, usual: Path, tmp_path: Pat
 def test_silence_is_a_warning(work: Project, usual: Path, tmp_path: Path) -> None:
     """Rows as in training, but the newest is two days old."""
     (file,) = usual.glob("*/*.parquet")
-    (tmp_path / file.parent.name).mkdir()
-    old = str(shutil.copy(file, tmp_path / file.parent.name))
+    (tmp_path / "events" / file.parent.name).mkdir(parents=True)
+    old = str(shutil.copy(file, tmp_path / "events" / file.parent.name))
     work.edit("SELECT * REPLACE (time - INTERVAL 2 DAY AS time) FROM raw", old)
-    found = monitor(work, tmp_path)
+    found = monitor(work, tmp_path / "events")
     assert found["verdict"] == "warn"
     assert found["reasons"] == ["the newest event is 48 hours old, monitor.max_age_hours is 24"]
 

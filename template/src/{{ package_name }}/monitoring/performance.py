@@ -54,10 +54,11 @@ def join_truth(con: Connection, files: list[str], model: Model) -> int:
     if absent := [name for name in ("id", target.name) if name not in columns]:
         raise ProjectError(f"monitor: truth lacks {', '.join(absent)}; it has {', '.join(columns)}")
     row = "row::INTEGER" if "row" in columns else "0"
-    con.sql(
-        f"CREATE TABLE truth AS SELECT id::VARCHAR AS id, {row} AS row, "
-        f"({encoded(target)[0]})::DOUBLE AS truth FROM told WHERE {quote(target.name)} IS NOT NULL"
-    )
+    with explained("monitor: truth cannot be read"):
+        con.sql(
+            f"CREATE TABLE truth AS SELECT id::VARCHAR AS id, {row} AS row, "
+            f"({encoded(target)[0]})::DOUBLE AS truth FROM told WHERE {quote(target.name)} IS NOT NULL"
+        )
     wrong, twice = one(con, "SELECT count(*) - count(truth), count(*) - count(DISTINCT (id, row)) FROM truth")
     if wrong or twice:
         raise ProjectError(
