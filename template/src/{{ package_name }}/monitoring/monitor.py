@@ -88,7 +88,7 @@ def read_events(con: Connection, address: str, since: datetime | None, folder: P
     # A file lies in the folder of its first request's day, and may reach into the next.
     first_day = f"{since - timedelta(days=1):%Y-%m-%d}" if since and not every else ""
     files = find_files(address, folder, first_day)
-    condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "true"
+    condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
     if files:
         with explained(f"monitor: the events in {address} cannot be read"):
             source = f"read_parquet({texts(tuple(files))}, union_by_name=true)"
