@@ -101,6 +101,17 @@ class Rollout(Section, frozen=True):
     max_shift: Positive = 0.05  # of a segment's mean: a probability, or standard deviations of a number
 
 
+class Monitor(Section, frozen=True):
+    """When `make monitor` warns and alerts (see `monitoring/drift.py`)."""
+
+    min_rows: Count = 500  # fewer prove nothing, and wait for the next run
+    rows_alike: Count = 1  # rows that tell of one case, such as a customer who is asked about every day
+    confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.99  # that nothing is accused falsely
+    warn_drift: Share = 0.1  # share of the rows that would have to be others for a column to be as before
+    max_drift: Share = 0.2  # the same, for an alert
+    max_age_hours: Positive = 24  # of the newest event
+
+
 class Params(Section, frozen=True):
     """The whole file."""
 
@@ -113,6 +124,7 @@ class Params(Section, frozen=True):
     bundle: Bundle = Bundle()
     gate: Gate = Gate()
     rollout: Rollout = Rollout()
+    monitor: Monitor = Monitor()
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -25,6 +25,7 @@ BUNDLE_REPORT = Path("reports/bundle.json")
 EVALUATION_REPORT = Path("reports/evaluation.json")
 METRICS = Path("reports/metrics.json")
 GATE_REPORT = Path("reports/gate.json")
+MONITORING_REPORT = Path("reports/monitoring.json")
 
 
 class ProjectError(Exception):

@@ -1,4 +1,4 @@
-"""Statistics of a table's columns: for reports, and in the bundle as the reference for drift."""
+"""Statistics: of a table's columns for reports, of a model's inputs and outputs as reference for drift."""
 
 import msgspec
 
@@ -6,6 +6,7 @@ from ..contract import Column, Contract
 from ..contract.tables import Connection, one, quote
 
 BINS = 20
+TENTHS = [tenth / 10 for tenth in range(11)]
 
 
 class Statistics(msgspec.Struct, omit_defaults=True):
@@ -52,3 +53,51 @@ def describe_numbers(con: Connection, values: str, found: Statistics) -> None:
     place = f"least({BINS - 1}, floor((x - {found.min!r}) / {width!r}))::INTEGER"
     counts = dict(con.sql(f"SELECT {place}, count(*) FROM {values} GROUP BY 1").fetchall())
     found.counts = [counts.get(index, 0) for index in range(BINS)]
+
+
+class Distribution(msgspec.Struct, omit_defaults=True):
+    """How often an input or output of a model has which values.
+
+    Of a category, the bins are its categories. Of a number, `edges` are the distinct tenths of the
+    reference, which suit any scale and no outlier can stretch; the bins lie below the first edge, at it,
+    up to each further one, and above the last.
+    """
+
+    counts: list[int]
+    missing: int
+    edges: list[float] = []
+
+
+def model_columns(contract: Contract) -> dict[str, int]:
+    """Inputs and outputs, as events call them: how many categories each has, 0 for a number."""
+    inputs = {
+        f"feature:{name}": 0 if column.length else len(column.categories)
+        for column in contract.features
+        for name in column.encoded_names
+    }
+    return inputs | {f"output:{label}": 0 for label in contract.labels}
+
+
+def distribution(con: Connection, table: str, name: str, categories: int) -> Distribution:
+    """The distribution of one such column in `table` (SQL)."""
+    if categories:
+        return tally(con, table, name, Distribution([0] * categories, 0))
+    (tenths,) = one(con, f"SELECT quantile_disc({known(name)}, {TENTHS}) FROM {table}")
+    edges = sorted(set(tenths or [0.0]))
+    return tally(con, table, name, Distribution([0] * (len(edges) + 2), 0, edges))
+
+
+def tally(con: Connection, table: str, name: str, like: Distribution) -> Distribution:
+    """Count a column of `table` (SQL) in the bins of another distribution."""
+    place = f"{known(name)}::INTEGER"
+    if like.edges:
+        above = " + ".join(f"({known(name)} > {edge!r})::INTEGER" for edge in like.edges)
+        place = f"({known(name)} >= {like.edges[0]!r})::INTEGER + {above}"
+    counts = dict(con.sql(f"SELECT {place}, count(*) FROM {table} GROUP BY 1").fetchall())
+    found = [counts.get(index, 0) for index in range(len(like.counts))]
+    return Distribution(found, counts.get(None, 0), like.edges)
+
+
+def known(name: str) -> str:
+    """SQL for a number that is NaN to a model where it is missing."""
+    return f"nullif({quote(name)}, 'NaN'::FLOAT)"

@@ -10,11 +10,13 @@ from typing import Any
 import joblib
 import msgspec
 import numpy as np
+import pandas as pd
 
 from .. import params, problem
-from ..contract.tables import connect, literal, read_features, read_row
-from ..data.statistics import describe
-from ..serving.model import Metadata, Model, content_version, digest
+from ..contract import Contract
+from ..contract.tables import connect, literal, numbers, quote, read_features, read_row
+from ..data.statistics import Distribution, distribution, model_columns
+from ..serving.model import Metadata, Model, Session, content_version, digest
 from ..stage import (
     BUNDLE,
     BUNDLE_REPORT,
@@ -53,8 +55,7 @@ def main() -> None:
     model = convert(estimator, contract).SerializeToString(deterministic=True)
     (BUNDLE / "model.onnx").write_bytes(model)
     write_json(BUNDLE / "contract.json", contract)
-    with connect(settings.memory_gb) as con:
-        write_json(BUNDLE / "reference.json", describe(con, literal(TRAIN), contract))
+    write_json(BUNDLE / "reference.json", reference(contract, settings.memory_gb))
     write_json(BUNDLE / "example.json", read_row(TEST, contract))
     metadata = Metadata(
         version=content_version(BUNDLE),
@@ -72,6 +73,21 @@ def main() -> None:
     }
     report: dict[str, Any] = msgspec.to_builtins(metadata)
     write_json(BUNDLE_REPORT, report | measured)
+
+
+def reference(contract: Contract, memory_gb: float) -> dict[str, Distribution]:
+    """What monitoring compares with: inputs as in training, outputs as for the test split."""
+    named = zip(numbers(contract), contract.feature_names, strict=True)
+    selected = ", ".join(f"{sql} AS {quote(f'feature:{name}')}" for sql, name in named)
+    answers = Session(BUNDLE / "model.onnx").run(read_features(TEST, contract).to_numpy())
+    labels = [f"output:{label}" for label in contract.labels]
+    with connect(memory_gb) as con:
+        con.sql(f"CREATE VIEW inputs AS SELECT {selected} FROM {literal(TRAIN)}")
+        con.register("outputs", pd.DataFrame(answers, columns=labels))
+        return {
+            name: distribution(con, "outputs" if name in labels else "inputs", name, categories)
+            for name, categories in model_columns(contract).items()
+        }
 
 
 def latency(model: Model, repeats: int = 200) -> float:

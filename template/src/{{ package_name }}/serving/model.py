@@ -69,31 +69,38 @@ def content_version(bundle: Path) -> str:
     return digest(*(bundle / name for name in ("model.onnx", "contract.json", "reference.json")))[:12]
 
 
-class Model:
-    """A loaded bundle."""
+class Session:
+    """The ONNX file of a bundle at work."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load a bundle; raise `ProjectError` if a part is missing, broken or of another version."""
+    def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
         # One thread: rows are small, and a server's parallelism is its processes.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        try:
-            self.contract = msgspec.json.decode((folder / "contract.json").read_bytes(), type=Contract)
-            self.metadata = msgspec.json.decode((folder / "metadata.json").read_bytes(), type=Metadata)
-            self.example: dict[str, Any] = msgspec.json.decode((folder / "example.json").read_bytes())
-            self._session = ort.InferenceSession((folder / "model.onnx").read_bytes(), options)
-            if (found := content_version(folder)) != self.metadata.version:
-                raise ValueError(f"its content is {found}, but it says {self.metadata.version}")
-        except Exception as error:  # ONNX Runtime raises errors of its own for a broken file
-            raise ProjectError(
-                f"no usable bundle in {folder}: {error}. `make pipeline` makes one, `dvc pull` fetches one."
-            ) from None
+        self._session = ort.InferenceSession(path.read_bytes(), options)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Outputs of shape (rows, labels) for float32 features of shape (rows, feature names)."""
         outputs: Any = self._session.run(self._outputs, {"features": features})[0]
         return outputs
+
+
+class Model:
+    """A loaded bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load a bundle; raise `ProjectError` if a part is missing, broken or of another version."""
+        try:
+            self.contract = msgspec.json.decode((folder / "contract.json").read_bytes(), type=Contract)
+            self.metadata = msgspec.json.decode((folder / "metadata.json").read_bytes(), type=Metadata)
+            self.example: dict[str, Any] = msgspec.json.decode((folder / "example.json").read_bytes())
+            self.run = Session(folder / "model.onnx").run
+            if (found := content_version(folder)) != self.metadata.version:
+                raise ValueError(f"its content is {found}, but it says {self.metadata.version}")
+        except Exception as error:  # ONNX Runtime raises errors of its own for a broken file
+            raise ProjectError(
+                f"no usable bundle in {folder}: {error}. `make pipeline` makes one, `dvc pull` fetches one."
+            ) from None
 
     def answers(self, outputs: NDArray[np.float32]) -> list[Answer]:
         """One answer for each row of outputs."""

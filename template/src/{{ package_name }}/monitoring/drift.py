@@ -1,0 +1,114 @@
+"""Drift: are the rows of production still like those that the model was made from?
+
+One method for every column, from counts in bins alone: categories as they are, numbers between the
+tenths of the reference, missing values in a bin of their own.
+
+- Size: the share of the rows that would have to fall into other bins for both distributions to be equal
+  (total variation distance, between 0 and 1).
+- Doubt: Pearson's chi-square test of homogeneity, corrected for the number of columns (Holm, 1979).
+
+A column is accused only if the test leaves no doubt and the size is over `monitor.warn_drift` (a warning)
+or `monitor.max_drift` (an alert): of many rows each difference is beyond doubt, of few each is large. So
+equal distributions are accused in at most 1 - `monitor.confidence` of all windows, all columns together.
+
+That holds for rows that come by themselves. Where rows tell of the same case again (a customer asked about
+each day), k of them prove what one does: `monitor.rows_alike` is that k, and divides the events' counts
+(the design effect: Rao and Scott, 1981). Hour, weekday and month of a time are shown and not judged: a
+window shorter than a year has its own.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract import Contract
+from ..contract.tables import Connection
+from ..data.statistics import Distribution, tally
+from ..params import Monitor
+from ..validation.inference import holm, homogeneity
+
+Verdict = Literal["ok", "warn", "alert"]  # from best to worst
+Reference = dict[str, Distribution]
+
+
+class Drift(msgspec.Struct):
+    """How far one input or output of the model is from its reference."""
+
+    name: str
+    bins: list[str]  # the last: missing
+    then: list[float]  # share of the rows in each bin: in the reference,
+    now: list[float]  # and in the events
+    moved: float
+    p_value: float
+    judged: bool
+    verdict: Verdict = "ok"
+
+    @property
+    def said(self) -> str:
+        """What moved, and where to most."""
+        most = int(np.argmax(np.abs(np.subtract(self.now, self.then))))
+        return (
+            f"{self.moved:.0%} of the rows are not as they were; "
+            f"most: {self.bins[most]}, {self.then[most]:.1%} then, {self.now[most]:.1%} now"
+        )
+
+
+def find_drift(
+    con: Connection, table: str, reference: Reference, contract: Contract, monitor: Monitor
+) -> list[Drift]:
+    """Compare each column of the events in `table` (SQL) with its reference; the worst come first."""
+    found = [
+        compare(name, then, tally(con, table, name, then), contract, monitor.rows_alike)
+        for name, then in reference.items()
+    ]
+    judge(found, monitor)
+    return sorted(found, key=lambda drift: (not drift.judged, -drift.moved))
+
+
+def judge(found: list[Drift], monitor: Monitor) -> None:
+    """Accuse what is far from its reference and beyond doubt."""
+    judged = [drift for drift in found if drift.judged]
+    beyond_doubt = holm([drift.p_value for drift in judged], 1 - monitor.confidence)
+    for drift, is_sure in zip(judged, beyond_doubt, strict=True):
+        if is_sure and drift.moved > monitor.warn_drift:
+            drift.verdict = "alert" if drift.moved > monitor.max_drift else "warn"
+
+
+def compare(name: str, then: Distribution, now: Distribution, contract: Contract, alike: int) -> Drift:
+    """Hold two distributions in the same bins against each other."""
+    counts = np.array([[*then.counts, then.missing], [*now.counts, now.missing]], float)
+    shares: NDArray = counts / counts.sum(axis=1, keepdims=True)
+    return Drift(
+        name=name.removeprefix("feature:").replace("output:", "answer: "),
+        bins=[*bin_names(name, then, contract), "missing"],
+        then=shares[0].tolist(),
+        now=shares[1].tolist(),
+        moved=float(np.abs(shares[1] - shares[0]).sum() / 2),
+        p_value=homogeneity(counts / [[1], [alike]]),
+        judged=name not in set(unjudged(contract)),
+    )
+
+
+def unjudged(contract: Contract) -> Iterator[str]:
+    """The calendar, and of two labels the first, which mirrors the second."""
+    for column in contract.features:
+        if column.kind == "time":
+            yield from (f"feature:{name}" for name in column.encoded_names)
+    if len(contract.labels) == 2:
+        yield f"output:{contract.labels[0]}"
+
+
+def bin_names(name: str, like: Distribution, contract: Contract) -> list[str]:
+    """What the bins hold, in words."""
+    if not like.edges:
+        return list(contract.column(name.removeprefix("feature:")).categories)
+    whole = any(f"feature:{column.name}" == name and column.kind == "integer" for column in contract.features)
+    edges = [f"{edge:.5g}" for edge in like.edges]
+    inner = [
+        edge if whole and now - before == 1 else f"up to {edge}"
+        for edge, before, now in zip(edges[1:], like.edges, like.edges[1:], strict=False)
+    ]
+    return [f"below {edges[0]}", edges[0], *inner, f"above {edges[-1]}"]

@@ -1,0 +1,209 @@
+"""Monitor: is production still what the model was made for? `ok`, `warn` or `alert`, with reasons.
+
+    python -m <package>.monitoring.monitor [--since 7d] [--truth FILE]
+
+Reads the events that came since the last run, at `EVENTS`, and judges those of the bundle's model. `alert`
+ends with exit code 1. Rows that are too few to be judged are looked at again by the next run.
+"""
+
+import argparse
+import os
+import re
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import msgspec
+
+from .. import params
+from ..contract.tables import Connection, connect, explained, literal, one, texts
+from ..serving.model import Model
+from ..stage import BUNDLE, MONITORING_REPORT, ProjectError
+from . import report
+from .drift import Drift, Reference, Verdict, find_drift
+from .performance import Measured, join_truth, measure_truth
+from .report import Monitoring, Traffic
+
+ORDER: tuple[Verdict, ...] = ("ok", "warn", "alert")
+UNITS = {"d": "days", "h": "hours"}
+
+
+class Finding(msgspec.Struct):
+    """What speaks against production being as it was."""
+
+    verdict: Verdict
+    said: str
+
+
+def now() -> datetime:
+    """The time in UTC, without an offset, as in events."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def beginning(given: str | None) -> datetime | None:
+    """Where the window begins: a time, so many days or hours ago, else where the last run ended."""
+    if given is None:
+        try:
+            return msgspec.json.decode(MONITORING_REPORT.read_bytes(), type=Monitoring).go_on_from
+        except (FileNotFoundError, msgspec.DecodeError):  # the first run, or one of another version
+            return None
+    if ago := re.fullmatch(r"(\d+)([dh])", given):
+        return now() - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    try:
+        time = datetime.fromisoformat(given)
+    except ValueError:
+        raise ProjectError(
+            f"monitor: --since {given}: give 7d, 12h, or a time such as 2026-01-31T14:30"
+        ) from None
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+
+
+def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
+    """The Parquet or CSV files at an address, from the folder of a day on; those elsewhere are fetched."""
+    try:
+        store, root = fsspec.core.url_to_fs(address)
+        found = [
+            path
+            for path in sorted(store.find(root))
+            if path.endswith((".parquet", ".csv")) and path.split("/")[-2] >= first_day
+        ]
+        if "file" in store.protocol or not found:
+            return found
+        folder.mkdir()
+        fetched = [str(folder / f"{index}{Path(path).suffix}") for index, path in enumerate(found)]
+        store.get(found, fetched)
+    except Exception as error:  # every store raises errors of its own
+        raise ProjectError(f"monitor: {address} cannot be read: {error!r}") from None
+    return fetched
+
+
+def read_events(con: Connection, address: str, since: datetime | None, folder: Path, every: bool) -> None:
+    """Make the table `answered` of the events since then, and the view `kept` of all of them, if asked to.
+
+    Raises:
+        ProjectError: there are none.
+    """
+    # A file lies in the folder of its first request's day, and may reach into the next.
+    first_day = f"{since - timedelta(days=1):%Y-%m-%d}" if since and not every else ""
+    files = find_files(address, folder, first_day)
+    condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
+    if files:
+        with explained(f"monitor: the events in {address} cannot be read"):
+            source = f"read_parquet({texts(tuple(files))}, union_by_name=true)"
+            con.sql(f"CREATE VIEW kept AS FROM {source}")
+            con.sql(f"CREATE TABLE answered AS FROM kept WHERE {condition}")
+    if not files or not one(con, "SELECT count(*) FROM answered")[0]:
+        after = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+        raise ProjectError(
+            f"monitor: no events in {address}{after}. A server writes them where its variable EVENTS says; "
+            "is that the same address, and did anybody ask? --since looks back further."
+        )
+
+
+def count_traffic(con: Connection) -> list[Traffic]:
+    """Traffic of each model and role, the busiest first; a request's time is that of its first row."""
+    latency = "quantile_cont(seconds, {}) FILTER (row = 0) * 1000"
+    rows = con.sql(
+        "SELECT model_version, role, count(*) FILTER (row = 0), count(*), min(time), max(time), "
+        f"{latency.format(0.5)}, {latency.format(0.99)} FROM answered GROUP BY 1, 2 ORDER BY 4 DESC"
+    ).fetchall()
+    return [Traffic(*row) for row in rows]
+
+
+def choose_events(con: Connection, version: str, traffic: list[Traffic]) -> int:
+    """Make the view `events` of this model's; give the number of its rows.
+
+    Raises:
+        ProjectError: all events are of other models.
+    """
+    con.sql(f"CREATE VIEW events AS FROM answered WHERE model_version = {literal(version)}")
+    rows = sum(part.rows for part in traffic if part.model_version == version)
+    if not rows:
+        others = ", ".join(sorted({part.model_version for part in traffic}))
+        raise ProjectError(
+            f"monitor: the events are of model {others}, the bundle here is {version}. Check out the "
+            "commit of the model that answers (its production/* tag), and fetch its bundle: uv run dvc pull"
+        )
+    return rows
+
+
+def find_reasons(
+    traffic: list[Traffic], rows: int, drifts: list[Drift], measured: list[Measured], settings: params.Monitor
+) -> list[Finding]:
+    """What is to be said, the gravest first."""
+    found = [Finding(it.verdict, f"drift, {it.name}: {it.said}") for it in drifts if it.verdict != "ok"]
+    found += [Finding(it.verdict, f"kpi, {it.metric}: {it.said}") for it in measured if it.verdict != "ok"]
+    if rows < settings.min_rows:
+        said = f"too few rows to be judged: {rows:,} of this model, monitor.min_rows is {settings.min_rows:,}"
+        found.append(Finding("warn", said))
+    hours = (now() - max(part.last for part in traffic)) / timedelta(hours=1)
+    if hours > settings.max_age_hours:
+        said = (
+            f"the newest event is {hours:.0f} hours old, monitor.max_age_hours is {settings.max_age_hours:g}"
+        )
+        found.append(Finding("warn", said))
+    return sorted(found, key=lambda finding: -ORDER.index(finding.verdict))
+
+
+def look(con: Connection, model: Model, events: str, truth: str | None, since: datetime | None) -> Monitoring:
+    """Compare the events with the bundle's reference, and the answers with the truth that has come."""
+    settings, version = params.load(), model.metadata.version
+    reference = msgspec.json.decode((BUNDLE / "reference.json").read_bytes(), type=Reference)
+    with tempfile.TemporaryDirectory() as folder:
+        read_events(con, events, since, Path(folder) / "events", every=bool(truth))
+        traffic = count_traffic(con)
+        rows = choose_events(con, version, traffic)
+        told = find_files(truth, Path(folder) / "truth") if truth else []
+        if truth and not told:
+            raise ProjectError(f"monitor: no .csv or .parquet file with truth at {truth}")
+        truth_rows = join_truth(con, told, model) if told else 0
+    least = settings.monitor.min_rows
+    drifts = find_drift(con, "events", reference, model.contract, settings.monitor) if rows >= least else []
+    measured = measure_truth(con, model.contract, settings) if truth_rows >= least else []
+    found = find_reasons(traffic, rows, drifts, measured, settings.monitor)
+    return Monitoring(
+        verdict=found[0].verdict if found else "ok",
+        reasons=[finding.said for finding in found],
+        model_version=version,
+        made=now(),
+        since=since,
+        go_on_from=max(part.last for part in traffic) if rows >= least else since,
+        rows=rows,
+        truth_rows=truth_rows,
+        traffic=traffic,
+        drift=drifts,
+        performance=measured,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Judge what was asked and answered since the last run.")
+    given = os.environ.get
+    parser.add_argument("--since", default=given("SINCE") or None, help="7d, 12h, or a time in UTC")
+    parser.add_argument(
+        "--events", default=given("EVENTS") or "events", help="folder or address of the events"
+    )
+    parser.add_argument(
+        "--truth", default=given("TRUTH") or None, help="file, folder or address of the truth"
+    )
+    asked: Any = parser.parse_args()
+    model, since = Model(BUNDLE), beginning(asked.since)
+    with tempfile.TemporaryDirectory() as folder:
+        memory = params.load().memory_gb
+        with connect(memory, Path(folder) / "monitor.duckdb") as con:
+            found = look(con, model, asked.events, asked.truth, since)
+    report.write(found, MONITORING_REPORT)
+    reasons = "".join(f"\n- {reason}" for reason in found.reasons)
+    if found.verdict == "alert":
+        raise ProjectError(
+            f"production of model {found.model_version} is not what it was made for{reasons}\n"
+            f"{MONITORING_REPORT.with_suffix('.html')} shows it. If the world has changed, train on "
+            "newer rows: make ingest pipeline. If not, mend what sends these rows."
+        )
+    print(f"monitor: {found.verdict}, {found.rows:,} rows of model {found.model_version}{reasons}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Is production still what the model was made for? Asked of events that the real server wrote."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from project import Json, Project
+from test_events import example, recording
+
+A_REQUEST = 100  # rows
+
+USUAL = "FROM 'data/splits/test.parquet'"
+SHIFTED = (
+    "FROM 'data/splits/*.parquet' WHERE contract = 'Month-to-month' AND internet_service = 'Fiber optic'"
+)
+CENTS = f"{USUAL} SELECT * REPLACE (least(100 * monthly_charges, 1000) AS monthly_charges)"
+LOST = f"{USUAL} SELECT * REPLACE (NULL AS total_charges)"
+
+# A window of real rows and a reference of others, over and over: equal but for chance.
+SIMULATE = """
+import duckdb, numpy as np, pandas as pd, scipy.stats
+from pathlib import Path
+from {package}.contract.tables import connect, read_features
+from {package}.data.statistics import distribution, model_columns
+from {package}.monitoring.drift import find_drift, judge
+from {package}.params import Monitor
+from {package}.serving.model import Model
+from {package}.stage import BUNDLE, CLEAN
+from {package}.validation.inference import chi_square_tail
+
+for freedom in (1, 2, 3, 10, 25):
+    for statistic in (0.0, 0.5, 3.0, 20.0, 90.0):
+        assert np.isclose(chi_square_tail(statistic, freedom), scipy.stats.chi2.sf(statistic, freedom))
+
+model = Model(BUNDLE)
+features = read_features(CLEAN, model.contract)
+answers = pd.DataFrame(model.run(features.to_numpy()), columns=model.contract.labels)
+everything = pd.concat([features.add_prefix("feature:"), answers.add_prefix("output:")], axis=1)
+random, wrong, loud = np.random.default_rng(0), 0, 0
+for _ in range({times}):
+    order = random.permutation(len(everything))
+    with connect() as con:
+        con.sql("SET threads = 1")
+        con.from_df(everything.iloc[order[:5000]]).create("before")
+        con.from_df(everything.iloc[order[5000:6500]]).create("now")
+        columns = model_columns(model.contract).items()
+        reference = {{name: distribution(con, "before", name, many) for name, many in columns}}
+        found = find_drift(con, "now", reference, model.contract, Monitor(confidence=0.95, warn_drift=0))
+    wrong += any(it.verdict != "ok" for it in found)
+    for it in found:
+        it.verdict = "ok"
+    judge(found, Monitor())
+    loud += any(it.verdict != "ok" for it in found)
+print(wrong / {times}, loud / {times})
+"""
+
+
+def ask(project: Project, slim: Path, folder: Path, query: str) -> Path:
+    """Let a server answer the rows of a query; give the folder of its events."""
+    events, names = folder / "events", example(project).keys()
+    rows = [{name: row[name] for name in names} for row in project.rows(query)]
+    with recording(project, slim, folder, events) as server:
+        for place in range(0, len(rows), A_REQUEST):
+            body = json.dumps(rows[place : place + A_REQUEST])
+            answer = server.ask("POST", "/predict", body, **{"x-request-id": f"r{place // A_REQUEST}"})
+            assert answer.status == 200, answer.body
+    return events
+
+
+@pytest.fixture(scope="module")
+def usual(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Events of the test split: rows that are as in training."""
+    return ask(project, slim, tmp_path_factory.mktemp("usual"), USUAL)
+
+
+def monitor(work: Project, events: Path, *args: str | Path) -> Json:
+    """Run the monitor, which must be content or warn; give its report."""
+    done = work.stage("monitoring.monitor", "--events", events, *args)
+    assert done.returncode == 0, done.stderr
+    return report(work)
+
+
+def report(work: Project) -> Json:
+    """Read the newest report."""
+    return work.json("reports/monitoring.json")
+
+
+def accused(work: Project, verdict: str = "alert") -> set[str]:
+    """Name the columns that the newest report accuses."""
+    return {it["name"] for it in report(work)["drift"] if it["verdict"] == verdict}
+
+
+def truth(work: Project, path: Path, answer: str) -> Path:
+    """Write the test split's truth, or another, for the requests of `ask`."""
+    numbered = f"{USUAL} SELECT *, row_number() OVER () - 1 AS place"
+    id_row = f"'r' || place // {A_REQUEST} AS id, place % {A_REQUEST} AS row"
+    write = "import duckdb, sys; duckdb.sql(sys.argv[1]).write_csv(sys.argv[2])"
+    work.script(write, f"FROM ({numbered}) SELECT {id_row}, {answer} AS churn", path)
+    return path
+
+
+def test_rows_as_in_training_are_fine(work: Project, usual: Path) -> None:
+    """Verdict, counts and pages are there, and the command of the Makefile says the same."""
+    said = work.make("monitor", f"EVENTS={usual}")
+    found = report(work)
+    assert found["verdict"] == "ok", found["reasons"]
+    assert f"monitor: ok, {found['rows']:,} rows" in said
+    (traffic,) = found["traffic"]
+    assert (traffic["rows"], traffic["requests"]) == (found["rows"], -(-found["rows"] // A_REQUEST))
+    assert {it["name"] for it in found["drift"]} == {*example(work), "answer: No", "answer: Yes"}
+    page = (work.folder / "reports/monitoring.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "http" not in page
+    assert not work.run("git", "status", "--porcelain", "reports").stdout
+
+
+def test_another_kind_of_customer_is_an_alert(work: Project, slim: Path, tmp_path: Path) -> None:
+    """Real rows of one kind only: the columns that tell them apart are accused, the gravest first."""
+    said = work.refusal("monitoring.monitor", "--events", ask(work, slim, tmp_path, SHIFTED))
+    assert {"contract", "internet_service", "monthly_charges", "answer: Yes"} <= accused(work)
+    assert "partner" not in accused(work) | accused(work, "warn")
+    assert said.index("drift, internet_service") < said.index("drift, tenure")
+    assert "most: Month-to-month, 54.7% then, 100.0% now" in said
+    assert "make ingest pipeline" in said
+    assert "# Monitoring: alert" in (work.folder / "reports/monitoring.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("query", "column", "most"),
+    [(CENTS, "monthly_charges", "above 118.75, 0.0% then"), (LOST, "total_charges", "missing, 0.1% then")],
+    ids=["another unit", "nothing there"],
+)
+def test_a_bug_upstream_is_an_alert(
+    work: Project, slim: Path, tmp_path: Path, query: str, column: str, most: str
+) -> None:
+    """The broken column is accused, and no other input."""
+    said = work.refusal("monitoring.monitor", "--events", ask(work, slim, tmp_path, query))
+    assert accused(work) - {"answer: Yes"} == {column}
+    assert f"drift, {column}: 100% of the rows are not as they were; most: {most}, 100.0% now" in said
+
+
+def test_few_rows_wait_for_the_next_run(work: Project, slim: Path, usual: Path, tmp_path: Path) -> None:
+    """They are no alert, whatever they are; later ones are judged together with them, and none twice."""
+    events = ask(work, slim, tmp_path, f"{SHIFTED} LIMIT 40")
+    found = monitor(work, events)
+    assert (found["verdict"], found["drift"]) == ("warn", [])
+    assert found["reasons"] == ["too few rows to be judged: 40 of this model, monitor.min_rows is 500"]
+    shutil.copytree(usual, events, dirs_exist_ok=True)
+    found = monitor(work, events)
+    assert found["verdict"] == "ok"
+    assert found["rows"] == 40 + work.json("reports/evaluation.json")["rows"]
+    assert "since" in work.refusal("monitoring.monitor", "--events", events)
+    assert monitor(work, events, "--since", "1d")["rows"] == found["rows"]
+
+
+def test_truth_that_has_come_is_used(work: Project, usual: Path, tmp_path: Path) -> None:
+    """The KPIs are there, by segment too; those of turned answers are an alert."""
+    told = truth(work, tmp_path / "truth.csv", "churn")
+    found = monitor(work, usual, "--truth", told)
+    whole = {it["metric"]: it for it in found["performance"] if not it["segment"]}
+    evaluation = work.json("reports/evaluation.json")
+    assert found["truth_rows"] == evaluation["rows"]
+    assert whole["roc_auc"]["found"]["value"] == pytest.approx(evaluation["metrics"]["roc_auc"])
+    by_segment = {
+        it["segment"]: it["found"]["value"] for it in found["performance"] if it["metric"] == "roc_auc"
+    }
+    for column, values in evaluation["segments"].items():
+        for value, metrics in values.items():
+            assert by_segment[f"{column} = {value}"] == pytest.approx(metrics["roc_auc"])
+    turned = truth(work, tmp_path / "turned.csv", "CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END")
+    said = work.refusal("monitoring.monitor", "--events", usual, "--since", "1d", "--truth", turned)
+    assert "kpi, roc_auc: is 0.1" in said
+    assert "must be at least 0.8" in said
+    strange = truth(work, tmp_path / "strange.csv", "'Perhaps'")
+    said = work.refusal("monitoring.monitor", "--events", usual, "--since", "1d", "--truth", strange)
+    assert "1407 rows are not one of 'No', 'Yes' in churn" in said
+
+
+def test_what_cannot_be_judged_says_so(work: Project, usual: Path, tmp_path: Path) -> None:
+    """No events at all; events of another model alone, and among this one's."""
+    said = work.refusal("monitoring.monitor", "--events", tmp_path / "none")
+    assert "no events in" in said
+    assert "EVENTS" in said
+    others = tmp_path / "others"
+    (file,) = usual.glob("*/*.parquet")
+    (others / file.parent.name).mkdir(parents=True)
+    foreign = shutil.copy(file, others / file.parent.name / "foreign.parquet")
+    work.edit("SELECT * REPLACE ('0123456789ab' AS model_version) FROM raw", str(foreign))
+    said = work.refusal("monitoring.monitor", "--events", others)
+    assert "the events are of model 0123456789ab, the bundle here is" in said
+    shutil.copy(file, others / file.parent.name)
+    found = monitor(work, others)
+    assert found["verdict"] == "ok"
+    assert [it["rows"] for it in found["traffic"]] == [found["rows"]] * 2
+    said = (work.folder / "reports/monitoring.md").read_text()
+    assert f"{found['rows']:,} rows of other models are counted below, and not judged." in said
+
+
+def test_silence_is_a_warning(work: Project, usual: Path, tmp_path: Path) -> None:
+    """Rows as in training, but the newest is two days old."""
+    (file,) = usual.glob("*/*.parquet")
+    (tmp_path / "events" / file.parent.name).mkdir(parents=True)
+    old = str(shutil.copy(file, tmp_path / "events" / file.parent.name))
+    work.edit("SELECT * REPLACE (time - INTERVAL 2 DAY AS time) FROM raw", old)
+    found = monitor(work, tmp_path / "events")
+    assert found["verdict"] == "warn"
+    assert found["reasons"] == ["the newest event is 48 hours old, monitor.max_age_hours is 24"]
+
+
+def test_the_monitor_is_as_sure_as_it_says(project: Project) -> None:
+    """Windows that are equal to their reference but for chance are accused at most at the stated rate.
+
+    200 windows of 1,500 real rows against 5,000 others, 20 columns. By the test alone, whatever the size, at
+    confidence 0.95: stated rate 0.05, allowed 0.096 (three standard errors of 200 draws above it). With the
+    default limits: none. The test's tail is that of SciPy.
+    """
+    said = project.script(SIMULATE.format(package=project.package, times=200))
+    by_doubt, by_default = map(float, said.split())
+    assert by_doubt <= 0.096
+    assert by_default == 0
