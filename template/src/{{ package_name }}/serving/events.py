@@ -104,8 +104,9 @@ class Events:
         day = time.strftime("%Y-%m-%d", time.gmtime(requests[0].time))
         store.makedirs(f"{root}/{day}", exist_ok=True)
         name = f"{root}/{day}/{self._process}-{time.time_ns()}.parquet"
-        with store.transaction, store.open(name, "wb") as file:
+        with store.open(f"{name}.part", "wb") as file:
             write_parquet(self._table(requests), file, compression="zstd(1)")
+        store.mv(f"{name}.part", name)
 
     def _table(self, requests: list[Answered]) -> Table:
         """One row for each answered one: which, when, by whom, features and outputs."""
