@@ -30,9 +30,7 @@ from . import card, plots, production
 from .evaluate import baseline, groups
 from .expectations import Behaviour
 from .metrics import METRICS
-from .rules import RULES, Check, Evidence, Production, Verdict
-
-ORDER: tuple[Verdict, ...] = ("promote", "keep", "block")
+from .rules import RULES, Check, Evidence, Production, Verdict, worst
 
 
 class Judgement(msgspec.Struct):
@@ -48,7 +46,7 @@ class Judgement(msgspec.Struct):
 def judge(evidence: Evidence) -> Judgement:
     """Ask every rule; the worst verdict counts."""
     checks = [check for rule in RULES for check in rule(evidence)]
-    verdict = max((check.verdict for check in checks), key=ORDER.index)
+    verdict = worst(checks)
     telling = [check for check in checks if check.verdict == verdict]
     if verdict == "promote":
         telling = [check for check in checks if check.rule in ("baseline", "production")]

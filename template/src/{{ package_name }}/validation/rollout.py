@@ -22,9 +22,8 @@ from .. import params, problem
 from ..contract import Contract
 from ..stage import ProjectError
 from .inference import holm
-from .rules import Check, Verdict
+from .rules import Check, Verdict, verdict_if, worst
 
-ORDER: tuple[Verdict, ...] = ("promote", "keep", "block")
 DELAY = 15  # seconds after which an event is written
 READ = """
 SELECT DISTINCT ON (role, id, row) * FROM read_parquet($files, union_by_name = true)
@@ -83,14 +82,14 @@ def rows(answers: Answers) -> Iterator[Check]:
     """Enough has been seen, and a shadow answered what it was given."""
     found, limits = len(answers.ours), answers.settings.rollout
     enough = found >= limits.min_rows
-    yield Check("rows", "seen", "promote" if enough else "keep", f"{found:,}, {limits.min_rows:,} needed")
+    yield Check("rows", "seen", verdict_if(enough, "keep"), f"{found:,}, {limits.min_rows:,} needed")
     if answers.paired:
         given = max(answers.given, 1)
         share = answers.missing / given
         error = (share * (1 - share) / given) ** 0.5
         bad = above(share, limits.max_missing_share, error) < answers.level
         said = f"{share:.2%} of {given:,} without an answer, at most {limits.max_missing_share:.2%} allowed"
-        yield Check("errors", "rows", "block" if bad else "promote", said)
+        yield Check("errors", "rows", verdict_if(not bad), said)
 
 
 def latency(answers: Answers) -> Iterator[Check]:
@@ -101,7 +100,7 @@ def latency(answers: Answers) -> Iterator[Check]:
     limit, ratio = answers.settings.gate.max_latency_ms, answers.settings.rollout.max_latency_ratio
     bad = ours[0] > limit or ours[1] > max(limit, ratio * theirs[1])
     said = f"median {ours[0]:.2f} ms, p99 {ours[1]:.2f} ms; champion's {theirs[0]:.2f} and {theirs[1]:.2f} ms"
-    yield Check("latency", "one request", "block" if bad else "promote", said)
+    yield Check("latency", "one request", verdict_if(not bad), said)
 
 
 def agreement(answers: Answers) -> Iterator[Check]:
@@ -111,7 +110,7 @@ def agreement(answers: Answers) -> Iterator[Check]:
         ours, theirs = (it[columns].to_numpy().argmax(axis=1) for it in (answers.ours, answers.theirs))
         share, least = (ours == theirs).mean(), answers.settings.rollout.min_agreement
         said = f"{share:.1%} of the rows, at least {least:.1%} expected"
-        yield Check("agreement", "label", "promote" if share >= least else "keep", said)
+        yield Check("agreement", "label", verdict_if(share >= least, "keep"), said)
 
 
 def groups(answers: Answers) -> Iterator[tuple[str, NDArray, NDArray]]:
@@ -150,13 +149,13 @@ def shift(answers: Answers) -> Iterator[Check]:
     shown = holm([p_value for *_, p_value in found], answers.level)
     for (subject, mean, _), bad in zip(found, shown, strict=True):
         said = f"{mean:+.3f} from the champion's, at most {limit:g} allowed"
-        yield Check("shift", subject, "block" if bad else "promote", said)
+        yield Check("shift", subject, verdict_if(not bad), said)
 
 
 def judge(answers: Answers) -> tuple[Verdict, list[Check]]:
     """Ask every rule; the worst verdict counts."""
     checks = [check for rule in (rows, latency, agreement, shift) for check in rule(answers)]
-    return max((check.verdict for check in checks), key=ORDER.index), checks
+    return worst(checks), checks
 
 
 def main() -> None:

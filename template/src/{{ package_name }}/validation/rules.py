@@ -20,7 +20,8 @@ from .expectations import Behaviour, Kpi
 from .inference import Estimate, Statistic, below_zero, calibration_bins, estimate, holm, mcnemar
 from .metrics import METRICS, TOP, errors, mean, ranks
 
-Verdict = Literal["promote", "keep", "block"]  # from best to worst
+Verdict = Literal["promote", "keep", "block"]
+ORDER: tuple[Verdict, ...] = ("promote", "keep", "block")  # from best to worst
 Groups = dict[str, dict[str, NDArray]]  # column, its value, positions of its rows
 ALL = slice(None)
 
@@ -82,6 +83,11 @@ class Evidence:
         return lambda counts: (
             sign * (metric(target, ours, counts[:, rows]) - metric(target, theirs, counts[:, rows]))
         )
+
+
+def worst(checks: list[Check]) -> Verdict:
+    """The verdict that counts."""
+    return max((check.verdict for check in checks), key=ORDER.index)
 
 
 def verdict_if(holds: bool, otherwise: Verdict = "block") -> Verdict:
