@@ -29,7 +29,7 @@ LATENCY = Histogram("predict_seconds", "Time to answer a prediction request", bu
 MODEL = Gauge("model_info", "The model that answers", ["version"])
 JSON = (b"content-type", b"application/json")
 # A gateway says for each request whether its answer counts, so a model changes its role without a restart.
-ROLES = {b"champion": "champion", b"challenger": "challenger"}
+ROLES = {role.encode(): role for role in ("champion", "challenger", "stand-in")}
 
 
 class Predictions(msgspec.Struct):

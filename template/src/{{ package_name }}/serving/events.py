@@ -122,6 +122,7 @@ class Events:
             "row": Array.from_numpy(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
             "time": Array.from_numpy(times[of_request]).cast(DataType.timestamp("us")),
             "seconds": Array.from_numpy(seconds[of_request]),
+            "status": Array.from_numpy(np.full(len(features), 200, np.int16)),
             "model_version": Array([version] * len(features), type=DataType.utf8()),
             "role": Array([requests[index].role for index in of_request], type=DataType.utf8()),
         }
