@@ -5,16 +5,19 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from threading import Event, Thread
+from typing import NamedTuple, TypeVar
 
 import pytest
 from project import Json, Project
 
 PATIENCE = 30
+CLIENTS, PAUSE, MOST = 4, 0.03, 4000  # of a load: threads, seconds between their requests, requests of each
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -129,6 +132,29 @@ def serving(project: Project, slim: Path, cwd: Path) -> Generator[Server]:
     command = [slim / "bin/python", "-m", "uvicorn", "--factory", app, "--port", str(port)]
     with started(command, cwd, project.environment() | paths, port) as server:
         yield server
+
+
+@contextmanager
+def load(ask: Callable[[], T]) -> Generator[list[T]]:
+    """Ask all the time, from some threads, until the block ends; what came of it."""
+    said: list[T] = []
+    stop = Event()
+
+    def run() -> None:
+        for _ in range(MOST):
+            said.append(ask())
+            if stop.wait(PAUSE):
+                return
+
+    threads = [Thread(target=run) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield said
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -8,39 +8,64 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from http.client import HTTPConnection, HTTPException
+from itertools import cycle, product
 from pathlib import Path
-from threading import Event, Thread
 from typing import NamedTuple
+from uuid import uuid4
 
 import pytest
 from images import Docker
 from project import Done, Json, Project
-from serving import PATIENCE, free_port
+from serving import PATIENCE, free_port, load
 
-CLIENTS, PAUSE, MOST = 4, 0.03, 4000  # of a load: threads, seconds between their requests, requests of each
-SLOW = 2  # seconds that the slow challenger takes
-WRAPPER = f"""
-import asyncio
-from {{package}}.serving import app
+LATE = 2  # seconds that the late challenger takes, beside its model
+# The server, which writes its events and is seen to be healthy sooner, and has the FAULT that it is told.
+WRAPPER = """
+import asyncio, os, random, sys, time
+from {package}.serving import app, events, model
 
-class Slow(app.Server):
-    async def __call__(self, scope, receive, send):
-        if scope["type"] == "http" and scope["path"] == "/predict":
-            await asyncio.sleep({SLOW})
-        await super().__call__(scope, receive, send)
+sys.modules[events.Events._write_until_stopped.__module__].INTERVAL = 0.5
+fault, load, call = os.environ.get("FAULT"), model.Model.__init__, app.Server.__call__
 
-app.Server = Slow
-create_app = app.create_app
+def load_faulty(self, folder):
+    load(self, folder)
+    run, place = self.run, self.contract.feature_names.index("internet_service")
+
+    def faulty(features):
+        if fault == "fails" and random.random() < 0.5:
+            raise RuntimeError("no luck")
+        if fault == "slow":
+            time.sleep(0.05)
+        outputs = run(features).copy()
+        if fault == "shifted":
+            outputs[features[:, place] == 1] += (-0.2, 0.2)
+        return outputs
+
+    self.run = faulty
+
+async def late(self, scope, receive, send):
+    if fault == "late" and scope["type"] == "http" and scope["path"] == "/predict":
+        await asyncio.sleep({late})
+    await call(self, scope, receive, send)
+
+model.Model.__init__, app.Server.__call__, create_app = load_faulty, late, app.create_app
 """
-LATE = """\
+IMAGE = """\
 FROM {image}
-COPY late.py /app/late/
-ENV PYTHONPATH=/app/late
-ENTRYPOINT ["uvicorn", "--factory", "late:create_app", "--host", "0.0.0.0", "--port", "8000"]
+COPY wrapper.py /app/wrapper/
+ENV PYTHONPATH=/app/wrapper
+HEALTHCHECK --interval=1s \\
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/ready')"]
+ENTRYPOINT ["uvicorn", "--factory", "wrapper:create_app", "--host", "0.0.0.0", "--port", "8000"]
+"""
+FAULTS = ("fails", "slow", "shifted", "late")
+PARAMS = """
+rollout: {steps: [20, 60], min_requests: 80, minutes: 0.5}
+gate: {min_segment_rows: 30, max_latency_ms: 30}
 """
 # Stands before Docker's command line, and ends who called it for the STOP-th time, once that is done.
 CUT = """\
@@ -72,13 +97,32 @@ class Production:
     port: int
     state: Path
     extra: dict[str, str] = field(default_factory=dict)
+    services: Iterator[str] = field(default_factory=lambda: cycle(("DSL", "Fiber optic")))
+
+    def environment(self) -> dict[str, str]:
+        """What the server's commands are told."""
+        own = {"STATE": str(self.state), "PORT": str(self.port)} | self.extra
+        return self.project.environment() | self.docker.environment() | own
+
+    def run(self, *command: str | Path) -> Done:
+        """Run a command on the server."""
+        return subprocess.run(
+            command,
+            cwd=self.project.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def verb(self, *words: str) -> Done:
         """Run deploy.py."""
-        own = {"STATE": str(self.state), "PORT": str(self.port)} | self.extra
-        command = (sys.executable, self.project.folder / "deploy/compose/deploy.py", *words)
-        environment = self.docker.environment() | own
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return self.run(sys.executable, "deploy/compose/deploy.py", *words)
+
+    @property
+    def trial(self) -> tuple[str | Path, ...]:
+        """The command that tries an image."""
+        return self.project.python, "-m", f"{self.project.package}.validation.trial"
 
     def good(self, *words: str) -> str:
         """Run a verb that must succeed; give what it said."""
@@ -91,11 +135,12 @@ class Production:
         return self.good("status").splitlines()[:2]
 
     def ask(self, connection: HTTPConnection | None = None, /, **headers: str) -> Said:
-        """Ask for a prediction, over a connection of its own unless one is given."""
+        """Ask for a prediction as a client of one's own, over a connection of its own unless one is given."""
         made = connection or HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        body, began, status, version, name = self.row, time.monotonic(), 0, "", ""
+        row = self.row | {"internet_service": next(self.services)}
+        body, began, status, version, name = json.dumps(row), time.monotonic(), 0, "", ""
         try:
-            made.request("POST", "/predict", body=body, headers=headers)
+            made.request("POST", "/predict", body=body, headers={"x-client-id": uuid4().hex} | headers)
             answer = made.getresponse()
             content, status = answer.read(), answer.status
             name, version = answer.headers["x-request-id"], json.loads(content)["model_version"]
@@ -106,10 +151,10 @@ class Production:
                 made.close()
         return Said(began, time.monotonic() - began, status, version, name)
 
-    @property
-    def row(self) -> str:
+    @cached_property
+    def row(self) -> dict[str, Json]:
         """A row that the contract allows."""
-        return (self.project.folder / "models/bundle/example.json").read_text()
+        return self.project.json("models/bundle/example.json")
 
     def container(self, image: str) -> str:
         """Find the slot with an image."""
@@ -117,35 +162,9 @@ class Production:
 
     def events(self, what: str) -> list[dict[str, Json]]:
         """Read what was recorded."""
-        volume = self.docker.good(
-            "volume", "inspect", "--format", "{{.Mountpoint}}", "customer-churn-production_events"
-        )
-        if not any(Path(volume).glob("*/*.parquet")):
+        if not any(self.state.glob("events/*/*.parquet")):
             return []
-        return self.project.rows(f"FROM '{volume}/*/*.parquet' SELECT {what}")
-
-
-@contextmanager
-def load(production: Production) -> Generator[list[Said]]:
-    """Ask all the time, from some threads, until the block ends; each request has its connection."""
-    said: list[Said] = []
-    stop = Event()
-
-    def run() -> None:
-        for _ in range(MOST):
-            said.append(production.ask())
-            if stop.wait(PAUSE):
-                return
-
-    threads = [Thread(target=run) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield said
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+        return self.project.rows(f"FROM '{self.state}/events/*/*.parquet' SELECT {what}")
 
 
 def statuses(said: list[Said]) -> set[tuple[int, str]]:
@@ -172,8 +191,32 @@ def version(project: Project) -> str:
 
 
 @pytest.fixture(scope="module")
-def other(docker: Docker, image: str, project: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Build an image of another version, which is the image's name: its reference ends with a blank line."""
+def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Copy the project to the server, where trials are short."""
+    made = project.copy(tmp_path_factory.mktemp("server") / "project")
+    made.params(PARAMS)
+    validation = made.problem.parent / "validation"
+    made.replace("timedelta(seconds=15)", "timedelta(seconds=2)", validation / "rollout.py")
+    made.replace("PAUSE = 5.0", "PAUSE = 0.5", validation / "trial.py")
+    return made
+
+
+@pytest.fixture(scope="module")
+def champion(docker: Docker, image: str, project: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Build the image that answers at first, under the name of its version."""
+    folder = tmp_path_factory.mktemp("champion")
+    (folder / "wrapper.py").write_text(WRAPPER.format(package=project.package, late=LATE))
+    (folder / "Dockerfile").write_text(IMAGE.format(image=image))
+    docker.good("build", "--tag", version(project), folder)
+    return version(project)
+
+
+@pytest.fixture(scope="module")
+def other(docker: Docker, champion: str, project: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Build an image of another version: its reference ends with a blank line.
+
+    Images named after FAULTS are the same, and have these.
+    """
     folder = tmp_path_factory.mktemp("other")
     bundle = folder / "bundle"
     shutil.copytree(project.folder / "models/bundle", bundle)
@@ -183,37 +226,30 @@ def other(docker: Docker, image: str, project: Project, tmp_path_factory: pytest
     made = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:12]
     metadata = bundle / "metadata.json"
     metadata.write_text(metadata.read_text().replace(version(project), made))
-    (folder / "Dockerfile").write_text(f"FROM {image}\nCOPY bundle /app/bundle\n")
-    docker.good("build", "--tag", made, folder)
+    for name, text in {
+        made: f"FROM {champion}\nCOPY bundle /app/bundle\n",
+        **{fault: f"FROM {made}\nENV FAULT={fault}\n" for fault in FAULTS},
+    }.items():
+        (folder / "Dockerfile").write_text(text)
+        docker.good("build", "--tag", name, folder)
     return made
 
 
-@pytest.fixture(scope="module")
-def slow(docker: Docker, other: str, project: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Build an image that takes its time."""
-    folder = tmp_path_factory.mktemp("slow")
-    (folder / "late.py").write_text(WRAPPER.format(package=project.package))
-    (folder / "Dockerfile").write_text(LATE.format(image=other))
-    docker.good("build", "--tag", "slow", folder)
-    return "slow"
-
-
 @pytest.fixture
-def production(docker: Docker, project: Project, image: str, tmp_path: Path) -> Iterator[Production]:
+def production(docker: Docker, server: Project, champion: str, tmp_path: Path) -> Iterator[Production]:
     """Put the project's model in production."""
-    made = Production(docker, project, free_port(), tmp_path / "state")
-    assert made.good("promote", image) == f"{image} answers"
+    made = Production(docker, server, free_port(), tmp_path / "state")
+    assert made.good("promote", champion) == f"{champion} answers"
     yield made
-    services = project.folder / "deploy/compose/compose.yaml"
+    services = server.folder / "deploy/compose/compose.yaml"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STATE", str(made.state))
         docker.good("compose", "--file", services, "down", "--volumes", "--timeout", "1")
 
 
-def test_a_shadow_is_asked_the_same(production: Production, image: str, other: str) -> None:
+def test_a_shadow_is_asked_the_same(production: Production, champion: str, other: str) -> None:
     """Each request is answered by one and recorded by both, under the name that the client was told."""
-    champion = version(production.project)
-    assert production.good("shadow", other) == f"{image} answers, {other} is its shadow"
+    assert production.good("shadow", other) == f"{champion} answers, {other} is its shadow"
     said = [production.ask(), *(production.ask(None, **{"x-request-id": f"own-{n}"}) for n in range(200))]
     assert statuses(said) == {(200, champion)}
     assert [it.id for it in said[1:]] == [f"own-{n}" for n in range(200)]
@@ -225,27 +261,26 @@ def test_a_shadow_is_asked_the_same(production: Production, image: str, other: s
         assert {it["id"] for it in mine} == {it.id for it in said}
 
 
-def test_a_slow_and_dying_shadow_harms_nobody(production: Production, slow: str) -> None:
+@pytest.mark.usefixtures("other")
+def test_a_late_and_dying_shadow_harms_nobody(production: Production, champion: str) -> None:
     """No request fails or waits for it, also over a connection used again; the gateway starts without it."""
-    champion = version(production.project)
-    production.good("shadow", slow)
-    with load(production) as said:
+    production.good("shadow", "late")
+    with load(production.ask) as said:
         connection = HTTPConnection("127.0.0.1", production.port, timeout=PATIENCE)
         again = [production.ask(connection) for _ in range(5)]
-        time.sleep(2 * SLOW)
-        production.docker.good("kill", production.container(slow))
-        time.sleep(2 * SLOW)
+        time.sleep(2 * LATE)
+        production.docker.good("kill", production.container("late"))
+        time.sleep(2 * LATE)
     assert statuses(said + again) == {(200, champion)}
     times = sorted(it.seconds for it in said + again)
-    assert times[int(0.99 * len(times))] < SLOW / 2
+    assert times[int(0.99 * len(times))] < LATE / 2
     gateway = production.docker.good("ps", "--quiet", "--filter", "name=gateway")
     production.docker.good("restart", gateway)
     until(lambda: production.ask().status == 200)
 
 
-def test_a_canary_answers_its_share_of_the_clients(production: Production, image: str, other: str) -> None:
+def test_a_canary_answers_its_share_of_the_clients(production: Production, champion: str, other: str) -> None:
     """Each client has one model, and keeps it when the share grows; when the canary dies, the other."""
-    champion = version(production.project)
 
     def answering() -> list[str]:
         asked = [production.ask(None, **{"x-client-id": f"client-{n}"}) for n in range(500)]
@@ -267,32 +302,38 @@ def test_a_canary_answers_its_share_of_the_clients(production: Production, image
     assert abs(Counter(more)[other] / 500 - 0.6) < 4 * (0.6 * 0.4 / 500) ** 0.5
     assert all(after == other for before, after in zip(first, more, strict=True) if before == other)
     until(lambda: len(production.events("id")) == 1500)
-    roles = production.events("DISTINCT role, model_version AS version")
-    expected = [{"role": "challenger", "version": other}, {"role": "champion", "version": champion}]
-    assert sorted(roles, key=lambda it: it["role"]) == expected
     production.docker.good("kill", production.container(other))
     assert set(answering()) == {champion}
-    assert production.good("rollback") == f"{image} answers, as before"
+    until(lambda: len(production.events("id")) == 2000)
+    roles = production.events("role, model_version AS version, count(*) AS rows GROUP BY ALL ORDER BY ALL")
+    asked = Counter(first + first + more)
+    assert roles == [
+        {"role": "challenger", "version": other, "rows": asked[other]},
+        {"role": "champion", "version": champion, "rows": asked[champion] + Counter(more)[champion]},
+        {"role": "stand-in", "version": champion, "rows": Counter(more)[other]},
+    ]
+    done = production.run(*production.trial, other)
+    assert done.returncode == 2, done.stderr
+    assert "| **block** | errors" in done.stdout
     assert set(answering()) == {champion}
-    assert production.status() == [f"answers: {image}", "before: None"]
+    assert production.status() == [f"answers: {champion}", "before: None"]
 
 
-def test_no_request_is_lost(production: Production, image: str, other: str) -> None:
+def test_no_request_is_lost(production: Production, champion: str, other: str) -> None:
     """Each way to another model and back, each verb twice; after a verb, no other model answers."""
-    champion = version(production.project)
     steps: list[tuple[tuple[str, ...], str | None]] = [
         (("shadow", other), champion),
         (("promote",), other),
         (("rollback",), champion),
         (("promote", other), other),
-        (("shadow", image), other),
+        (("shadow", champion), other),
         (("canary", "50"), None),
         (("promote",), champion),
         (("shadow", other), champion),
         (("rollback",), champion),
     ]
     wrong = {}
-    with load(production) as said:
+    with load(production.ask) as said:
         for words, answers in steps:
             production.good(*words)
             if words != ("rollback",):
@@ -308,48 +349,47 @@ def test_no_request_is_lost(production: Production, image: str, other: str) -> N
     until(lambda: asked <= {it["id"] for it in production.events("id")})
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])
 def test_a_verb_that_was_cut_off_is_completed(
-    production: Production, image: str, other: str, tmp_path: Path, stop: int
+    production: Production, champion: str, other: str, tmp_path: Path
 ) -> None:
     """Killed after any of its commands; clients notice nothing, and the same verb again does the rest."""
-    champion, calls = version(production.project), tmp_path / "calls"
-    tool = tmp_path / "bin/docker"
+    calls, tool = tmp_path / "calls", tmp_path / "bin/docker"
     tool.parent.mkdir()
     tool.write_text(CUT.format(docker=shutil.which("docker"), calls=calls))
     tool.chmod(0o755)
-    cut = {"PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}", "STOP": str(stop)}
-    fragile, killed = replace(production, extra=cut), []
-    with load(production) as said:
-        for words, answers in (
-            (("shadow", other), {champion}),
-            (("canary", "50"), {champion, other}),
-            (("promote",), {other}),
-            (("rollback",), {champion}),
-        ):
+    cut, killed = {"PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}, Counter[str]()
+    steps = (
+        (("shadow", other), {champion}),
+        (("canary", "50"), {champion, other}),
+        (("promote",), {other}),
+        (("rollback",), {champion}),
+    )
+    with load(production.ask) as said:
+        for stop, (words, answers) in product(range(1, 7), steps):
             calls.unlink(missing_ok=True)
-            done = fragile.verb(*words)
-            killed.append(done.returncode == -9)
-            if killed[-1]:
+            if replace(production, extra=cut | {"STOP": str(stop)}).verb(*words).returncode == -9:
+                killed[words[0]] += 1
                 production.good(*words)
             now = time.monotonic()
             time.sleep(0.3)
-            assert since(list(said), now) <= answers, words
-    assert any(killed)
+            assert since(list(said), now) <= answers, (stop, words)
+    assert min(killed[words[0]] for words, _ in steps) >= 4
     assert {it.status for it in said} == {200}, Counter(statuses(said))
-    assert production.status() == [f"answers: {image}", "before: None"]
+    assert production.status() == [f"answers: {champion}", "before: None"]
 
 
-def test_what_was_cut_off_is_no_model_to_go_back_to(production: Production, image: str, other: str) -> None:
+def test_what_was_cut_off_is_no_model_to_go_back_to(
+    production: Production, champion: str, other: str
+) -> None:
     """A challenger that never answered is taken away by a rollback, not promoted."""
     production.good("shadow", other)
-    assert production.good("rollback", "--from", other) == f"{image} answers, as before"
+    assert production.good("rollback", "--from", other) == f"{champion} answers, as before"
     state = production.state / "state.json"
     production.good("shadow", other)
     state.write_text(state.read_text().replace('"shadow"', '"promote"'))
     assert production.status()[1] == f"promote, unfinished: {other}"
-    assert production.good("rollback") == f"{image} answers, as before"
-    assert statuses([production.ask()]) == {(200, version(production.project))}
+    assert production.good("rollback") == f"{champion} answers, as before"
+    assert statuses([production.ask()]) == {(200, champion)}
 
 
 def test_each_verb_explains_itself(production: Production) -> None:
@@ -358,3 +398,80 @@ def test_each_verb_explains_itself(production: Production) -> None:
         assert production.good(*words, "--help").startswith("usage: deploy.py")
     for share in ("0", "100", "-3", "x"):
         assert production.verb("canary", share).returncode == 2
+
+
+def test_what_the_gateway_lets_through(production: Production) -> None:
+    """As much as the server takes; and no metrics, which tell of all clients."""
+    for method, path, rows, status in (
+        ("GET", "/ready", 0, 200),
+        ("GET", "/metrics", 0, 404),
+        ("POST", "/predict", 5_000, 200),
+        ("POST", "/predict", 50_000, 413),
+    ):
+        connection = HTTPConnection("127.0.0.1", production.port, timeout=PATIENCE)
+        connection.request(method, path, body=json.dumps([production.row] * rows))
+        assert connection.getresponse().status == status, (path, rows)
+        connection.close()
+
+
+# ── trials ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_good_image_is_promoted_step_by_step(production: Production, champion: str, other: str) -> None:
+    """Also when the trial is killed half-way: the next one goes on where it was."""
+    with load(production.ask) as said:
+        began = subprocess.Popen(
+            (*production.trial, other),
+            cwd=production.project.folder,
+            env=production.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for line in began.stderr or ():
+            if "20 % of the clients" in line:
+                began.kill()
+        began.communicate()
+        assert production.status()[1] == f"canary of 20 %: {other}"
+        done = production.run(*production.trial, other)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = [line for line in done.stdout.splitlines() if line.startswith("###")]
+    assert steps == ["### canary 20: promote", "### canary 60: promote"]
+    assert done.stdout.endswith(f"deploy: {other} answers\n")
+    assert statuses(said) == {(200, champion), (200, other)}
+    assert production.status() == [f"answers: {other}", f"before: {champion}"]
+
+
+@pytest.mark.usefixtures("other")
+def test_a_bad_image_is_stopped(production: Production, champion: str, other: str) -> None:
+    """By its own reason, as a shadow or as a canary; no client sees an error or, of a shadow, anything."""
+    stopped = {
+        ("shadow", "fails"): "| **block** | errors    | failed ",
+        ("shadow", "slow"): "| **block** | latency   | median ",
+        ("canary", "fails"): "| **block** | errors",
+        ("canary", "shifted"): "| **block** | shift     | Yes, internet_service = DSL ",
+    }
+    for (mode, fault), reason in stopped.items():
+        with load(production.ask) as said:
+            if mode == "canary":
+                production.good("shadow", fault)
+                production.good("canary", "20")
+            done = production.run(*production.trial, fault)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert reason in done.stdout
+        assert f"{fault}: it is blocked\n\ndeploy: {champion} answers, as before\n" in done.stdout
+        assert {it.status for it in said} == {200}
+        share = sum(it.version == other for it in said) / len(said)
+        assert share <= (0.3 if mode == "canary" else 0)
+        assert production.status() == [f"answers: {champion}", "before: None"]
+
+
+def test_an_unproven_image_is_taken_back(production: Production, champion: str, other: str) -> None:
+    """Nobody asks, so nobody knows; without time for a trial, an image is promoted as it is."""
+    params = production.project.folder / "params.yaml"
+    for minutes, code, now in (("0.01", 3, champion), ("0", 0, other)):
+        params.write_text(PARAMS.replace("minutes: 0.5", f"minutes: {minutes}"))
+        done = production.run(*production.trial, other)
+        assert done.returncode == code, done.stderr
+        assert production.status()[0] == f"answers: {now}"
+    params.write_text(PARAMS)

@@ -5,76 +5,122 @@ from pathlib import Path
 import pytest
 from project import Project
 
-# Rows of the test split, answered by both; `fault` is what the challenger does otherwise.
+# Requests of three rows of the test split: a shadow is asked all, a canary each third. The columns are those
+# that servers write.
 ANSWER = """
-import sys, time
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+import duckdb
+import numpy as np
+import pandas as pd
 from {package}.contract.tables import read_features
-from {package}.serving.events import Answered, Events
 from {package}.serving.model import Model
 from {package}.stage import TEST
 
-mode, fault, folder, rows = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+mode, fault, folder, requests = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 model = Model(Path("models/bundle"))
-features = read_features(TEST, model.contract).to_numpy()[:rows]
-outputs, began = model.run(features), time.time() - 60
-place = model.contract.feature_names.index("internet_service")
-events = Events(model, folder)
-for index, row in enumerate(features):
-    came, given, answer = began + index / 50, features[index : index + 1], outputs[index : index + 1]
-    ours = mode == "shadow" or index % 3 == 0
-    if mode == "shadow" or not ours:
-        events.record(Answered(str(index), "champion", came, 0.001, given, answer))
-    if ours and not (fault == "errs" and index % 20 == 0):
-        if fault == "shifted" and row[place] == 1:
-            answer = answer + [[-0.2, 0.2]]
-        seconds = 0.05 if fault == "slow" else 0.001
-        events.record(Answered(str(index), "challenger", came, seconds, given, answer.astype("float32")))
-events.start()
-events.close()
+names = model.contract.feature_names
+features = np.resize(read_features(TEST, model.contract).to_numpy(), (3 * requests, len(names)))
+number, row = np.divmod(np.arange(len(features)), 3)
+began = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=10)
+champion = pd.DataFrame(
+    dict(
+        id=number.astype(str), row=row, time=began + number * timedelta(seconds=0.1), seconds=0.001,
+        status=200, model_version="first", role="champion",
+    )
+)
+champion[[f"feature:{{name}}" for name in names]] = features
+columns = [f"output:{{label}}" for label in model.contract.labels]
+champion[columns] = model.run(features).astype(float)
+challenger = champion.assign(model_version="second", role="challenger")
+if mode == "canary":
+    challenger, champion = challenger[number % 3 == 0], champion[number % 3 > 0]
+some = challenger.id.astype(int) % 20 == 0
+if fault == "fails":
+    challenger.loc[some, "status"] = 500
+if fault == "refuses":
+    challenger.loc[some, "status"] = 422
+if fault == "slow":
+    challenger["seconds"] = 0.05
+if fault == "at times slow":
+    challenger.loc[some, "seconds"] = 0.05
+if fault == "shifted":
+    challenger.loc[challenger["feature:internet_service"] == 1, columns] += [-0.2, 0.2]
+if fault == "dies":
+    dead = challenger[challenger.time > challenger.time.median()]
+    challenger = challenger.drop(dead.index)
+    if mode == "canary":
+        champion = pd.concat([champion, dead.assign(model_version="first", role="stand-in")])
+for name, events in (("champion", champion), ("challenger", challenger)):
+    target = folder / f"{{began:%Y-%m-%d}}/{{name}}.parquet"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    duckdb.from_df(events).write_parquet(str(target))
 """
 BLOCKED = {
-    "errs": "errors, rows: 4.",
-    "slow": "latency, one request: median 50.00 ms",
+    "fails": "errors, failed: 5.",
+    "refuses": "errors, refused: 5.",
+    "slow": "latency, median: 100.0% of the requests take over 10.00 ms",
+    "at times slow": "latency, slowest hundredth: 5.",
     "shifted": "shift, Yes, internet_service = DSL: +0.2",
+    "dies": "errors, failed: 50.0",
 }
 
 
-def answered(project: Project, folder: Path, mode: str, fault: str = "none", rows: int = 2000) -> Path:
+def answered(project: Project, folder: Path, mode: str, fault: str = "none", requests: int = 3000) -> Path:
     """Write the events of a trial."""
-    project.script(ANSWER.format(package=project.package), mode, fault, folder / "events", str(rows))
+    project.script(ANSWER.format(package=project.package), mode, fault, folder / "events", str(requests))
     return folder / "events"
 
 
 @pytest.mark.parametrize("mode", ["shadow", "canary"])
 def test_the_same_answers_are_no_objection(project: Project, tmp_path: Path, mode: str) -> None:
-    """Then it may answer everybody; after a few rows, nobody knows."""
-    if mode == "canary":
-        project = project.copy(tmp_path / "project")
-        with (project.folder / "params.yaml").open("a") as file:
-            file.write("\nrollout: {min_rows: 400}\n")
+    """Then it may answer everybody; after a few requests, or none, nobody knows."""
     done = project.stage("validation.rollout", mode, answered(project, tmp_path, mode))
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "rollout: promote"), (
-        done.stderr + done.stdout
-    )
-    done = project.stage("validation.rollout", mode, answered(project, tmp_path / "few", mode, rows=100))
-    assert done.stdout.startswith("rollout: keep\n- rows, seen: ")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "rollout: promote"), done.stderr
+    for requests, seen in ((300, {"shadow": 300, "canary": 100}[mode]), (0, 0)):
+        events = answered(project, tmp_path / str(requests), mode, requests=requests)
+        done = project.stage("validation.rollout", mode, events)
+        assert done.stdout == f"rollout: keep\n- requests, seen: {seen} of 500 that are needed\n"
 
 
 @pytest.mark.parametrize(
-    ("mode", "fault"), [*(("shadow", fault) for fault in BLOCKED), ("canary", "slow"), ("canary", "shifted")]
+    ("mode", "fault"),
+    [
+        *(("shadow", fault) for fault in ("fails", "slow", "shifted", "dies")),
+        *(("canary", fault) for fault in ("refuses", "at times slow", "shifted", "dies")),
+    ],
 )
 def test_what_is_wrong_is_said(project: Project, tmp_path: Path, mode: str, fault: str) -> None:
-    """It errs, is slow, or shifts the scores of one segment: each stops it, by its own reason."""
+    """It fails, refuses, is slow, shifts the scores of one segment, or dies: each is the only reason."""
     said = project.refusal("validation.rollout", mode, answered(project, tmp_path, mode, fault))
     assert said.startswith(f"the {mode} is blocked\n- ")
     assert BLOCKED[fault] in said
-    if fault == "shifted":
-        assert "Fiber optic" not in said
+    rules = {line.split(",")[0] for line in said.splitlines() if line.startswith("- ")}
+    assert rules == {f"- {BLOCKED[fault].split(',')[0]}"}
+    assert "Fiber optic" not in said
 
 
-def test_without_a_challenger_there_is_nothing_to_judge(project: Project, tmp_path: Path) -> None:
-    """Neither without any event."""
-    assert "there are no events" in project.refusal("validation.rollout", "shadow", tmp_path)
-    answered(project, tmp_path, "shadow", rows=0)
-    assert "there are no events" in project.refusal("validation.rollout", "shadow", tmp_path / "events")
+def test_rows_of_a_request_prove_what_one_does(project: Project) -> None:
+    """A thousand rows that are alike by tens have the error of a hundred."""
+    code = f"""
+        import numpy as np, pandas as pd
+        from {project.package}.validation.rollout import mean
+        values = np.random.default_rng(0).normal(size=100).repeat(10)
+        ids = pd.Index(np.arange(100).repeat(10), name="id")
+        print(mean(pd.Series(values, ids))[1], values[::10].std(ddof=1) / 10)
+    """
+    found, expected = map(float, project.script(code).split())
+    assert found == pytest.approx(expected)
+
+
+def test_two_challengers_are_not_mixed(project: Project, tmp_path: Path) -> None:
+    """Who looks back too far is told so."""
+    events = answered(project, tmp_path, "shadow", requests=20)
+    earlier = "SELECT * REPLACE ('third' AS model_version, 'other-' || id AS id) FROM raw"
+    project.edit(earlier, str(next(events.glob("*/challenger.parquet"))))
+    (file,) = events.glob("*/challenger.parquet")
+    file.rename(file.with_name("earlier.parquet"))
+    answered(project, tmp_path, "shadow", requests=20)
+    said = project.refusal("validation.rollout", "shadow", events)
+    assert "second, third were challengers" in said.replace("third, second", "second, third")

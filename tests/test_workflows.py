@@ -5,17 +5,35 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import pytest
 from actions import ADDRESS, GitHub, registry
-from helpers import Renderer, git, require
+from helpers import Renderer, commit, git, require
 from images import Docker
 from project import Done, Project, rendered
-from serving import free_port
+from serving import free_port, load
 
-DEPLOYED = ["model", "image", "staging", "production", "record"]
+DEPLOYED = ["model", "image", "staging", "shadow", "production", "record"]
+
+
+def shorten(project: Project) -> None:
+    """Let trials take seconds, and servers write their events as soon."""
+    for name, old, new in (
+        ("validation/rollout.py", "timedelta(seconds=15)", "timedelta(seconds=2)"),
+        ("validation/trial.py", "PAUSE = 5.0", "PAUSE = 0.5"),
+        ("serving/events.py", "INTERVAL = 5.0", "INTERVAL = 0.5"),
+    ):
+        project.replace(old, new, project.problem.parent / name)
+    params = project.folder / "params.yaml"
+    project.replace("steps: [10, 50]", "steps: [50]", params)
+    project.replace("minutes: 60", "minutes: 1\n  min_requests: 50", params)
+    project.good("dvc", "repro", "params")
+    commit(project.folder, "short trials")
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +48,7 @@ def github(
     made = rendered(render, folder / "project", remote_address=str(remote)).using(project)
     shutil.copy2(project.folder / "uv.lock", made.folder)
     made.take_results(project)
+    shorten(made)
     made.good("dvc", "push")
     git("clone", "--quiet", "--bare", made.folder, origin, cwd=folder)
     git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=origin)
@@ -176,6 +195,17 @@ def test_a_remote_out_of_reach_is_told_first(
 # ── deploy ───────────────────────────────────────────────────────────────────────────────────────
 
 
+def ask(github: GitHub) -> int:
+    """Ask production for a prediction, as a client of one's own; give the status."""
+    row = (github.project.folder / "models/bundle/example.json").read_bytes()
+    address = f"http://127.0.0.1:{github.variables['PORT']}/predict"
+    try:
+        with urlopen(Request(address, row, {"X-Client-Id": uuid4().hex}), timeout=10) as answer:
+            return answer.status
+    except HTTPError as refusal:
+        return refusal.code
+
+
 def version(github: GitHub) -> str:
     """Ask production which model answers."""
     with urlopen(f"http://127.0.0.1:{github.variables['PORT']}/ready", timeout=10) as answer:
@@ -245,25 +275,35 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub) -> None:
         assert part in told
     assert told.count(f"({REPOSITORY}/raw/{proposed}/reports/gate.png)") == 2  # in report and card
     next_release.merge("model/main")
-    run = next_release.act("push", "deploy")
+    with load(partial(ask, next_release)) as said:
+        run = next_release.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
+    assert all(f"### {step}: promote" in run.said for step in ("shadow", "canary 50"))
+    assert set(said) == {200}
     assert (version(next_release), answering(next_release) != first) == (new, True)
     run = next_release.act("workflow_dispatch", "deploy", payload={"inputs": {"tag": tag}})
-    assert run.jobs == dict.fromkeys(["model", "image", "production", "record"], "success"), run.said
+    assert run.jobs == dict.fromkeys(["model", "back", "record"], "success"), run.said
     assert (version(next_release), answering(next_release)) == (old, first)
     newest = git("rev-parse", "main", cwd=next_release.origin).strip()
     assert list(next_release.tags().values()) == [commit_of_tag, newest, commit_of_tag]
 
 
-def test_what_fails_in_production_is_taken_back(next_release: GitHub) -> None:
-    """It passes staging, but not behind the gateway: the last good version answers again."""
+def test_what_fails_under_load_is_taken_back(next_release: GitHub) -> None:
+    """It passes staging, but fails after some requests: as a shadow, or in production without a trial."""
     before = answering(next_release)
-    old = "        body = await read(receive)\n"
-    fault = '        assert b"x-forwarded-for" not in dict(scope["headers"])\n'
-    edit(next_release, "src/{package}/serving/app.py", old, old + fault)
-    run = next_release.act("push", "deploy")
+    old = 'outputs: Any = self._session.run(self._outputs, {"features": features})[0]\n'
+    fault = "        self.left = getattr(self, 'left', 9) - 1\n        assert self.left > 0\n"
+    edit(next_release, "src/{package}/serving/model.py", old, old + fault)
+    with load(partial(ask, next_release)) as said:
+        run = next_release.act("push", "deploy")
     results = ["success", "success", "success", "failure", "success"]
     assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "rollback"], results, strict=True)), run.said
+    assert "| **block** | errors" in run.said
+    assert set(said) == {200}
+    edit(next_release, "params.yaml", "minutes: 1", "minutes: 0")
+    with load(partial(ask, next_release)):
+        run = next_release.act("push", "deploy")
+    assert run.failed == [("production", 'deploy/smoke.py "http://127.0.0.1:$PORT" --version "$VERSION"')]
     assert "smoke: one row: expected status 200, found 500" in run.said
     assert f"deploy: {before} answers again" in run.said
     assert answering(next_release) == before
@@ -276,6 +316,7 @@ def test_what_git_cannot_record_is_taken_back(next_release: GitHub) -> None:
     before = answering(next_release)
     hook = next_release.origin / "hooks/pre-receive"
     edit(next_release, "src/{package}/serving/app.py", "The process is alive", "It lives")
+    edit(next_release, "params.yaml", "minutes: 1", "minutes: 0")
     hook.write_text("#!/bin/sh\necho no tags today >&2\nexit 1\n")
     hook.chmod(0o755)
     run = next_release.act("push", "deploy")

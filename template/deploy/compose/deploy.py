@@ -39,6 +39,7 @@ class State:
     images: dict[str, str] = field(default_factory=dict)
     doing: str = ""  # what the spare slot is used for; nothing: it keeps the image before
     share: float = 0  # percentage of the clients that a canary answers
+    since: float = 0  # when the challenger came to be asked as it is, in seconds since 1970
 
     @property
     def image(self) -> str | None:
@@ -76,7 +77,10 @@ def write(path: Path, text: str) -> None:
 @contextmanager
 def locked() -> Generator[State]:
     """The state, for one process at a time."""
-    (STATE / "gateway").mkdir(parents=True, exist_ok=True)
+    STATE.mkdir(0o700, parents=True, exist_ok=True)
+    (STATE / "gateway").mkdir(exist_ok=True)
+    (STATE / "events").mkdir(exist_ok=True)
+    (STATE / "events").chmod(0o1777)  # the image's user writes there, whoever runs this
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         os.set_inheritable(lock.fileno(), True)  # a command that outlives this process keeps others waiting
@@ -87,7 +91,7 @@ def locked() -> Generator[State]:
 def compose(state: State, *words: str) -> Done:
     """Run Docker Compose on the server's services."""
     images = {slot.upper(): image for slot, image in state.images.items()}
-    environment = os.environ | images | {"STATE": str(STATE / "gateway")}
+    environment = os.environ | images | {"STATE": str(STATE)}
     command = ["docker", "compose", "--file", str(SERVICES), *words]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, close_fds=False
@@ -146,7 +150,7 @@ def empty(state: State) -> None:
     """Stop what is in the spare slot and forget it."""
     compose(state, "rm", "--stop", "--force", state.spare)
     del state.images[state.spare]
-    state.doing, state.share = "", 0
+    state.doing, state.share, state.since = "", 0, 0
     state.save()
 
 
@@ -166,22 +170,29 @@ def occupy(state: State, image: str, doing: str) -> None:
     start(state, state.spare)
 
 
+def challenge(state: State, image: str, doing: str, share: float = 0) -> None:
+    """Let requests come to an image in the spare slot, as the shadow or canary of the one that answers."""
+    if state.live is None or image == state.image:
+        sys.exit(f"deploy: {state.image or 'nothing'} answers, so {image} cannot be its {doing}")
+    if (image, doing, share) != (state.other, state.doing, state.share):
+        state.share, state.since = share, 0
+    occupy(state, image, doing)
+    turn(state, state.live, doing)
+    state.since = state.since or time.time()
+    state.save()
+
+
 def shadow(state: State, image: str) -> str:
     """Let an image get a copy of each request, and answer nobody."""
-    if state.live is None or image == state.image:
-        sys.exit(f"deploy: {state.image or 'nothing'} answers, so {image} cannot be its shadow")
-    occupy(state, image, "shadow")
-    turn(state, state.live, "shadow")
+    challenge(state, image, "shadow")
     return f"{state.image} answers, {image} is its shadow"
 
 
 def canary(state: State, share: float) -> str:
     """Let the challenger answer a share of the clients."""
-    if state.live is None or state.challenger is None:
+    if state.challenger is None:
         sys.exit("deploy: there is no challenger; `shadow IMAGE` starts one")
-    state.share = share
-    occupy(state, state.challenger, "canary")
-    turn(state, state.live, "canary")
+    challenge(state, state.challenger, "canary", share)
     return f"{state.other} answers {share:g} % of the clients, {state.image} the others"
 
 
@@ -198,7 +209,7 @@ def promote(state: State, image: str | None) -> str:
         return f"{image} answers"
     occupy(state, image, "promote")
     turn(state, state.spare)
-    state.live, state.doing, state.share = state.spare, "", 0
+    state.live, state.doing, state.share, state.since = state.spare, "", 0, 0
     state.save()
     return f"{image} answers"
 
@@ -222,11 +233,15 @@ def rollback(state: State, image: str | None) -> str:
     return f"{state.image or 'nothing'} answers, as before"
 
 
-def status(state: State) -> str:
-    """What answers, what else there is, and how the containers are."""
+def status(state: State, as_json: bool) -> str:
+    """What answers, what else there is, where events lie, and how the containers are."""
+    events = os.environ.get("EVENTS") or str(STATE / "events")
+    if as_json:
+        known = {"answers": state.image, "challenger": state.challenger, "events": events}
+        return json.dumps(known | {name: getattr(state, name) for name in ("doing", "share", "since")})
     notes = {"canary": f" of {state.share:g} %", "promote": ", unfinished", "rollback": ", unfinished"}
     use = state.doing + notes.get(state.doing, "") if state.doing else "before"
-    lines = [f"answers: {state.image}", f"{use}: {state.other}"]
+    lines = [f"answers: {state.image}", f"{use}: {state.other}", f"events: {events}"]
     return "\n".join([*lines, compose(state, "ps").stdout.strip()])
 
 
@@ -251,7 +266,8 @@ def arguments() -> argparse.Namespace:
     one.add_argument("what", metavar="IMAGE", nargs="?", help="by digest; the challenger, if none is given")
     one = add("rollback", help="end a shadow or canary; if there is none, let the image before answer again")
     one.add_argument("--from", dest="what", metavar="IMAGE", help="do nothing if another one is meant")
-    add("status", help="what answers, what is tried or kept, and how the containers are")
+    one = add("status", help="what answers, what is tried or kept, and how the containers are")
+    one.add_argument("--json", dest="what", action="store_true", help="for machines")
     return parser.parse_args()
 
 
@@ -260,7 +276,7 @@ def main() -> None:
     verbs = {"shadow": shadow, "canary": canary, "promote": promote, "rollback": rollback}
     with locked() as state:
         if asked.verb == "status":
-            print(status(state))
+            print(status(state, asked.what))
         else:
             print("deploy: " + verbs[asked.verb](state, asked.what))
 

@@ -12,6 +12,7 @@ from .stage import ProjectError, write_json
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Percentage = Annotated[float, msgspec.Meta(gt=0, lt=100)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -92,13 +93,17 @@ class Gate(Section, frozen=True):
 
 
 class Rollout(Section, frozen=True):
-    """When a challenger may answer everybody, judged by its events (see `validation/rollout.py`)."""
+    """How an image is tried (see `validation/trial.py`), and when it may answer everybody, judged by its
+    events (see `validation/rollout.py`).
+    """
 
-    min_rows: Count = 500  # of the challenger's; before, nothing is decided
-    max_missing_share: Share = 0.01  # rows that a shadow was given and did not answer
+    steps: tuple[Percentage, ...] = (10, 50)  # of the clients that the canary answers, one after the other
+    minutes: Annotated[float, msgspec.Meta(ge=0)] = 60  # for each step; 0: nothing is tried
+    min_requests: Annotated[int, msgspec.Meta(ge=2)] = 500  # to both in each step; before, none is decided
+    max_error_share: Share = 0.01  # of the requests that it fails or refuses, beyond the champion's
     min_agreement: Share = 0.9  # rows to which a shadow gives the champion's label; below, look first
     max_latency_ratio: Positive = 2  # of the slowest hundredth, over the champion's
-    max_shift: Positive = 0.05  # of a segment's mean: a probability, or standard deviations of a number
+    max_shift: Positive = 0.1  # of a segment's mean: a probability, or standard deviations of a number
 
 
 class Monitor(Section, frozen=True):

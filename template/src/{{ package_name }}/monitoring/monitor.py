@@ -14,15 +14,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import msgspec
 
 from .. import params
-from ..contract.tables import Connection, connect, explained, literal, one, texts
+from ..contract.tables import Connection, connect, literal
 from ..serving.model import Model
 from ..stage import BUNDLE, MONITORING_REPORT, ProjectError
 from . import report
 from .drift import Drift, Reference, Verdict, find_drift
+from .events import find_files, read_events
 from .performance import Measured, join_truth, measure_truth
 from .report import Monitoring, Traffic
 
@@ -58,50 +58,6 @@ def beginning(given: str | None) -> datetime | None:
             f"monitor: --since {given}: give 7d, 12h, or a time such as 2026-01-31T14:30"
         ) from None
     return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
-
-
-def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
-    """The Parquet or CSV files at an address, from the folder of a day on; those elsewhere are fetched."""
-    try:
-        store, root = fsspec.core.url_to_fs(address)
-        found = [
-            path
-            for path in sorted(store.find(root))
-            if path.endswith((".parquet", ".csv"))
-            and path.split("/")[-2] >= first_day
-            and "/truth/" not in path.removeprefix(root)
-        ]
-        if "file" in store.protocol or not found:
-            return found
-        folder.mkdir()
-        fetched = [str(folder / f"{index}{Path(path).suffix}") for index, path in enumerate(found)]
-        store.get(found, fetched)
-    except Exception as error:  # every store raises errors of its own
-        raise ProjectError(f"monitor: {address} cannot be read: {error!r}") from None
-    return fetched
-
-
-def read_events(con: Connection, address: str, since: datetime | None, folder: Path, every: bool) -> None:
-    """Make the table `asked` of the events since then, and the view `kept` of all answered ones.
-
-    Raises:
-        ProjectError: there are none.
-    """
-    # A file lies in the folder of its first request's day, and may reach into the next.
-    first_day = f"{since - timedelta(days=1):%Y-%m-%d}" if since and not every else ""
-    files = find_files(address, folder, first_day)
-    condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
-    if files:
-        with explained(f"monitor: the events in {address} cannot be read"):
-            source = f"read_parquet({texts(tuple(files))}, union_by_name=true)"
-            con.sql(f"CREATE VIEW kept AS FROM {source} WHERE status = 200")
-            con.sql(f"CREATE TABLE asked AS FROM {source} WHERE {condition}")
-    if not files or not one(con, "SELECT count(*) FROM asked")[0]:
-        after = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
-        raise ProjectError(
-            f"monitor: no events in {address}{after}. A server writes them where its variable EVENTS says; "
-            "is that the same address, and did anybody ask? --since looks back further."
-        )
 
 
 def count_traffic(con: Connection) -> list[Traffic]:
@@ -155,7 +111,12 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
     settings, version = params.load(), model.metadata.version
     reference = msgspec.json.decode((BUNDLE / "reference.json").read_bytes(), type=Reference)
     with tempfile.TemporaryDirectory() as folder:
-        read_events(con, events, since, Path(folder) / "events", every=bool(truth))
+        if not read_events(con, events, since, Path(folder) / "events", every=bool(truth)):
+            after = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+            raise ProjectError(
+                f"monitor: no events in {events}{after}. A server writes them where its variable EVENTS "
+                "says; is that the same address, and did anybody ask? --since looks back further."
+            )
         traffic = count_traffic(con)
         rows = choose_events(con, version, traffic)
         told = find_files(truth, Path(folder) / "truth") if truth else []

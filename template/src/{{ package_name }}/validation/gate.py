@@ -22,7 +22,6 @@ from ..stage import (
     SPLIT_REPORT,
     TEST,
     ProjectError,
-    table,
     write_json,
 )
 from ..training import tracking
@@ -30,7 +29,7 @@ from . import card, plots, production
 from .evaluate import baseline, groups
 from .expectations import Behaviour
 from .metrics import METRICS
-from .rules import RULES, Check, Evidence, Production, Verdict, worst
+from .rules import RULES, Check, Evidence, Production, Verdict, overview, worst
 
 
 class Judgement(msgspec.Struct):
@@ -126,11 +125,6 @@ def gather(model: Model, settings: params.Params) -> Evidence:
 def write_report(found: Judgement, evidence: Evidence, path: Path) -> None:
     """The judgement as Markdown, with pictures."""
     against = found.production or "the baseline: nothing is in production yet"
-    signs = {"promote": "ok", "keep": "**keep**", "block": "**block**"}
-    checks = [
-        {"": signs[check.verdict], "rule": check.rule, "of": check.subject, "found": check.said}
-        for check in found.checks
-    ]
     parts = [
         f"# Gate: {found.verdict}",
         f"Model {found.model_version} on {len(evidence.target):,} test rows, against {against}.",
@@ -140,7 +134,7 @@ def write_report(found: Judgement, evidence: Evidence, path: Path) -> None:
         card.kpi_table(msgspec.to_builtins(found.checks)),
         "![How good the model is](gate.png)",
         "## Every check",
-        table(checks),
+        overview(found.checks),
     ]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

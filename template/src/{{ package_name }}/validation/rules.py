@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import params
 from ..contract import Contract
+from ..stage import table
 from .expectations import Behaviour, Kpi
 from .inference import Estimate, Statistic, below_zero, calibration_bins, estimate, holm, mcnemar
 from .metrics import METRICS, TOP, errors, mean, ranks
@@ -88,6 +89,17 @@ class Evidence:
 def worst(checks: list[Check]) -> Verdict:
     """The verdict that counts."""
     return max((check.verdict for check in checks), key=ORDER.index)
+
+
+def overview(checks: list[Check]) -> str:
+    """Every check, as a Markdown table."""
+    signs = {"promote": "ok", "keep": "**keep**", "block": "**block**"}
+    return table(
+        [
+            {"": signs[check.verdict], "rule": check.rule, "of": check.subject, "found": check.said}
+            for check in checks
+        ]
+    )
 
 
 def verdict_if(holds: bool, otherwise: Verdict = "block") -> Verdict:
