@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 89, 7_800
+MAX_FILES, MAX_LINES = 110, 9_400
 
 
 def parse_ini(text: str) -> None:
@@ -100,9 +100,9 @@ def test_every_file_parses(project: Path) -> None:
 
 
 def test_no_trace_of_the_template_is_left(project: Path) -> None:
-    """Only GitHub's own expressions may look like Jinja."""
+    """Only GitHub's expressions and Grafana's legends may look like Jinja."""
     for path in files(project):
-        assert not re.search(r"\{%|\{#|(?<!\$)\{\{", path.read_text()), path
+        assert not re.search(r"\{%|\{#|(?<!\$)\{\{(?!\w+\}\})", path.read_text()), path
 
 
 def test_no_placeholder_is_left(project: Path) -> None:

@@ -1,0 +1,381 @@
+"""Rules, alerts and dashboard: each does what it is for, in the real Prometheus and Alertmanager."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from typing import NamedTuple
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from helpers import Renderer, require, run
+from project import Done, Json, Project
+from serving import PATIENCE, Server, free_port, wait_for
+from test_events import example, recording, until
+
+OWNERS = {"owner": "org/models", "data_owner": "org/data", "deployment_owner": "org/servers"}
+UP, GATEWAY = 'up{job="server",instance="blue"}', 'up{job="gateway",instance="gateway"}'
+BLUE, GREEN = '{job="server",instance="blue"}', '{job="server",instance="green"}'
+REQUESTS = 'predict_requests_total{{job="server",instance="blue",status="{}"}}'
+OK, FAILED, REFUSED, TURNED_AWAY = (REQUESTS.format(status) for status in (200, 500, 422, 503))
+ON_GREEN = OK.replace("blue", "green")
+SECONDS = 'predict_seconds_bucket{{job="server",instance="blue",le="{}"}}'
+FAILURES = f"event_write_failures_total{BLUE}"
+RUNNING, MEMORY = f"process_start_time_seconds{BLUE}", f"process_resident_memory_bytes{BLUE}"
+ON_BLUE = {"instance": "blue", "job": "server"}
+
+
+class Case(NamedTuple):
+    """Measurements, one every so many minutes, and what an alert makes of so many of them."""
+
+    alert: str
+    series: dict[str, str]
+    length: int
+    fires: Sequence[dict[str, str]] = ()
+    """The labels of what fires; none: silence."""
+    every: int = 1
+
+
+CASES = [
+    Case("NoAnswer", {UP: "0x10"}, 5, [{}]),
+    Case("NoAnswer", {UP: "1x10 _x10"}, 20, [{}]),
+    Case("NoAnswer", {UP: "1x20", GATEWAY: "1x10 0x10"}, 15, [{"instance": "gateway", "job": "gateway"}]),
+    Case("NoAnswer", {UP: "1x20", GATEWAY: "1x10 _x10"}, 20, [{"instance": "gateway", "job": "gateway"}]),
+    Case("NoAnswer", {UP: "1x10", GATEWAY: "1x10"}, 10),
+    Case("NoAnswer", {UP: "1x10"}, 10),
+    Case("Errors", {OK: "0+98x70", FAILED: "0+2x70"}, 70, [{"instance": "blue", "status": "500"}]),
+    Case("Errors", {OK: "0+995x70", FAILED: "0+5x70"}, 70),
+    Case("Errors", {OK: "0+98x70", FAILED: "0x65 2+2x5"}, 70),
+    Case("Errors", {OK: "0+98x70", FAILED: "0+5x50 250x20"}, 70),
+    Case("Errors", {OK: "0x10", FAILED: "0x10"}, 10),
+    Case("Overloaded", {OK: "0+98x20", TURNED_AWAY: "0+2x20"}, 20, [{"instance": "blue", "status": "503"}]),
+    Case("Overloaded", {OK: "0+995x20", TURNED_AWAY: "0+5x20"}, 20),
+    Case(
+        "Slow",
+        {
+            SECONDS.format("0.1"): "0+98x20",
+            SECONDS.format("0.3"): "0+100x20",
+            SECONDS.format("+Inf"): "0+100x20",
+        },
+        20,
+        [{"instance": "blue"}],
+    ),
+    Case("Slow", {SECONDS.format("0.1"): "0+100x20", SECONDS.format("+Inf"): "0+100x20"}, 20),
+    Case("RowsRefused", {OK: "0+90x30", REFUSED: "0+10x30"}, 30, [{"instance": "blue", "status": "422"}]),
+    Case("RowsRefused", {OK: "0+98x30", REFUSED: "0+2x30"}, 30),
+    Case("EventsNotKept", {FAILURES: "0+1x20"}, 15, [ON_BLUE]),
+    Case("EventsNotKept", {f"event_dropped_rows_total{BLUE}": "0+100x20"}, 15, [ON_BLUE]),
+    Case("EventsNotKept", {FAILURES: "0 1x20"}, 20),
+    Case("ServerUnstable", {UP: "0x5"}, 5, [ON_BLUE]),
+    Case("ServerUnstable", {RUNNING: "1x3 2x3 3x3 4x3"}, 16, [ON_BLUE]),
+    Case("ServerUnstable", {UP: "1x20", RUNNING: "1x10 2x10"}, 20),
+    Case("MemoryHigh", {MEMORY: "900000000x20"}, 20, [ON_BLUE]),
+    Case("MemoryHigh", {MEMORY: "300000000x20"}, 20),
+    Case("NoTraffic", {OK: "0+9x672 6048x3"}, 675, [{}], every=15),
+    Case("NoTraffic", {OK: "0+9x675"}, 675, every=15),
+    Case("NoTraffic", {OK: "0x675"}, 675, every=15),
+    Case("TrialForgotten", {OK: "0+9x300", ON_GREEN: "0+1x300"}, 300, [{}], every=5),
+    Case("TrialForgotten", {OK: "0+9x300", ON_GREEN: "0x300"}, 300, every=5),
+]
+# What is recorded over five minutes of these measurements, and what it has to be.
+MEASURED = {
+    OK: "0+540x5",
+    REFUSED: "0+60x5",
+    f"predict_rows_total{BLUE}": "0+1200x5",
+    f"server_price_per_hour{BLUE}": "3.6x5",
+    f"server_price_per_hour{GREEN}": "3.6x5",
+    SECONDS.format("0.01"): "0+98x5",
+    SECONDS.format("0.03"): "0+100x5",
+    SECONDS.format("+Inf"): "0+100x5",
+    'predict_output_sum{job="server",instance="blue",output="Yes"}': "0+30x5",
+    'predict_output_count{job="server",instance="blue",output="Yes"}': "0+120x5",
+}
+SHARES = {'{instance="blue",status="200"}': 0.9, '{instance="blue",status="422"}': 0.1}
+FIGURES: dict[str, dict[str, float]] = {
+    "limit:error_share": {"": 0.01},
+    "limit:refused_share": {"": 0.05},
+    "limit:latency_seconds": {"": 0.1},
+    "limit:memory_bytes": {"": 8.5e8},
+    "instance_status:predict_requests:rate5m": {
+        '{instance="blue",status="200"}': 9,
+        '{instance="blue",status="422"}': 1,
+    },
+    "instance_status:predict_requests:share5m": SHARES,
+    "instance_status:predict_requests:share1h": SHARES,
+    "instance:predict_rows:rate5m": {'{instance="blue"}': 20},
+    "instance:predict_seconds:median5m": {'{instance="blue"}': 0.0051},
+    "instance:predict_seconds:p99_5m": {'{instance="blue"}': 0.02},
+    "instance_output:predict_output:mean5m": {'{instance="blue",output="Yes"}': 0.25},
+    "predictions:cost_per_thousand:rate5m": {"": 0.05},
+}
+
+
+@pytest.fixture(scope="module")
+def rendered(render: Renderer) -> Path:
+    """Render a project whose alerts have three owners."""
+    require("promtool", "amtool", "prometheus", "prometheus-alertmanager")
+    return render(**OWNERS)
+
+
+def rules(project: Path, kind: str) -> list[Json]:
+    """List the rules of a kind, alert or record."""
+    groups = yaml.safe_load((project / "deploy/monitoring/rules.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def alert_test(project: Path, case: Case) -> Json:
+    """A case in promtool's words."""
+    rule = next(rule for rule in rules(project, "alert") if rule["alert"] == case.alert)
+    fires = [
+        {"exp_labels": rule["labels"] | labels, "exp_annotations": rule["annotations"]}
+        for labels in case.fires
+    ]
+    end = f"{case.length * case.every}m"
+    return {"alert_rule_test": [{"eval_time": end, "alertname": case.alert, "exp_alerts": fires}]}
+
+
+def figure_test(name: str, found: dict[str, float]) -> Json:
+    """What a figure has to be."""
+    samples = [{"labels": labels, "value": value} for labels, value in found.items()]
+    return {"expr": f"round({name}, 1e-4)", "eval_time": "5m", "exp_samples": samples}
+
+
+def unit_tests(project: Path, cases: list[Case] = CASES) -> dict[str, Json]:
+    """All of them, in files by how often they look."""
+    files: dict[str, Json] = {}
+    judged = [(case.every, case.series, alert_test(project, case)) for case in cases]
+    figures = [figure_test(*figure) for figure in FIGURES.items()]
+    for every, series, test in [*judged, (1, MEASURED, {"promql_expr_test": figures})]:
+        often = f"{every}m"
+        empty = {"rule_files": ["rules.yml", "own.yml"], "evaluation_interval": often, "tests": []}
+        values = [{"series": name, "values": text} for name, text in series.items()]
+        content = files.setdefault(f"{often}.json", empty)
+        content["tests"].append({"interval": often, "input_series": values, **test})
+    return files
+
+
+def judge(project: Path, folder: Path, tests: dict[str, Json], edit: Callable[[str], str] = str) -> Done:
+    """Run unit tests on a project's rules, edited or not."""
+    for name in ("rules.yml", "own.yml"):
+        (folder / name).write_text(edit((project / "deploy/monitoring" / name).read_text()))
+    for name, content in tests.items():
+        (folder / name).write_text(json.dumps(content))
+    command = ("promtool", "test", "rules", *tests)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_rules_do_what_they_are_for(rendered: Path, tmp_path: Path) -> None:
+    """Each alert fires when it should and is silent when not; each figure is right."""
+    run("promtool", "check", "config", "--lint-fatal", "prometheus.yml", cwd=rendered / "deploy/monitoring")
+    assert {rule["record"] for rule in rules(rendered, "record")} == FIGURES.keys()
+    done = judge(rendered, tmp_path, unit_tests(rendered))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("always", ["vector(1) > 0", "vector(1) < 0"])
+def test_a_rule_that_always_says_the_same_is_found(rendered: Path, tmp_path: Path, always: str) -> None:
+    """Every alert has a case in which it fires, and one in which it does not."""
+
+    def edit(text: str) -> str:
+        content = yaml.safe_load(text)
+        for found in content["groups"]:
+            found["rules"] = [it | {"expr": always} if "alert" in it else it for it in found["rules"]]
+        return json.dumps(content)
+
+    done = judge(rendered, tmp_path, unit_tests(rendered), edit)
+    found = set(re.findall(r"alertname: (\w+)", done.stderr + done.stdout))
+    assert found == {rule["alert"] for rule in rules(rendered, "alert")}
+
+
+def test_own_limits_count(rendered: Path, tmp_path: Path) -> None:
+    """The example in own.yml, once it is no comment any more, makes a slow server a good one."""
+    slow = next(case for case in CASES if case.alert == "Slow" and case.fires)
+    tests = unit_tests(rendered, [slow._replace(fires=())])
+    assert "alertname: Slow" in judge(rendered, tmp_path, tests).stderr
+    done = judge(
+        rendered, tmp_path, tests, lambda text: text.replace("rules: []\n    # -", "rules:\n      -")
+    )
+    assert "alertname: Slow" not in done.stderr
+    assert "limit:latency_seconds" in done.stderr
+
+
+def test_each_alert_has_an_owner_and_a_way_on(rendered: Path) -> None:
+    """Everybody is told of something; the runbook has a section for each alert, and for no other."""
+    alerts = rules(rendered, "alert")
+    assert {rule["labels"]["severity"] for rule in alerts} == {"critical", "warning"}
+    assert {rule["labels"]["owner"] for rule in alerts} == set(OWNERS.values())
+    assert all(rule["annotations"]["summary"] for rule in alerts)
+    runbook = (rendered / "docs/runbook.md").read_text().split("\n## ")[1]
+    sections = re.findall(r"^### (\w+)$", runbook, re.M)
+    assert sections == [rule["alert"] for rule in alerts]
+    for rule in alerts:
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+def alertmanager(project: Path, **environment: str) -> str:
+    """Alertmanager's configuration, as Compose makes it."""
+    compose = Path(sys.executable).parent / "docker-compose"
+    command = (compose, "--profile", "monitoring", "config", "--format", "json")
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
+    content = json.loads(done.stdout)["configs"]["alertmanager"]["content"]
+    return content.replace("$$", "$")  # doubled, so that Compose could read what it prints
+
+
+@pytest.mark.parametrize("environment", [{}, {"ALERT_WEBHOOK": "https://chat.example/hook?team=a&key=$1"}])
+def test_each_severity_has_its_way(rendered: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    """Whatever the address is, and without one too: then alerts are only shown."""
+    (tmp_path / "routes.yml").write_text(alertmanager(rendered, **environment))
+    run("amtool", "check-config", "routes.yml", cwd=tmp_path)
+    hooks = yaml.safe_load((tmp_path / "routes.yml").read_text())["receivers"]
+    assert [hook["url"] for it in hooks for hook in it["webhook_configs"]] == 2 * [*environment.values()]
+    for severity in ("critical", "warning"):
+        way = ("--config.file=routes.yml", f"--verify.receivers={severity}", f"severity={severity}")
+        run("amtool", "config", "routes", "test", *way, cwd=tmp_path)
+
+
+class Webhook(BaseHTTPRequestHandler):
+    """What a chat or a pager would be told: receiver, status and alert."""
+
+    told: list[tuple[str, str, str]]
+
+    def do_POST(self) -> None:
+        """Take a notice down."""
+        notice = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        for alert in notice["alerts"]:
+            self.told.append((notice["receiver"], alert["status"], alert["labels"]["alertname"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class Stack:
+    """A server that is asked, what watches it, and who is told."""
+
+    server: Server
+    prometheus: int
+    told: list[tuple[str, str, str]]
+
+    def query(self, expression: str) -> list[Json]:
+        """Ask Prometheus, as Grafana does, for the last minute."""
+        asked = {"query": expression, "start": time.time() - 60, "end": time.time(), "step": 1}
+        with urlopen(f"http://127.0.0.1:{self.prometheus}/api/v1/query_range?{urlencode(asked)}") as answer:
+            found = json.load(answer)["data"]["result"]
+        return [it for it in found if any(value != "NaN" for _, value in it["values"])]
+
+
+@contextmanager
+def running(folder: Path, *command: str | Path, port: int) -> Generator[None]:
+    """Run a program that listens, until the block ends."""
+    with (folder / f"{port}.log").open("w") as said:
+        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
+    try:
+        wait_for(port, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@contextmanager
+def listening(told: list[tuple[str, str, str]]) -> Generator[int]:
+    """Take notices down until the block ends; gives the port."""
+    handler = type("Handler", (Webhook,), {"told": told})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        Thread(target=http.serve_forever).start()
+        yield http.server_port
+        http.shutdown()
+
+
+@contextmanager
+def asking(server: Server, row: Json) -> Generator[None]:
+    """Ask all the time, also what is refused, until the block ends."""
+    stop = Event()
+
+    def run() -> None:
+        while not stop.wait(0.1):
+            server.predict([row] * 10)
+            server.predict({})
+            server.ask("GET", "/predict")
+
+    thread = Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def hurry(project: Path, folder: Path, port: int, alertmanager: int) -> None:
+    """Configure Prometheus as the project does, but every second and for a server at hand."""
+    monitoring = project / "deploy/monitoring"
+    settings = yaml.safe_load((monitoring / "prometheus.yml").read_text())
+    settings["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "1s")
+    settings["alerting"]["alertmanagers"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{alertmanager}"]}]
+    for job in settings["scrape_configs"]:
+        del job["dns_sd_configs"], job["relabel_configs"]
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
+    (folder / "own.yml").write_text((monitoring / "own.yml").read_text())
+    (folder / "rules.yml").write_text(re.sub(r"for: \w+", "for: 1s", (monitoring / "rules.yml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def stack(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Watch a server as in production, only faster."""
+    require("prometheus", "prometheus-alertmanager")
+    folder, told = tmp_path_factory.mktemp("stack"), list[tuple[str, str, str]]()
+    prometheus, tells = free_port(), free_port()
+    with ExitStack() as parts:
+        parts.enter_context(pytest.MonkeyPatch.context()).setenv("PRICE_PER_HOUR", "0.36")
+        server = parts.enter_context(recording(project, slim, folder, folder / "events"))
+        webhook = f"http://127.0.0.1:{parts.enter_context(listening(told))}/?a=1&b=2"
+        routes = alertmanager(project.folder, ALERT_WEBHOOK=webhook)
+        (folder / "routes.yml").write_text(re.sub(r"(group_\w+): \w+", r"\1: 1s", routes))
+        hurry(project.folder, folder, server.port, tells)
+        own = ("--config.file=routes.yml", "--cluster.listen-address=", "--storage.path=notices")
+        at = f"--web.listen-address=127.0.0.1:{tells}"
+        parts.enter_context(running(folder, "prometheus-alertmanager", *own, at, port=tells))
+        at = f"--web.listen-address=127.0.0.1:{prometheus}"
+        own = ("--config.file=prometheus.yml", "--storage.tsdb.path=data")
+        parts.enter_context(running(folder, "prometheus", *own, at, port=prometheus))
+        parts.enter_context(asking(server, example(project)))
+        yield Stack(server, prometheus, told)
+
+
+def test_every_panel_has_data(stack: Stack, project: Project) -> None:
+    """Each query of the dashboard finds something in a Prometheus that watches a server."""
+    dashboard = project.json("deploy/monitoring/grafana/dashboards/model.json")
+    targets = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(targets) > len(dashboard["panels"]) > 0
+    for expression in targets:
+        asked = expression.replace("$output", "Yes").replace("$__rate_interval", "1m")
+        until(lambda asked=asked: stack.query(asked) != [])
+    assert {it["metric"]["job"] for it in stack.query("model_info")} == {"server", "gateway"}
+
+
+def test_who_is_told_what(stack: Stack) -> None:
+    """A refusal too many is a warning. A server that hangs is critical, all else waits, until it is back."""
+    until(lambda: ("warning", "firing", "RowsRefused") in stack.told)
+    stack.server.process.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: ("critical", "firing", "NoAnswer") in stack.told)
+        until(lambda: stack.query('ALERTS{alertname="ServerUnstable",alertstate="firing"}') != [])
+        time.sleep(3)  # three times what Alertmanager waits for before it tells
+    finally:
+        stack.server.process.send_signal(signal.SIGCONT)
+    assert not any(name == "ServerUnstable" for _, _, name in stack.told)
+    until(lambda: ("critical", "resolved", "NoAnswer") in stack.told)
