@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 84, 7_240
+MAX_FILES, MAX_LINES = 86, 7_430
 
 
 def parse_ini(text: str) -> None:

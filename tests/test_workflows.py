@@ -9,43 +9,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from actions import ADDRESS, GitHub, registry
-from helpers import Renderer, git, require
-from images import Docker
-from project import Done, Project, rendered
-from serving import free_port
-
-DEPLOYED = ["model", "image", "staging", "production", "record"]
-
-
-@pytest.fixture(scope="module")
-def github(
-    render: Renderer, project: Project, docker: Docker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GitHub]:
-    """Push the default project to a repository whose runners see its remote. Read-only: see `fork`."""
-    require("docker-registry", "jq")
-    folder = tmp_path_factory.mktemp("github")
-    remote, origin = folder / "remote", folder / "origin.git"
-    remote.mkdir()
-    made = rendered(render, folder / "project", remote_address=str(remote)).using(project)
-    shutil.copy2(project.folder / "uv.lock", made.folder)
-    made.take_results(project)
-    made.good("dvc", "push")
-    git("clone", "--quiet", "--bare", made.folder, origin, cwd=folder)
-    git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=origin)
-    git("remote", "add", "origin", origin, cwd=made.folder)
-    git("remote", "add", "github", ADDRESS, cwd=made.folder)
-    with registry(folder) as address, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STATE", str(folder / "state"))
-        patch.setenv("PORT", str(free_port()))
-        variables = {"REGISTRY": address, "SERVER": "server", "PORT": str(free_port())}
-        yield GitHub(made, origin, folder, docker, variables)
-
-
-@pytest.fixture
-def fork(github: GitHub, tmp_path: Path) -> GitHub:
-    """Copy the repository, to be broken."""
-    return github.fork(tmp_path)
+from actions import DEPLOYED, GitHub
+from helpers import Renderer, git
+from project import Done
 
 
 def edit(github: GitHub, path: str, old: str, new: str) -> None:
@@ -201,8 +167,7 @@ def released(github: GitHub, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     run = made.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
     yield made
-    services = made.project.folder / "deploy/compose/compose.yaml"
-    made.docker.good("compose", "--file", services, "down", "--volumes")
+    made.stop()
 
 
 @pytest.fixture
