@@ -5,18 +5,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from helpers import ROOT, commit, git
+import pytest
+from helpers import ROOT, Renderer, commit, git, require
 from images import Docker
-from project import Json, Project
+from project import Json, Project, rendered
 from serving import free_port, wait_for
 
 STAND_INS = ROOT / "tests/stand_ins"
 ADDRESS = "https://github.com/acme/Churn"  # only its name is used
+DEPLOYED = ["model", "image", "staging", "shadow", "production", "record"]
 
 
 @dataclass
@@ -74,6 +76,18 @@ class GitHub:
         """What the stand-in for GitHub was told of the pull request."""
         return (self.folder / "pull-request").read_text()
 
+    @property
+    def issue(self) -> str:
+        """What the stand-in for GitHub was told of the issue last."""
+        return (self.folder / "issue").read_text()
+
+    @property
+    def dispatch(self) -> Json:
+        """The event that the stand-in for GitHub was asked for."""
+        words = (self.folder / "dispatch").read_text().splitlines()
+        told = dict(word.split("=", 1) for word in words if "=" in word)
+        return {"action": told["event_type"], "client_payload": {"reason": told["client_payload[reason]"]}}
+
     def push(self, message: str) -> None:
         """Commit everything and push it to main."""
         commit(self.project.folder, message)
@@ -83,6 +97,7 @@ class GitHub:
         """Merge a pull request, and take over what main is now."""
         git("pull", "--quiet", "--ff-only", "origin", branch, cwd=self.project.folder)
         git("push", "--quiet", "origin", "HEAD:main", cwd=self.project.folder)
+        (self.folder / "open").unlink()
 
     def tags(self) -> dict[str, str]:
         """Give the production tags of origin and their commits."""
@@ -116,6 +131,7 @@ class GitHub:
         """Run a workflow as it stands in the project's folder, on what origin holds."""
         event_file, workflow_file = self.folder / "event.json", f".github/workflows/{workflow}.yml"
         event_file.write_text(json.dumps(payload or {}))
+        git("fetch", "--quiet", "--tags", "origin", cwd=self.project.folder)  # act copies this folder
         stands = ((uses, STAND_INS / uses.split("/")[1].split("@")[0]) for uses in self.uses())
         command = ["act", event, "--json", "--no-cache-server", "--concurrent-jobs=1", "--remote-name=github"]
         command += [f"--workflows={workflow_file}", f"--eventpath={event_file}", *options]
@@ -131,6 +147,11 @@ class GitHub:
             check=False,
         )
         return Run.read((done.stdout + done.stderr).splitlines())
+
+    def stop(self) -> None:
+        """End what was deployed."""
+        services = self.project.folder / "deploy/compose/compose.yaml"
+        self.docker.good("compose", "--file", services, "down", "--volumes")
 
     def uses(self) -> set[str]:
         """Give the actions of others that the workflows use, as they are pinned."""
@@ -171,3 +192,49 @@ def registry(folder: Path) -> Generator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+def shorten(project: Project) -> None:
+    """Let trials take seconds, and servers write their events as soon."""
+    for name, old, new in (
+        ("validation/rollout.py", "timedelta(seconds=15)", "timedelta(seconds=2)"),
+        ("validation/trial.py", "PAUSE = 5.0", "PAUSE = 0.5"),
+        ("serving/writer.py", "INTERVAL = 5.0", "INTERVAL = 0.5"),
+    ):
+        project.replace(old, new, project.problem.parent / name)
+    params = project.folder / "params.yaml"
+    project.replace("steps: [10, 50]", "steps: [50]", params)
+    project.replace("minutes: 60", "minutes: 1\n  min_requests: 50", params)
+    project.good("dvc", "repro", "params")
+    commit(project.folder, "short trials")
+
+
+@pytest.fixture(scope="module")
+def github(
+    render: Renderer, project: Project, docker: Docker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GitHub]:
+    """Push the default project to a repository whose runners see its remote. Read-only: see `fork`."""
+    require("docker-registry", "jq")
+    folder = tmp_path_factory.mktemp("github")
+    remote, origin = folder / "remote", folder / "origin.git"
+    remote.mkdir()
+    made = rendered(render, folder / "project", remote_address=str(remote)).using(project)
+    shutil.copy2(project.folder / "uv.lock", made.folder)
+    made.take_results(project)
+    shorten(made)
+    made.good("dvc", "push")
+    git("clone", "--quiet", "--bare", made.folder, origin, cwd=folder)
+    git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=origin)
+    git("remote", "add", "origin", origin, cwd=made.folder)
+    git("remote", "add", "github", ADDRESS, cwd=made.folder)
+    with registry(folder) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE", str(folder / "state"))
+        patch.setenv("PORT", str(free_port()))
+        variables = {"REGISTRY": address, "SERVER": "server", "PORT": str(free_port())}
+        yield GitHub(made, origin, folder, docker, variables)
+
+
+@pytest.fixture
+def fork(github: GitHub, tmp_path: Path) -> GitHub:
+    """Copy the repository, to be broken."""
+    return github.fork(tmp_path)

@@ -1,10 +1,12 @@
 """Is production still what the model was made for? Asked of events that the real server wrote."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from actions import STAND_INS
 from project import Json, Project
 from test_events import example, recording
 
@@ -75,6 +77,12 @@ def usual(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory
     return ask(project, slim, tmp_path_factory.mktemp("usual"), USUAL)
 
 
+@pytest.fixture(scope="module")
+def shifted(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Events of one kind of customer."""
+    return ask(project, slim, tmp_path_factory.mktemp("shifted"), SHIFTED)
+
+
 def monitor(work: Project, events: Path, *args: str | Path) -> Json:
     """Run the monitor, which must be content or warn; give its report."""
     done = work.stage("monitoring.monitor", "--events", events, *args)
@@ -116,9 +124,9 @@ def test_rows_as_in_training_are_fine(work: Project, usual: Path) -> None:
     assert not work.run("git", "status", "--porcelain", "reports").stdout
 
 
-def test_another_kind_of_customer_is_an_alert(work: Project, slim: Path, tmp_path: Path) -> None:
+def test_another_kind_of_customer_is_an_alert(work: Project, shifted: Path) -> None:
     """Real rows of one kind only: the columns that tell them apart are accused, the gravest first."""
-    said = work.refusal("monitoring.monitor", "--events", ask(work, slim, tmp_path, SHIFTED))
+    said = work.refusal("monitoring.monitor", "--events", shifted)
     assert {"contract", "internet_service", "monthly_charges", "answer: Yes"} <= accused(work)
     assert "partner" not in accused(work) | accused(work, "warn")
     assert said.index("drift, internet_service") < said.index("drift, tenure")
@@ -146,7 +154,8 @@ def test_few_rows_wait_for_the_next_run(work: Project, slim: Path, usual: Path, 
     events = ask(work, slim, tmp_path, f"{SHIFTED} LIMIT 40")
     found = monitor(work, events)
     assert (found["verdict"], found["drift"]) == ("warn", [])
-    assert found["reasons"] == ["too few rows to be judged: 40 of this model, monitor.min_rows is 500"]
+    said = "too few to be judged: 40 of this model, monitor.min_rows is 500"
+    assert found["reasons"] == [{"verdict": "warn", "rule": "traffic", "subject": "rows", "said": said}]
     shutil.copytree(usual, events, dirs_exist_ok=True)
     found = monitor(work, events)
     assert found["verdict"] == "ok"
@@ -206,7 +215,54 @@ def test_silence_is_a_warning(work: Project, usual: Path, tmp_path: Path) -> Non
     work.edit("SELECT * REPLACE (time - INTERVAL 2 DAY AS time) FROM raw", old)
     found = monitor(work, tmp_path / "events")
     assert found["verdict"] == "warn"
-    assert found["reasons"] == ["the newest event is 48 hours old, monitor.max_age_hours is 24"]
+    said = "the newest is 48 hours old, monitor.max_age_hours is 24"
+    assert found["reasons"] == [{"verdict": "warn", "rule": "traffic", "subject": "events", "said": said}]
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the folder where the stand-in for GitHub keeps what it is told."""
+    monkeypatch.setenv("PATH", f"{STAND_INS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GITHUB_STAND_IN", str(tmp_path))
+    return tmp_path
+
+
+def test_an_alert_is_one_issue(work: Project, usual: Path, shifted: Path, told: Path) -> None:
+    """It is opened, renewed and closed; a model is asked for, unless one waits to be merged."""
+    assert "reports/monitoring.json is not here: make monitor" in work.refusal("monitoring.alert")
+    owners = work.folder / ".github/CODEOWNERS"
+    work.replace("/src/*/data/ @your-org/ml-team", "/src/*/data/ @acme/data @acme/lake", owners)
+    work.refusal("monitoring.monitor", "--events", shifted)
+    said = work.make("alert")
+    assert "alert: train is started: drift, internet_service; drift, " in said
+    issue, event = (told / "issue").read_text(), (told / "dispatch").read_text()
+    assert issue.startswith("create\n--label\nmonitoring\n--title\n")
+    assert "@acme/data @acme/lake for drift: please look. Seen in a run by hand." in issue
+    assert "- ALERT drift, internet_service: " in issue
+    assert "\nevent_type=train\n--raw-field\nclient_payload[reason]=drift, internet_service; " in event
+    (told / "dispatch").unlink()
+    (told / "open").write_text("https://github.com/acme/churn/pull/1\n")
+    assert "waits to be merged: https://github.com/acme/churn/pull/1" in work.stages("monitoring.alert")
+    assert (told / "issue").read_text().startswith("edit\n7\n")
+    assert not (told / "dispatch").exists()
+    monitor(work, usual, "--since", "1d")
+    assert "alert: issue 7 is closed" in work.stages("monitoring.alert")
+    assert (told / "issue").read_text().startswith("close\n7\n--comment\nProduction is ok: 1,4")
+    assert "alert: none, production is ok" in work.stages("monitoring.alert")
+
+
+def test_what_training_does_not_mend_starts_none(work: Project, shifted: Path, told: Path) -> None:
+    """Its owner is told, and a warning leaves the issue as it is."""
+    owners, path = work.folder / ".github/CODEOWNERS", work.folder / "reports/monitoring.json"
+    work.replace("/deploy/ @your-org/ml-team", "/deploy/ @acme/platform", owners)
+    work.refusal("monitoring.monitor", "--events", shifted)
+    path.write_text(path.read_text().replace('"rule": "drift"', '"rule": "errors"'))
+    work.stages("monitoring.alert")
+    assert "@acme/platform for errors: please look." in (told / "issue").read_text()
+    assert not (told / "dispatch").exists()
+    path.write_text(path.read_text().replace('"alert"', '"warn"'))
+    assert "alert: none, production is warn" in work.stages("monitoring.alert")
+    assert (told / "open-issue").exists()
 
 
 def test_the_monitor_is_as_sure_as_it_says(project: Project) -> None:

@@ -12,59 +12,10 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
-from actions import ADDRESS, GitHub, registry
-from helpers import Renderer, commit, git, require
-from images import Docker
-from project import Done, Project, rendered
-from serving import free_port, load
-
-DEPLOYED = ["model", "image", "staging", "shadow", "production", "record"]
-
-
-def shorten(project: Project) -> None:
-    """Let trials take seconds, and servers write their events as soon."""
-    for name, old, new in (
-        ("validation/rollout.py", "timedelta(seconds=15)", "timedelta(seconds=2)"),
-        ("validation/trial.py", "PAUSE = 5.0", "PAUSE = 0.5"),
-        ("serving/events.py", "INTERVAL = 5.0", "INTERVAL = 0.5"),
-    ):
-        project.replace(old, new, project.problem.parent / name)
-    params = project.folder / "params.yaml"
-    project.replace("steps: [10, 50]", "steps: [50]", params)
-    project.replace("minutes: 60", "minutes: 1\n  min_requests: 50", params)
-    project.good("dvc", "repro", "params")
-    commit(project.folder, "short trials")
-
-
-@pytest.fixture(scope="module")
-def github(
-    render: Renderer, project: Project, docker: Docker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GitHub]:
-    """Push the default project to a repository whose runners see its remote. Read-only: see `fork`."""
-    require("docker-registry", "jq")
-    folder = tmp_path_factory.mktemp("github")
-    remote, origin = folder / "remote", folder / "origin.git"
-    remote.mkdir()
-    made = rendered(render, folder / "project", remote_address=str(remote)).using(project)
-    shutil.copy2(project.folder / "uv.lock", made.folder)
-    made.take_results(project)
-    shorten(made)
-    made.good("dvc", "push")
-    git("clone", "--quiet", "--bare", made.folder, origin, cwd=folder)
-    git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=origin)
-    git("remote", "add", "origin", origin, cwd=made.folder)
-    git("remote", "add", "github", ADDRESS, cwd=made.folder)
-    with registry(folder) as address, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STATE", str(folder / "state"))
-        patch.setenv("PORT", str(free_port()))
-        variables = {"REGISTRY": address, "SERVER": "server", "PORT": str(free_port())}
-        yield GitHub(made, origin, folder, docker, variables)
-
-
-@pytest.fixture
-def fork(github: GitHub, tmp_path: Path) -> GitHub:
-    """Copy the repository, to be broken."""
-    return github.fork(tmp_path)
+from actions import DEPLOYED, GitHub
+from helpers import Renderer, git
+from project import Done
+from serving import load
 
 
 def edit(github: GitHub, path: str, old: str, new: str) -> None:
@@ -231,8 +182,7 @@ def released(github: GitHub, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     run = made.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
     yield made
-    services = made.project.folder / "deploy/compose/compose.yaml"
-    made.docker.good("compose", "--file", services, "down", "--volumes")
+    made.stop()
 
 
 @pytest.fixture

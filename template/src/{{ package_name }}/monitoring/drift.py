@@ -107,8 +107,8 @@ def bin_names(name: str, like: Distribution, contract: Contract) -> list[str]:
         return list(contract.column(name.removeprefix("feature:")).categories)
     whole = any(f"feature:{column.name}" == name and column.kind == "integer" for column in contract.features)
     edges = [f"{edge:.5g}" for edge in like.edges]
+    starts = [f"{edge + 1:.5g}" for edge in like.edges] if whole else edges
     inner = [
-        edge if whole and now - before == 1 else f"up to {edge}"
-        for edge, before, now in zip(edges[1:], like.edges, like.edges[1:], strict=False)
+        end if start == end else f"{start} to {end}" for start, end in zip(starts, edges[1:], strict=False)
     ]
     return [f"below {edges[0]}", edges[0], *inner, f"above {edges[-1]}"]

@@ -24,17 +24,10 @@ from . import report
 from .drift import Drift, Reference, Verdict, find_drift
 from .events import find_files, read_events
 from .performance import Measured, join_truth, measure_truth
-from .report import Monitoring, Traffic
+from .report import Finding, Monitoring, Traffic
 
 ORDER: tuple[Verdict, ...] = ("ok", "warn", "alert")
 UNITS = {"d": "days", "h": "hours"}
-
-
-class Finding(msgspec.Struct):
-    """What speaks against production being as it was."""
-
-    verdict: Verdict
-    said: str
 
 
 def now() -> datetime:
@@ -92,17 +85,15 @@ def find_reasons(
     traffic: list[Traffic], rows: int, drifts: list[Drift], measured: list[Measured], settings: params.Monitor
 ) -> list[Finding]:
     """What is to be said, the gravest first."""
-    found = [Finding(it.verdict, f"drift, {it.name}: {it.said}") for it in drifts if it.verdict != "ok"]
-    found += [Finding(it.verdict, f"kpi, {it.metric}: {it.said}") for it in measured if it.verdict != "ok"]
+    found = [Finding(it.verdict, "drift", it.name, it.said) for it in drifts if it.verdict != "ok"]
+    found += [Finding(it.verdict, "kpi", it.metric, it.said) for it in measured if it.verdict != "ok"]
     if rows < settings.min_rows:
-        said = f"too few rows to be judged: {rows:,} of this model, monitor.min_rows is {settings.min_rows:,}"
-        found.append(Finding("warn", said))
+        said = f"too few to be judged: {rows:,} of this model, monitor.min_rows is {settings.min_rows:,}"
+        found.append(Finding("warn", "traffic", "rows", said))
     hours = (now() - max(part.last for part in traffic)) / timedelta(hours=1)
     if hours > settings.max_age_hours:
-        said = (
-            f"the newest event is {hours:.0f} hours old, monitor.max_age_hours is {settings.max_age_hours:g}"
-        )
-        found.append(Finding("warn", said))
+        said = f"the newest is {hours:.0f} hours old, monitor.max_age_hours is {settings.max_age_hours:g}"
+        found.append(Finding("warn", "traffic", "events", said))
     return sorted(found, key=lambda finding: -ORDER.index(finding.verdict))
 
 
@@ -129,7 +120,7 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
     found = find_reasons(traffic, rows, drifts, measured, settings.monitor)
     return Monitoring(
         verdict=found[0].verdict if found else "ok",
-        reasons=[finding.said for finding in found],
+        reasons=found,
         model_version=version,
         made=now(),
         since=since,

@@ -3,6 +3,7 @@
 import base64
 from datetime import datetime
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +22,8 @@ SHOWN = 12  # columns in the picture, and bins of each
 LEAST = 0.002  # share of the rows from which a bin is drawn
 ACROSS = 3
 SIGNS: dict[Verdict, str] = {"ok": "ok", "warn": "WARN", "alert": "ALERT"}
-ALT = "Distribution of each column, then and now"
+COLOURS: dict[Verdict, str] = {"ok": "C0", "warn": "C1", "alert": "C3"}
+CAPTION = "Each column, then (grey) and now: an alert is red, a warning orange."
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; color: #222 }
 table { border-collapse: collapse; display: block; overflow-x: auto }
@@ -45,11 +47,23 @@ class Traffic(msgspec.Struct):
     slowest_ms: float  # one of a hundred requests takes longer
 
 
+class Finding(msgspec.Struct):
+    """What speaks against production being as it was."""
+
+    verdict: Verdict
+    rule: str
+    subject: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{SIGNS[self.verdict]} {self.rule}, {self.subject}: {self.said}"
+
+
 class Monitoring(msgspec.Struct):
     """The monitor's answer: the machine-readable report. Times are UTC."""
 
     verdict: Verdict
-    reasons: list[str]
+    reasons: list[Finding]  # the gravest first
     model_version: str
     made: datetime
     since: datetime | None
@@ -70,17 +84,14 @@ class Section(NamedTuple):
 
 
 def write(found: Monitoring, path: Path) -> None:
-    """Write the report as `.md`, `.png` and `.html`, and last, for it says where to go on, as `.json`."""
+    """Write the report as `.md` and `.html`, and last, for it says where to go on, as `.json`."""
     path.parent.mkdir(exist_ok=True)
-    picture = path.with_suffix(".png")
-    picture.unlink(missing_ok=True)
-    if found.drift:
-        draw(found.drift, picture)
-    path.with_suffix(".md").write_text(markdown(found, picture), encoding="utf-8")
-    path.with_suffix(".html").write_text(page(found, picture), encoding="utf-8")
-    whole = path.with_suffix(".new")
-    write_json(whole, found)
-    whole.replace(path)
+    draft = path.with_suffix(".new")  # a file is whole, whatever happens
+    for suffix, text in ((".md", markdown(found)), (".html", page(found))):
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path.with_suffix(suffix))
+    write_json(draft, found)
+    draft.replace(path)
 
 
 def headline(found: Monitoring) -> str:
@@ -126,7 +137,7 @@ def measured_row(it: Measured) -> dict[str, Any]:
         "": "" if it.segment else SIGNS[it.verdict],
         "KPI": it.metric,
         "of": of,
-        "rows": it.rows,
+        "rows": f"{it.rows:,}",
         "found": str(it.found),
     }
 
@@ -135,23 +146,22 @@ def traffic_row(it: Traffic) -> dict[str, Any]:
     return {
         "model": it.model_version,
         "role": it.role,
-        "requests": it.requests,
-        "refused": it.refused,
-        "failed": it.failed,
-        "rows": it.rows,
+        "requests": f"{it.requests:,}",
+        "refused": f"{it.refused:,}",
+        "failed": f"{it.failed:,}",
+        "rows": f"{it.rows:,}",
         "newest": f"{it.last:%Y-%m-%d %H:%M}",
         "median, ms": f"{it.median_ms:.2g}",
         "99 of 100 within, ms": f"{it.slowest_ms:.2g}",
     }
 
 
-def markdown(found: Monitoring, picture: Path) -> str:
+def markdown(found: Monitoring) -> str:
     """The report for a terminal, an issue or a chat."""
     parts = [
         f"# Monitoring: {found.verdict}",
         headline(found),
         "\n".join(f"- {reason}" for reason in found.reasons),
-        f"![{ALT}]({picture.name})" if picture.exists() else "",
     ]
     for section in sections(found):
         if section.rows:
@@ -159,27 +169,27 @@ def markdown(found: Monitoring, picture: Path) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def page(found: Monitoring, picture: Path) -> str:
-    """The report as HTML, its picture inside."""
+def page(found: Monitoring) -> str:
+    """The report as HTML, with a picture."""
     from tabulate import tabulate
 
     parts = [
         f"<h1 class={found.verdict}>Monitoring: {found.verdict}</h1><p>{escape(headline(found))}</p>",
-        f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in found.reasons)}</ul>",
+        f"<ul>{''.join(f'<li>{escape(str(reason))}</li>' for reason in found.reasons)}</ul>",
     ]
-    if picture.exists():
-        data = base64.b64encode(picture.read_bytes()).decode()
-        parts.append(f'<img alt="{ALT}" src="data:image/png;base64,{data}">')
+    if found.drift:
+        data = base64.b64encode(draw(found.drift)).decode()
+        parts.append(f'<p>{CAPTION}</p><img alt="{CAPTION}" src="data:image/png;base64,{data}">')
     for section in sections(found):
         if section.rows:
-            shown = tabulate(section.rows, headers="keys", tablefmt="html", intfmt=",", disable_numparse=True)
+            shown = tabulate(section.rows, headers="keys", tablefmt="html", disable_numparse=True)
             parts.append(f"<h2>{section.title}</h2><p>{escape(section.text)}</p>{shown}")
     head = f"<meta charset=utf-8><title>Monitoring: {found.verdict}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
-def draw(drifts: list[Drift], path: Path) -> None:
-    """Draw then and now of the columns that moved most."""
+def draw(drifts: list[Drift]) -> bytes:
+    """Draw then and now of the columns that moved most, as PNG."""
     from matplotlib.figure import Figure
 
     shown = drifts[:SHOWN]
@@ -187,8 +197,9 @@ def draw(drifts: list[Drift], path: Path) -> None:
     figure = Figure(figsize=(4.2 * ACROSS, 2.9 * down), layout="constrained")
     for index, drift in enumerate(shown):
         draw_column(figure.add_subplot(down, ACROSS, index + 1), drift)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    figure.savefig(path, dpi=90, metadata={"Software": None})
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=90)
+    return drawn.getvalue()
 
 
 def draw_column(axes: "Axes", drift: Drift) -> None:
@@ -197,9 +208,14 @@ def draw_column(axes: "Axes", drift: Drift) -> None:
     kept = sorted(np.argsort(-fullest, kind="stable")[:SHOWN])
     kept = [index for index in kept if fullest[index] > LEAST][::-1]
     places = np.arange(len(kept))
-    axes.barh(places + 0.2, [100 * drift.then[index] for index in kept], 0.4, color="0.7", label="then")
-    colour = "C3" if drift.verdict != "ok" else "C0"
-    axes.barh(places - 0.2, [100 * drift.now[index] for index in kept], 0.4, color=colour, label="now")
+    axes.barh(places + 0.2, [100 * drift.then[index] for index in kept], 0.4, color="0.7")
+    axes.barh(
+        places - 0.2,
+        [100 * drift.now[index] for index in kept],
+        0.4,
+        color=COLOURS[drift.verdict],
+        label="now",
+    )
     axes.set_yticks(places, [shorten(drift.bins[index], 24, placeholder="…") for index in kept])
     axes.set_title(f"{drift.name}: {drift.moved:.0%} moved, in % of rows", fontsize=9)
     axes.tick_params(labelsize=7)

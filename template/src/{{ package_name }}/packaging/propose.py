@@ -40,6 +40,11 @@ def body(gate: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def find_open(branch: str) -> str:
+    """The address of a branch's open pull request, if there is one."""
+    return call("gh", "pr", "list", "--head", branch, "--state", "open", "--json", "url", "--jq", ".[].url")
+
+
 def main() -> None:
     gate = msgspec.json.decode(GATE_REPORT.read_bytes())
     if gate["verdict"] == "block":
@@ -59,7 +64,7 @@ def main() -> None:
     call("git", "add", *RESULTS)
     call("git", "commit", "--quiet", "--message", title)
     call("git", "push", "--quiet", "--force", "origin", branch)
-    known = call("gh", "pr", "list", "--head", branch, "--state", "open", "--json", "url", "--jq", ".[].url")
+    known = find_open(branch)
     verb = ("edit", known) if known else ("create", "--head", branch, "--base", base)
     print(call("gh", "pr", *verb, "--title", title, "--body", body(gate)))
 
