@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 86, 7_540
+MAX_FILES, MAX_LINES = 91, 7_910
 
 
 def parse_ini(text: str) -> None:

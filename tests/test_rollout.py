@@ -25,10 +25,10 @@ from serving import PATIENCE, free_port, load
 LATE = 2  # seconds that the late challenger takes, beside its model
 # The server, which writes its events and is seen to be healthy sooner, and has the FAULT that it is told.
 WRAPPER = """
-import asyncio, os, random, sys, time
-from {package}.serving import app, events, model
+import asyncio, os, random, time
+from {package}.serving import app, model, writer
 
-sys.modules[events.Events._write_until_stopped.__module__].INTERVAL = 0.5
+writer.INTERVAL = 0.5
 fault, load, call = os.environ.get("FAULT"), model.Model.__init__, app.Server.__call__
 
 def load_faulty(self, folder):

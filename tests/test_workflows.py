@@ -26,7 +26,7 @@ def shorten(project: Project) -> None:
     for name, old, new in (
         ("validation/rollout.py", "timedelta(seconds=15)", "timedelta(seconds=2)"),
         ("validation/trial.py", "PAUSE = 5.0", "PAUSE = 0.5"),
-        ("serving/events.py", "INTERVAL = 5.0", "INTERVAL = 0.5"),
+        ("serving/writer.py", "INTERVAL = 5.0", "INTERVAL = 0.5"),
     ):
         project.replace(old, new, project.problem.parent / name)
     params = project.folder / "params.yaml"

@@ -16,7 +16,9 @@ def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
         found = [
             path
             for path in sorted(store.find(root))
-            if path.endswith((".parquet", ".csv")) and path.split("/")[-2] >= first_day
+            if path.endswith((".parquet", ".csv"))
+            and path.split("/")[-2] >= first_day
+            and "/truth/" not in path.removeprefix(root)
         ]
         if "file" in store.protocol or not found:
             return found
@@ -31,9 +33,9 @@ def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
 def read_events(
     con: Connection, address: str, since: datetime | None, folder: Path, every: bool = False
 ) -> int:
-    """Make the table `answered` of the events since then, and the view `kept` of all of them, if asked to.
+    """Make the table `asked` of the events since then, and the view `kept` of all answered ones.
 
-    Gives the number of events in `answered`; without any file there is neither.
+    Gives the number of events in `asked`; without any file there is neither.
     """
     # A file lies in the folder of its first request's day, and may reach into the next.
     first_day = f"{since - timedelta(days=1):%Y-%m-%d}" if since and not every else ""
@@ -43,6 +45,6 @@ def read_events(
     condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
     with explained(f"the events in {address} cannot be read"):
         source = f"read_parquet({texts(tuple(files))}, union_by_name=true)"
-        con.sql(f"CREATE VIEW kept AS FROM {source}")
-        con.sql(f"CREATE TABLE answered AS FROM kept WHERE {condition}")
-    return one(con, "SELECT count(*) FROM answered")[0]
+        con.sql(f"CREATE VIEW kept AS FROM {source} WHERE status = 200")
+        con.sql(f"CREATE TABLE asked AS FROM {source} WHERE {condition}")
+    return one(con, "SELECT count(*) FROM asked")[0]

@@ -62,10 +62,11 @@ def beginning(given: str | None) -> datetime | None:
 
 def count_traffic(con: Connection) -> list[Traffic]:
     """Traffic of each model and role, the busiest first; a request's time is that of its first row."""
-    latency = "quantile_cont(seconds, {}) FILTER (row = 0) * 1000"
+    latency = "coalesce(quantile_cont(seconds, {}) FILTER (row = 0 AND status = 200) * 1000, 0)"
     rows = con.sql(
-        "SELECT model_version, role, count(*) FILTER (row = 0), count(*), min(time), max(time), "
-        f"{latency.format(0.5)}, {latency.format(0.99)} FROM answered GROUP BY 1, 2 ORDER BY 4 DESC"
+        "SELECT model_version, role, count(*) FILTER (row = 0), count(*) FILTER (status = 422), "
+        "count(*) FILTER (status >= 500), count(*) FILTER (status = 200), min(time), max(time), "
+        f"{latency.format(0.5)}, {latency.format(0.99)} FROM asked GROUP BY 1, 2 ORDER BY 6 DESC"
     ).fetchall()
     return [Traffic(*row) for row in rows]
 
@@ -76,7 +77,7 @@ def choose_events(con: Connection, version: str, traffic: list[Traffic]) -> int:
     Raises:
         ProjectError: all events are of other models.
     """
-    con.sql(f"CREATE VIEW events AS FROM answered WHERE model_version = {literal(version)}")
+    con.sql(f"CREATE VIEW events AS FROM asked WHERE status = 200 AND model_version = {literal(version)}")
     rows = sum(part.rows for part in traffic if part.model_version == version)
     if not rows:
         others = ", ".join(sorted({part.model_version for part in traffic}))

@@ -32,8 +32,8 @@ MOST_REQUESTS = 100_000  # more are drawn by chance
 UNANSWERED = 504
 COLUMNS = ["id", "row", "role", "status", "time", "model_version"]
 READ = f"""
-SELECT DISTINCT ON (role, id, row) * FROM answered
-SEMI JOIN (SELECT DISTINCT id FROM answered ORDER BY hash(id) LIMIT {MOST_REQUESTS}) USING (id)
+SELECT DISTINCT ON (role, id, row) * FROM asked
+SEMI JOIN (SELECT DISTINCT id FROM asked ORDER BY hash(id) LIMIT {MOST_REQUESTS}) USING (id)
 """
 
 
