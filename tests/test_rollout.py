@@ -25,10 +25,10 @@ from serving import PATIENCE, free_port, load
 LATE = 2  # seconds that the late challenger takes, beside its model
 # The server, which writes its events and is seen to be healthy sooner, and has the FAULT that it is told.
 WRAPPER = """
-import asyncio, os, random, sys, time
-from {package}.serving import app, events, model
+import asyncio, os, random, time
+from {package}.serving import app, model, writer
 
-sys.modules[events.Events._write_until_stopped.__module__].INTERVAL = 0.5
+writer.INTERVAL = 0.5
 fault, load, call = os.environ.get("FAULT"), model.Model.__init__, app.Server.__call__
 
 def load_faulty(self, folder):
@@ -185,6 +185,12 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+def blocked(said: str) -> set[tuple[str, str]]:
+    """Rules that a trial was blocked by, and of what."""
+    rows = ([cell.strip() for cell in line.split("|")] for line in said.splitlines() if "**block**" in line)
+    return {(row[2], row[3]) for row in rows}
+
+
 def version(project: Project) -> str:
     """Read which model the project's bundle holds."""
     return project.json("models/bundle/metadata.json")["version"]
@@ -313,8 +319,7 @@ def test_a_canary_answers_its_share_of_the_clients(production: Production, champ
         {"role": "stand-in", "version": champion, "rows": Counter(more)[other]},
     ]
     done = production.run(*production.trial, other)
-    assert done.returncode == 2, done.stderr
-    assert "| **block** | errors" in done.stdout
+    assert (done.returncode, blocked(done.stdout)) == (2, {("errors", "failed")}), done.stderr
     assert set(answering()) == {champion}
     assert production.status() == [f"answers: {champion}", "before: None"]
 
@@ -442,27 +447,25 @@ def test_a_good_image_is_promoted_step_by_step(production: Production, champion:
     assert production.status() == [f"answers: {other}", f"before: {champion}"]
 
 
-@pytest.mark.usefixtures("other")
 def test_a_bad_image_is_stopped(production: Production, champion: str, other: str) -> None:
     """By its own reason, as a shadow or as a canary; no client sees an error or, of a shadow, anything."""
-    stopped = {
-        ("shadow", "fails"): "| **block** | errors    | failed ",
-        ("shadow", "slow"): "| **block** | latency   | median ",
-        ("canary", "fails"): "| **block** | errors",
-        ("canary", "shifted"): "| **block** | shift     | Yes, internet_service = DSL ",
-    }
-    for (mode, fault), reason in stopped.items():
+    for mode, fault, reason in (
+        ("shadow", "fails", ("errors", "failed")),
+        ("shadow", "slow", ("latency", "median")),
+        ("canary", "fails", ("errors", "failed")),
+        ("canary", "shifted", ("shift", "Yes, internet_service = DSL")),
+    ):
         with load(production.ask) as said:
             if mode == "canary":
                 production.good("shadow", fault)
-                production.good("canary", "20")
+                production.good("canary", "50")
             done = production.run(*production.trial, fault)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert reason in done.stdout
+        assert reason in blocked(done.stdout)
         assert f"{fault}: it is blocked\n\ndeploy: {champion} answers, as before\n" in done.stdout
         assert {it.status for it in said} == {200}
         share = sum(it.version == other for it in said) / len(said)
-        assert share <= (0.3 if mode == "canary" else 0)
+        assert share <= (0.6 if mode == "canary" else 0)
         assert production.status() == [f"answers: {champion}", "before: None"]
 
 

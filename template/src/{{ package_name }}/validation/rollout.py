@@ -165,10 +165,11 @@ def groups(answers: Answers) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]
 def shift(answers: Answers) -> Iterator[Claim]:
     """In no segment are the scores far from the champion's."""
     limit, least = answers.settings.rollout.max_shift, answers.settings.gate.min_segment_rows
+    labels = answers.contract.labels
     for name, *parts in groups(answers):
         if min(part.index.get_level_values("id").nunique() for part in parts) < least:
             continue
-        for label in answers.contract.labels:
+        for label in labels[len(labels) == 2 :]:  # of two, one says it all
             column = f"output:{label}"
             spread = answers.rows[1][column].std() or 1.0
             scale = 1.0 if answers.contract.task == "classification" else spread
