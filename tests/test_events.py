@@ -51,14 +51,20 @@ def test_each_answered_row_is_kept(project: Project, slim: Path, tmp_path: Path)
         many = server.predict([row | {"tenure": tenure} for tenure in range(500)])
         named = server.ask("POST", "/predict", b'{"tenure": 1}', **{"x-request-id": "refused"})
         assert (named.status, named.headers["x-request-id"]) == (422, "refused")
-        server.ask("POST", "/predict", json.dumps(row), **{"x-request-id": "my own"})
-    found = project.rows(f"FROM '{events}/*/*.parquet' ORDER BY id = 'my own', row")
+        away = server.ask("GET", "/predict", **{"x-request-id": "nothing to be read"})
+        assert away.status == 405
+        mine = {"x-request-id": "my own", "x-role": "stand-in"}
+        server.ask("POST", "/predict", json.dumps(row), **mine)
+    *found, refused = project.rows(f"FROM '{events}/*/*.parquet' ORDER BY status, id = 'my own', row")
     assert [it["id"] for it in found] == [many.headers["x-request-id"]] * 500 + ["my own"]
     assert [it["feature:tenure"] for it in found[:500]] == list(range(500))
     answers = [it["probabilities"]["Yes"] for it in many.json["predictions"]]
     assert [it["output:Yes"] for it in found[:500]] == pytest.approx(answers)
     assert {it["model_version"] for it in found} == {many.json["model_version"]}
-    assert {it["role"] for it in found} == {"champion"}
+    assert [it["role"] for it in found] == ["champion"] * 500 + ["stand-in"]
+    assert {it["status"] for it in found} == {200}
+    assert (refused["id"], refused["row"], refused["status"]) == ("refused", 0, 422)
+    assert {value for name, value in refused.items() if ":" in name} == {None}
     assert not any("customer_id" in name or "churn" in name for name in found[0])
 
 
@@ -73,7 +79,7 @@ def test_a_store_that_is_away_delays_nobody(project: Project, slim: Path, tmp_pa
         assert metric(server, "event_waiting_rows") == 20
         events.unlink()
         until(lambda: metric(server, "event_waiting_rows") == 0)
-        assert server.log.read_text().count("takes no events") == 1
+        assert server.log.read_text().count("takes no rows") == 1
     assert project.rows(FIRST.format(events)) == [{"rows": 20, "keys": 20}]
 
 

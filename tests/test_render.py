@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 92, 7_640
+MAX_FILES, MAX_LINES = 97, 8_200
 
 
 def parse_ini(text: str) -> None:

@@ -36,35 +36,24 @@ class RowError(ValueError):
         self.problems = problems
 
 
-class RowCodec:
-    """Decode JSON rows (an object, or an array of objects) into model input, by the contract."""
+class RowReader:
+    """Read JSON rows (an object, or an array of objects) that keep the rules of columns."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._columns = {column.name: column for column in contract.features}
-        row: Any = row_type(contract)
+    def __init__(self, columns: tuple[Column, ...], name: str) -> None:
+        """Rows of these columns, documented by a name."""
+        self._columns = {column.name: column for column in columns}
+        row: Any = row_type(columns, name)
         limits = msgspec.Meta(min_length=1, max_length=MAX_ROWS)
         self.body_type: Any = row | Annotated[list[row], limits]
         self._decoder = msgspec.json.Decoder(self.body_type)
-        self._encoders = [
-            (encoder(column), (math.nan,) * len(column.encoded_names)) for column in contract.features
-        ]
 
-    def decode(self, body: bytes) -> NDArray[np.float32]:
-        """Return the matrix of shape (rows, features); raise `RowError` with every broken rule."""
+    def read(self, body: bytes) -> list[tuple[Any, ...]]:
+        """The values of each row, in the order of the columns; raise `RowError` with every broken rule."""
         try:
             rows = self._decoder.decode(body)
         except UNREADABLE as error:
             raise RowError(self._problems(body, str(error))) from None
-        rows = rows if isinstance(rows, list) else [rows]
-        return np.array([self._encode(row) for row in rows], np.float32)
-
-    def _encode(self, row: msgspec.Struct) -> list[float]:
-        values = msgspec.structs.astuple(row)
-        return [
-            number
-            for (encode, missing), value in zip(self._encoders, values, strict=True)
-            for number in (missing if value is None else encode(value))
-        ]
+        return [*map(msgspec.structs.astuple, rows if isinstance(rows, list) else [rows])]
 
     def _problems(self, body: bytes, first: str) -> list[Problem]:
         """Look again, slowly, for all that is wrong: the fast decoder stops at the first error."""
@@ -90,14 +79,35 @@ class RowCodec:
             yield Problem(index, name[:40], "not a column of the contract")
 
 
-def row_type(contract: Contract) -> type[msgspec.Struct]:
-    """The features as a msgspec type: checked while parsed, documented as JSON schema."""
+class RowCodec(RowReader):
+    """Decode JSON rows into model input, by the contract."""
+
+    def __init__(self, contract: Contract) -> None:
+        super().__init__(contract.features, "Row")
+        self._encoders = [
+            (encoder(column), (math.nan,) * len(column.encoded_names)) for column in contract.features
+        ]
+
+    def decode(self, body: bytes) -> NDArray[np.float32]:
+        """Return the matrix of shape (rows, features); raise `RowError` with every broken rule."""
+        return np.array([self._encode(row) for row in self.read(body)], np.float32)
+
+    def _encode(self, values: tuple[Any, ...]) -> list[float]:
+        return [
+            number
+            for (encode, missing), value in zip(self._encoders, values, strict=True)
+            for number in (missing if value is None else encode(value))
+        ]
+
+
+def row_type(columns: tuple[Column, ...], name: str) -> type[msgspec.Struct]:
+    """Columns as a msgspec type: checked while parsed, documented as JSON schema."""
     fields: list[Any] = []
-    for index, column in enumerate(contract.features):
+    for index, column in enumerate(columns):
         default = (None,) if column.nullable else ()
         fields.append((f"c{index}", annotation(column), *default))
-    names = {f"c{index}": column.name for index, column in enumerate(contract.features)}
-    return msgspec.defstruct("Row", fields, kw_only=True, forbid_unknown_fields=True, rename=names)
+    names = {f"c{index}": column.name for index, column in enumerate(columns)}
+    return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True, rename=names)
 
 
 def annotation(column: Column) -> Any:
@@ -107,6 +117,8 @@ def annotation(column: Column) -> Any:
         value = value[column.categories]
     elif column.kind == "time":
         value = Annotated[datetime, msgspec.Meta(tz=False)]
+    elif column.kind == "text":
+        value = str
     else:
         lowest, highest = column.bounds
         # JSON knows one kind of number: 40.0 is an integer there, 40.5 is not.

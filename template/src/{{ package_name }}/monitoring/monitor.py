@@ -67,7 +67,9 @@ def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
         found = [
             path
             for path in sorted(store.find(root))
-            if path.endswith((".parquet", ".csv")) and path.split("/")[-2] >= first_day
+            if path.endswith((".parquet", ".csv"))
+            and path.split("/")[-2] >= first_day
+            and "/truth/" not in path.removeprefix(root)
         ]
         if "file" in store.protocol or not found:
             return found
@@ -80,7 +82,7 @@ def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
 
 
 def read_events(con: Connection, address: str, since: datetime | None, folder: Path, every: bool) -> None:
-    """Make the table `answered` of the events since then, and the view `kept` of all of them, if asked to.
+    """Make the table `asked` of the events since then, and the view `kept` of all answered ones.
 
     Raises:
         ProjectError: there are none.
@@ -92,9 +94,9 @@ def read_events(con: Connection, address: str, since: datetime | None, folder: P
     if files:
         with explained(f"monitor: the events in {address} cannot be read"):
             source = f"read_parquet({texts(tuple(files))}, union_by_name=true)"
-            con.sql(f"CREATE VIEW kept AS FROM {source}")
-            con.sql(f"CREATE TABLE answered AS FROM kept WHERE {condition}")
-    if not files or not one(con, "SELECT count(*) FROM answered")[0]:
+            con.sql(f"CREATE VIEW kept AS FROM {source} WHERE status = 200")
+            con.sql(f"CREATE TABLE asked AS FROM {source} WHERE {condition}")
+    if not files or not one(con, "SELECT count(*) FROM asked")[0]:
         after = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
         raise ProjectError(
             f"monitor: no events in {address}{after}. A server writes them where its variable EVENTS says; "
@@ -104,10 +106,11 @@ def read_events(con: Connection, address: str, since: datetime | None, folder: P
 
 def count_traffic(con: Connection) -> list[Traffic]:
     """Traffic of each model and role, the busiest first; a request's time is that of its first row."""
-    latency = "quantile_cont(seconds, {}) FILTER (row = 0) * 1000"
+    latency = "coalesce(quantile_cont(seconds, {}) FILTER (row = 0 AND status = 200) * 1000, 0)"
     rows = con.sql(
-        "SELECT model_version, role, count(*) FILTER (row = 0), count(*), min(time), max(time), "
-        f"{latency.format(0.5)}, {latency.format(0.99)} FROM answered GROUP BY 1, 2 ORDER BY 4 DESC"
+        "SELECT model_version, role, count(*) FILTER (row = 0), count(*) FILTER (status = 422), "
+        "count(*) FILTER (status >= 500), count(*) FILTER (status = 200), min(time), max(time), "
+        f"{latency.format(0.5)}, {latency.format(0.99)} FROM asked GROUP BY 1, 2 ORDER BY 6 DESC"
     ).fetchall()
     return [Traffic(*row) for row in rows]
 
@@ -118,7 +121,7 @@ def choose_events(con: Connection, version: str, traffic: list[Traffic]) -> int:
     Raises:
         ProjectError: all events are of other models.
     """
-    con.sql(f"CREATE VIEW events AS FROM answered WHERE model_version = {literal(version)}")
+    con.sql(f"CREATE VIEW events AS FROM asked WHERE status = 200 AND model_version = {literal(version)}")
     rows = sum(part.rows for part in traffic if part.model_version == version)
     if not rows:
         others = ", ".join(sorted({part.model_version for part in traffic}))

@@ -36,6 +36,8 @@ class Traffic(msgspec.Struct):
     model_version: str
     role: str
     requests: int
+    refused: int  # requests that broke the contract (422),
+    failed: int  # and that the server could not answer (5xx)
     rows: int
     first: datetime
     last: datetime
@@ -134,6 +136,8 @@ def traffic_row(it: Traffic) -> dict[str, Any]:
         "model": it.model_version,
         "role": it.role,
         "requests": it.requests,
+        "refused": it.refused,
+        "failed": it.failed,
         "rows": it.rows,
         "newest": f"{it.last:%Y-%m-%d %H:%M}",
         "median, ms": f"{it.median_ms:.2g}",

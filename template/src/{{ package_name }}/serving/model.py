@@ -26,6 +26,12 @@ class Metadata(msgspec.Struct):
     libraries: dict[str, str]
 
 
+class Reference(msgspec.Struct):
+    """Of a distribution in `reference.json`: the bounds of its bins."""
+
+    edges: list[float] = []
+
+
 class Label(msgspec.Struct):
     """A classification: the most probable label, and the probability of each."""
 
@@ -94,6 +100,10 @@ class Model:
             self.contract = msgspec.json.decode((folder / "contract.json").read_bytes(), type=Contract)
             self.metadata = msgspec.json.decode((folder / "metadata.json").read_bytes(), type=Metadata)
             self.example: dict[str, Any] = msgspec.json.decode((folder / "example.json").read_bytes())
+            reference = msgspec.json.decode(
+                (folder / "reference.json").read_bytes(), type=dict[str, Reference]
+            )
+            self.output_edges = {it: reference[f"output:{it}"].edges for it in self.contract.labels}
             self.run = Session(folder / "model.onnx").run
             if (found := content_version(folder)) != self.metadata.version:
                 raise ValueError(f"its content is {found}, but it says {self.metadata.version}")

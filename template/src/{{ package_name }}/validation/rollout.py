@@ -27,7 +27,7 @@ from .rules import Check, Verdict, verdict_if, worst
 DELAY = 15  # seconds after which an event is written
 READ = """
 SELECT DISTINCT ON (role, id, row) * FROM read_parquet($files, union_by_name = true)
-WHERE time > (SELECT max(time) FROM read_parquet($files)) - to_seconds($seconds)
+WHERE status = 200 AND time > (SELECT max(time) FROM read_parquet($files)) - to_seconds($seconds)
 """
 
 
