@@ -1,18 +1,17 @@
 """What watches production, in containers beside it: it finds everything by name."""
 
-import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 from helpers import require
 from images import Docker
-from project import Json, Project
+from project import Project
 from serving import free_port
+from test_alerts import ask
 from test_events import until
 
 # Debian's builds in the places where the images that a project names have them.
@@ -66,8 +65,8 @@ def production(docker: Docker, image: str, work: Project, tmp_path: Path) -> Ite
 @pytest.fixture
 def prometheus(
     docker: Docker, images: None, production: None, work: Project, tmp_path: Path
-) -> Iterator[Callable[[str], Json]]:
-    """Watch production as the README says, but every second, and at another port; give what answers."""
+) -> Iterator[int]:
+    """Watch production as the README says, but every second, and at another port, which it gives."""
     settings, port = work.folder / "deploy/monitoring/prometheus.yml", free_port()
     settings.write_text(settings.read_text().replace("15s", "1s"))
     ports = tmp_path / "ports.yaml"
@@ -75,34 +74,26 @@ def prometheus(
     parts = (work.folder / "compose.yaml", work.folder / "deploy/monitoring/production.yaml", ports)
     stack = ("compose", *(f"--file={part}" for part in parts))
     docker.good(*stack, "up", "--detach", "prometheus")
-
-    def ask(path: str) -> Json:
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/api/v1/{path}") as answer:
-                return json.load(answer)["data"]
-        except OSError:  # it is about to start
-            return None
-
-    until(lambda: ask("targets") is not None)
-    yield ask
+    until(lambda: ask(port, "targets") is not None)
+    yield port
     docker.good(*stack, "--profile=monitoring", "down", "--volumes", "--timeout", "1")
 
 
-def test_production_is_watched(docker: Docker, prometheus: Callable[[str], Json]) -> None:
+def test_production_is_watched(docker: Docker, prometheus: int) -> None:
     """The slot and the gateway are found by their names, and a gateway that is gone is missed."""
 
     def query(expression: str) -> dict[str, str]:
-        found = prometheus(f"query?query={expression}")["result"]
+        found = ask(prometheus, "query", query=expression)["result"]
         return {it["metric"]["instance"]: it["value"][1] for it in found}
 
     def alerts() -> set[str]:
-        return {it["labels"]["alertname"] for it in prometheus("alerts")["alerts"]}
+        return {it["labels"]["alertname"] for it in ask(prometheus, "alerts")["alerts"]}
 
     until(lambda: query("up") == query("model_info") == {"blue": "1", "gateway": "1"})
     until(lambda: alerts() == set())
-    assert prometheus("alertmanagers")["activeAlertmanagers"]
+    assert ask(prometheus, "alertmanagers")["activeAlertmanagers"]
     docker.good("stop", "--time=1", "customer-churn-production-gateway-1")
-    until(lambda: alerts() == {"NoAnswer"})
-    assert query("up") == {"blue": "1"}
+    until(lambda: query("up") == {"blue": "1"})
+    assert alerts() == {"NoAnswer"}
     routes = docker.good("exec", "customer-churn-alertmanager-1", "cat", "/etc/alertmanager/alertmanager.yml")
     assert "webhook_configs: []" in routes
