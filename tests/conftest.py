@@ -7,7 +7,7 @@ from helpers import Renderer, snapshot
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-CONTAINERS = {"test_workflows", "test_image", "test_loop", "test_rollout"}
+CONTAINERS = {"test_workflows", "test_image", "test_loop", "test_rollout", "test_stack"}
 pytest_plugins = ["project", "serving", "hosts", "images", "actions", "proof"]
 
 
