@@ -3,6 +3,7 @@
 import base64
 from datetime import datetime
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ..stage import table, write_json
+from ..stage import table, write, write_json
 from .drift import Drift, Verdict
 from .performance import Measured
 
@@ -69,18 +70,16 @@ class Section(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def write(found: Monitoring, path: Path) -> None:
+def write_all(found: Monitoring, path: Path) -> None:
     """Write the report as `.md`, `.png` and `.html`, and last, for it says where to go on, as `.json`."""
     path.parent.mkdir(exist_ok=True)
     picture = path.with_suffix(".png")
     picture.unlink(missing_ok=True)
     if found.drift:
         draw(found.drift, picture)
-    path.with_suffix(".md").write_text(markdown(found, picture), encoding="utf-8")
-    path.with_suffix(".html").write_text(page(found, picture), encoding="utf-8")
-    whole = path.with_suffix(".new")
-    write_json(whole, found)
-    whole.replace(path)
+    write(path.with_suffix(".md"), markdown(found, picture).encode())
+    write(path.with_suffix(".html"), page(found, picture).encode())
+    write_json(path, found)
 
 
 def headline(found: Monitoring) -> str:
@@ -188,7 +187,9 @@ def draw(drifts: list[Drift], path: Path) -> None:
     for index, drift in enumerate(shown):
         draw_column(figure.add_subplot(down, ACROSS, index + 1), drift)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    figure.savefig(path, dpi=90, metadata={"Software": None})
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=90, metadata={"Software": None})
+    write(path, drawn.getvalue())
 
 
 def draw_column(axes: "Axes", drift: Drift) -> None:
