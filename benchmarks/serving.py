@@ -21,7 +21,7 @@ CONNECTIONS, ROUNDS, SECONDS = 16, 5, 2.0
 MLFLOW = "mlflow==3.17.2"
 OURS = "ours"
 TARGETS = {
-    "ours without events": Target("≥", 0.9, "x"),
+    "ours without events, metrics and contract": Target("≥", 0.9, "x"),
     "an empty FastAPI handler": Target("≥", 1, "x"),
     "an empty ASGI application": None,
     "FastAPI + scikit-learn": None,
@@ -99,7 +99,7 @@ def pythonic(lab: Lab) -> dict[str, Server]:
     project, body = lab.journey.project, json.dumps(lab.journey.asked).encode()
     names = {
         OURS: "",
-        "ours without events": "peers:without_events",
+        "ours without events, metrics and contract": "peers:bare",
         "an empty FastAPI handler": "peers:empty_fastapi",
         "an empty ASGI application": "peers:empty_asgi",
         "FastAPI + scikit-learn": "peers:fastapi_sklearn",

@@ -124,13 +124,13 @@ def started(command: list[str | Path], cwd: Path, env: dict[str, str], port: int
 
 
 @contextmanager
-def serving(project: Project, slim: Path, cwd: Path) -> Generator[Server]:
+def serving(project: Project, slim: Path, cwd: Path, app: str = "", **variables: str) -> Generator[Server]:
     """Serve a project's bundle from elsewhere, with nothing but the base dependencies at hand."""
     port = free_port()
-    paths = {"PYTHONPATH": f"{project.folder}/src", "BUNDLE": f"{project.folder}/models/bundle"}
-    app = f"{project.package}.serving.app:create_app"
+    paths = {"PYTHONPATH": f"{project.folder}/src:{cwd}", "BUNDLE": f"{project.folder}/models/bundle"}
+    app = app or f"{project.package}.serving.app:create_app"
     command = [slim / "bin/python", "-m", "uvicorn", "--factory", app, "--port", str(port)]
-    with started(command, cwd, project.environment() | paths, port) as server:
+    with started(command, cwd, project.environment() | paths | variables, port) as server:
         yield server
 
 

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 from project import Json, Project
-from serving import PATIENCE, Server, free_port, started
+from serving import PATIENCE, Server, serving
 
 FIRST = "SELECT count(*) AS rows, count(DISTINCT (id, row)) AS keys FROM '{}/*/*.parquet'"
 
 
 @contextmanager
 def recording(project: Project, slim: Path, folder: Path, events: Path) -> Generator[Server]:
-    """Serve with nothing but the base dependencies, events in a folder of their own."""
-    port = free_port()
-    own = {"PYTHONPATH": f"{project.folder}/src", "BUNDLE": f"{project.folder}/models/bundle"}
-    command = [slim / "bin/python", "-m", "uvicorn", "--factory", f"{project.package}.serving.app:create_app"]
-    environment = project.environment() | own | {"EVENTS": str(events)}
-    with started([*command, "--port", str(port)], folder, environment, port) as server:
+    """Serve with events in a folder of their own."""
+    with serving(project, slim, folder, EVENTS=str(events)) as server:
         yield server
+
+
+def told(project: Project, events: Path) -> list[Json]:
+    """Read what the server was told."""
+    return project.rows(f"FROM '{events}/truth/*/*.parquet' ORDER BY told_at, id, row")
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -106,3 +107,25 @@ def test_waiting_rows_are_bounded(project: Project, slim: Path, tmp_path: Path) 
             server.predictions([example(project)] * 10_000)
         assert metric(server, "event_waiting_rows") == 50_000
         assert metric(server, "event_dropped_rows_total") == 10_000
+
+
+def test_truth_may_be_told(project: Project, slim: Path, tmp_path: Path) -> None:
+    """By the names of requests, one or many; of what the contract forbids, nothing is kept."""
+    events = tmp_path / "events"
+    with recording(project, slim, tmp_path, events) as server:
+
+        def tell(*rows: Json) -> tuple[int, Json]:
+            answer = server.ask("POST", "/truth", json.dumps(rows if len(rows) > 1 else rows[0]))
+            return answer.status, answer.json
+
+        assert tell({"id": "a", "churn": "Yes"}) == (202, {"rows": 1})
+        many = [{"id": "b", "row": row, "churn": "No"} for row in (0, 1, 1)]
+        assert tell(*many) == (202, {"rows": 2})
+        status, refusal = tell({"id": 1, "row": 0.5, "churn": "Perhaps"}, {"churn": "No", "tenure": 1})
+        assert status == 422
+        assert [(it["row"], it["column"]) for it in refusal["detail"]] == [
+            *((0, name) for name in ("id", "row", "churn")),
+            *((1, name) for name in ("id", "tenure")),
+        ]
+    found = [(it["id"], it["row"], it["churn"]) for it in told(project, events)]
+    assert found == [("a", 0, "Yes"), ("b", 0, "No"), ("b", 1, "No")]

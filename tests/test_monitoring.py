@@ -57,6 +57,17 @@ for _ in range({times}):
     loud += any(it.verdict != "ok" for it in found)
 print(wrong / {times}, loud / {times})
 """
+# What was told in a CSV file, as the server writes it, at a time.
+TELL = """
+import duckdb, sys
+from pathlib import Path
+
+source, target, hour = sys.argv[1:]
+Path(target).parent.mkdir(parents=True)
+told = f"SELECT * REPLACE (row::INTEGER AS row), TIMESTAMP '2026-01-01' + to_hours({hour}) AS told_at"
+rows = f"{told} FROM read_csv('{source}', all_varchar=true)"
+duckdb.sql(rows).write_parquet(target)
+"""
 
 
 def ask(project: Project, slim: Path, folder: Path, query: str) -> Path:
@@ -187,6 +198,35 @@ def test_truth_that_has_come_is_used(work: Project, usual: Path, tmp_path: Path)
     assert "1407 rows are not one of 'No', 'Yes' in churn" in said
 
 
+def test_of_what_is_told_twice_the_newest_counts(work: Project, usual: Path, tmp_path: Path) -> None:
+    """By the server's endpoint: turned truth, and later the right one, is as if that alone had been told."""
+    events = shutil.copytree(usual, tmp_path / "events")
+    for number, answer in enumerate(("CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END", "churn")):
+        path = truth(work, tmp_path / "told.csv", answer)
+        work.script(TELL, path, events / f"truth/2026-01-0{2 - number}/{number}.parquet", str(number))
+    found = monitor(work, events)
+    assert (found["verdict"], found["truth_rows"]) == ("ok", found["rows"])
+    assert found["performance"][0]["found"]["value"] > 0.8
+
+
+@pytest.mark.parametrize(("status", "name"), [(422, "refused"), (500, "failed")])
+def test_requests_without_an_answer_are_an_alert(
+    work: Project, usual: Path, tmp_path: Path, status: int, name: str
+) -> None:
+    """Beyond their share, and beyond doubt; their rows, which have no features, are not judged."""
+    events = shutil.copytree(usual, tmp_path / "events")
+    (file,) = events.glob("*/*.parquet")
+    spoil = f"SELECT * REPLACE ('x' || id AS id, {status}::SMALLINT AS status) FROM raw WHERE row = 0"  # noqa: S608
+    for number in range(4):
+        copy = str(shutil.copy(file, file.with_name(f"{number}.parquet")))
+        work.edit(spoil if number else f"{spoil} LIMIT 1", copy)
+        if number == 0:
+            assert monitor(work, events, "--since", "1d")["traffic"][0][name] == 1
+    said = work.refusal("monitoring.monitor", "--events", events, "--since", "1d")
+    assert f"requests: 46 of 61 {name}, 75.4%; monitor.max_{name}_share is" in said
+    assert len(report(work)["reasons"]) == 1
+
+
 def test_what_cannot_be_judged_says_so(work: Project, usual: Path, tmp_path: Path) -> None:
     """No events at all; events of another model alone, and among this one's."""
     said = work.refusal("monitoring.monitor", "--events", tmp_path / "none")
@@ -256,9 +296,9 @@ def test_what_training_does_not_mend_starts_none(work: Project, shifted: Path, t
     owners, path = work.folder / ".github/CODEOWNERS", work.folder / "reports/monitoring.json"
     work.replace("/deploy/ @your-org/ml-team", "/deploy/ @acme/platform", owners)
     work.refusal("monitoring.monitor", "--events", shifted)
-    path.write_text(path.read_text().replace('"rule": "drift"', '"rule": "errors"'))
+    path.write_text(path.read_text().replace('"rule": "drift"', '"rule": "failed"'))
     work.stages("monitoring.alert")
-    assert "@acme/platform for errors: please look." in (told / "issue").read_text()
+    assert "@acme/platform for failed: please look." in (told / "issue").read_text()
     assert not (told / "dispatch").exists()
     path.write_text(path.read_text().replace('"alert"', '"warn"'))
     assert "alert: none, production is warn" in work.stages("monitoring.alert")

@@ -114,6 +114,8 @@ class Monitor(Section, frozen=True):
     confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.99  # that nothing is accused falsely
     warn_drift: Share = 0.1  # share of the rows that would have to be others for a column to be as before
     max_drift: Share = 0.2  # the same, for an alert
+    max_refused_share: Share = 0.05  # of the requests, by the contract (422)
+    max_failed_share: Share = 0.01  # of the requests, by the server (5xx)
     max_age_hours: Positive = 24  # of the newest event
 
 

@@ -67,6 +67,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",")
 
 
+def write(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
 def write_json(path: Path, content: object) -> None:
     """Write any msgspec structure, list or dictionary as readable JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    write(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")

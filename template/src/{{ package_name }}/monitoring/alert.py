@@ -19,7 +19,7 @@ from .report import Finding, Monitoring, headline, markdown
 LABEL = "monitoring"
 CODEOWNERS = Path(".github/CODEOWNERS")
 # An alert's owner is that of a path; where none is given here, the project's.
-PATHS = {"drift": "/src/*/data/", "refused": "/src/*/data/", "errors": "/deploy/"}
+PATHS = {"drift": "/src/*/data/", "refused": "/src/*/data/", "failed": "/deploy/"}
 LEARNED = ("drift", "kpi")  # what a new model may mend
 LONGEST = 65_000  # characters of an issue that GitHub takes
 

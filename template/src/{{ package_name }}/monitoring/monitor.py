@@ -10,11 +10,13 @@ import argparse
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from scipy.stats import binom
 
 from .. import params
 from ..contract.tables import Connection, connect, literal
@@ -64,28 +66,39 @@ def count_traffic(con: Connection) -> list[Traffic]:
     return [Traffic(*row) for row in rows]
 
 
-def choose_events(con: Connection, version: str, traffic: list[Traffic]) -> int:
-    """Make the view `events` of this model's; give the number of its rows.
+def choose_events(con: Connection, version: str, traffic: list[Traffic]) -> list[Traffic]:
+    """Make the view `events` of the rows that this model answered; give its part of the traffic.
 
     Raises:
         ProjectError: all events are of other models.
     """
     con.sql(f"CREATE VIEW events AS FROM asked WHERE status = 200 AND model_version = {literal(version)}")
-    rows = sum(part.rows for part in traffic if part.model_version == version)
-    if not rows:
+    ours = [part for part in traffic if part.model_version == version]
+    if not ours:
         others = ", ".join(sorted({part.model_version for part in traffic}))
         raise ProjectError(
             f"monitor: the events are of model {others}, the bundle here is {version}. Check out the "
             "commit of the model that answers (its production/* tag), and fetch its bundle: uv run dvc pull"
         )
-    return rows
+    return ours
+
+
+def find_unanswered(traffic: list[Traffic], settings: params.Monitor) -> Iterator[Finding]:
+    """Say beyond doubt (a binomial test) that more requests were refused, or failed, than is allowed."""
+    requests = sum(part.requests for part in traffic)
+    for name, limit in (("refused", "max_refused_share"), ("failed", "max_failed_share")):
+        count, allowed = sum(getattr(part, name) for part in traffic), getattr(settings, limit)
+        if binom.sf(count - 1, requests, allowed) < 1 - settings.confidence:
+            said = f"{count:,} of {requests:,}, {count / requests:.1%}; monitor.{limit} is {allowed:.1%}"
+            yield Finding("alert", name, "requests", said)
 
 
 def find_reasons(
     traffic: list[Traffic], rows: int, drifts: list[Drift], measured: list[Measured], settings: params.Monitor
 ) -> list[Finding]:
     """What is to be said, the gravest first."""
-    found = [Finding(it.verdict, "drift", it.name, it.said) for it in drifts if it.verdict != "ok"]
+    found = [*find_unanswered(traffic, settings)]
+    found += [Finding(it.verdict, "drift", it.name, it.said) for it in drifts if it.verdict != "ok"]
     found += [Finding(it.verdict, "kpi", it.metric, it.said) for it in measured if it.verdict != "ok"]
     if rows < settings.min_rows:
         said = f"too few to be judged: {rows:,} of this model, monitor.min_rows is {settings.min_rows:,}"
@@ -102,22 +115,22 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
     settings, version = params.load(), model.metadata.version
     reference = msgspec.json.decode((BUNDLE / "reference.json").read_bytes(), type=Reference)
     with tempfile.TemporaryDirectory() as folder:
-        if not read_events(con, events, since, Path(folder) / "events", every=bool(truth)):
+        told = find_files(truth or f"{events.rstrip('/')}/truth", Path(folder) / "truth")
+        if not read_events(con, events, since, Path(folder) / "events", every=bool(told)):
             after = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
             raise ProjectError(
                 f"monitor: no events in {events}{after}. A server writes them where its variable EVENTS "
                 "says; is that the same address, and did anybody ask? --since looks back further."
             )
         traffic = count_traffic(con)
-        rows = choose_events(con, version, traffic)
-        told = find_files(truth, Path(folder) / "truth") if truth else []
+        ours = choose_events(con, version, traffic)
         if truth and not told:
             raise ProjectError(f"monitor: no .csv or .parquet file with truth at {truth}")
         truth_rows = join_truth(con, told, model) if told else 0
-    least = settings.monitor.min_rows
+    least, rows = settings.monitor.min_rows, sum(part.rows for part in ours)
     drifts = find_drift(con, "events", reference, model.contract, settings.monitor) if rows >= least else []
     measured = measure_truth(con, model.contract, settings) if truth_rows >= least else []
-    found = find_reasons(traffic, rows, drifts, measured, settings.monitor)
+    found = find_reasons(ours, rows, drifts, measured, settings.monitor)
     return Monitoring(
         verdict=found[0].verdict if found else "ok",
         reasons=found,
@@ -141,7 +154,7 @@ def main() -> None:
         "--events", default=given("EVENTS") or "events", help="folder or address of the events"
     )
     parser.add_argument(
-        "--truth", default=given("TRUTH") or None, help="file, folder or address of the truth"
+        "--truth", default=given("TRUTH") or None, help="file, folder or address; else EVENTS/truth"
     )
     asked: Any = parser.parse_args()
     model, since = Model(BUNDLE), beginning(asked.since)
@@ -149,7 +162,7 @@ def main() -> None:
         memory = params.load().memory_gb
         with connect(memory, Path(folder) / "monitor.duckdb") as con:
             found = look(con, model, asked.events, asked.truth, since)
-    report.write(found, MONITORING_REPORT)
+    report.write_all(found, MONITORING_REPORT)
     reasons = "".join(f"\n- {reason}" for reason in found.reasons)
     if found.verdict == "alert":
         raise ProjectError(

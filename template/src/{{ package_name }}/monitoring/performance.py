@@ -1,8 +1,9 @@
 """Performance: how good the answers were, for rows whose truth has come.
 
-Truth is a CSV or Parquet file, or a folder of them, with the columns `id` (of the request), the target,
-and `row` where requests had several rows. A KPI is accused when all of its bootstrap interval misses its
-threshold: falsely in at most (1 - `monitor.confidence`) / 2 of all windows.
+Truth is a CSV or Parquet file, or a folder of them, with the columns `id` (of the request), the target, and
+`row` where requests had several rows. With a column `told_at`, as the server writes it, something may be
+told again: the newest counts. A KPI is accused when all of its bootstrap interval misses its threshold:
+falsely in at most (1 - `monitor.confidence`) / 2 of all windows.
 """
 
 from functools import partial
@@ -54,10 +55,12 @@ def join_truth(con: Connection, files: list[str], model: Model) -> int:
     if absent := [name for name in ("id", target.name) if name not in columns]:
         raise ProjectError(f"monitor: truth lacks {', '.join(absent)}; it has {', '.join(columns)}")
     row = "row::INTEGER" if "row" in columns else "0"
+    newest = "QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY told_at DESC) = 1"
     with explained("monitor: truth cannot be read"):
         con.sql(
             f"CREATE TABLE truth AS SELECT id::VARCHAR AS id, {row} AS row, "
-            f"({encoded(target)[0]})::DOUBLE AS truth FROM told WHERE {quote(target.name)} IS NOT NULL"
+            f"({encoded(target)[0]})::DOUBLE AS truth FROM told WHERE {quote(target.name)} IS NOT NULL "
+            + (newest if "told_at" in columns else "")
         )
     wrong, twice = one(con, "SELECT count(*) - count(truth), count(*) - count(DISTINCT (id, row)) FROM truth")
     if wrong or twice:

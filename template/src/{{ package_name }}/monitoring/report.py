@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ..stage import table, write_json
+from ..stage import table, write, write_json
 from .drift import Drift, Verdict
 from .performance import Measured
 
@@ -83,15 +83,12 @@ class Section(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def write(found: Monitoring, path: Path) -> None:
+def write_all(found: Monitoring, path: Path) -> None:
     """Write the report as `.md` and `.html`, and last, for it says where to go on, as `.json`."""
     path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix(".new")  # a file is whole, whatever happens
-    for suffix, text in ((".md", markdown(found)), (".html", page(found))):
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path.with_suffix(suffix))
-    write_json(draft, found)
-    draft.replace(path)
+    write(path.with_suffix(".md"), markdown(found).encode())
+    write(path.with_suffix(".html"), page(found).encode())
+    write_json(path, found)
 
 
 def headline(found: Monitoring) -> str:

@@ -31,6 +31,7 @@ from ..stage import (
 from ..validation.metrics import Estimator, outputs
 from .onnx import convert
 
+DRAFT = BUNDLE.with_name("bundle.new")  # becomes the bundle when it is whole and proven
 LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "pandas", "duckdb")
 
 
@@ -50,27 +51,29 @@ def git_commit() -> str:
 def main() -> None:
     settings, contract = params.load(), problem.CONTRACT
     estimator = joblib.load(ESTIMATOR)
-    shutil.rmtree(BUNDLE, ignore_errors=True)
-    BUNDLE.mkdir(parents=True)
+    for folder in (BUNDLE, DRAFT):
+        shutil.rmtree(folder, ignore_errors=True)
+    DRAFT.mkdir(parents=True)
     model = convert(estimator, contract).SerializeToString(deterministic=True)
-    (BUNDLE / "model.onnx").write_bytes(model)
-    write_json(BUNDLE / "contract.json", contract)
-    write_json(BUNDLE / "reference.json", reference(contract, settings.memory_gb))
-    write_json(BUNDLE / "example.json", read_row(TEST, contract))
+    (DRAFT / "model.onnx").write_bytes(model)
+    write_json(DRAFT / "contract.json", contract)
+    write_json(DRAFT / "reference.json", reference(contract, settings.memory_gb))
+    write_json(DRAFT / "example.json", read_row(TEST, contract))
     metadata = Metadata(
-        version=content_version(BUNDLE),
+        version=content_version(DRAFT),
         commit=git_commit(),
         data=digest(TRAIN, TEST),
         parameters={"split": settings.split, "train": settings.train},  # a source may hold a password
         metrics=msgspec.json.decode(TRAINING_REPORT.read_bytes())["mean"],
         libraries={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     )
-    write_json(BUNDLE / "metadata.json", metadata)
+    write_json(DRAFT / "metadata.json", metadata)
     measured = {
         "parity": check_parity(estimator, settings.bundle.parity_tolerance),
-        "size_mb": sum(path.stat().st_size for path in BUNDLE.iterdir()) / 1e6,
-        "latency_ms": latency(Model(BUNDLE)),
+        "size_mb": sum(path.stat().st_size for path in DRAFT.iterdir()) / 1e6,
+        "latency_ms": latency(Model(DRAFT)),
     }
+    DRAFT.rename(BUNDLE)
     report: dict[str, Any] = msgspec.to_builtins(metadata)
     write_json(BUNDLE_REPORT, report | measured)
 
@@ -79,7 +82,7 @@ def reference(contract: Contract, memory_gb: float) -> dict[str, Distribution]:
     """What monitoring compares with: inputs as in training, outputs as for the test split."""
     named = zip(numbers(contract), contract.feature_names, strict=True)
     selected = ", ".join(f"{sql} AS {quote(f'feature:{name}')}" for sql, name in named)
-    answers = Session(BUNDLE / "model.onnx").run(read_features(TEST, contract).to_numpy())
+    answers = Session(DRAFT / "model.onnx").run(read_features(TEST, contract).to_numpy())
     labels = [f"output:{label}" for label in contract.labels]
     with connect(memory_gb) as con:
         con.sql(f"CREATE VIEW inputs AS SELECT {selected} FROM {literal(TRAIN)}")
@@ -105,10 +108,9 @@ def check_parity(estimator: Estimator, tolerance: float) -> float:
     """Prove on the whole test split that the bundle answers as the estimator does; return the difference."""
     features = read_features(TEST, problem.CONTRACT)
     expected = outputs(estimator, features, problem.CONTRACT)
-    difference = parity(expected, Model(BUNDLE).run(features.to_numpy()))
+    difference = parity(expected, Model(DRAFT).run(features.to_numpy()))
     print(f"bundle: differs from the estimator by {difference:.1e} over {len(features):,} rows")
     if not difference <= tolerance:
-        shutil.rmtree(BUNDLE)
         raise ProjectError(
             f"bundle: ONNX and estimator differ by {difference:.1e} of the outputs' range, over "
             f"bundle.parity_tolerance ({tolerance:.0e}). Often a scaler before trees: drop it."

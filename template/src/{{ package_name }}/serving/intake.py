@@ -46,8 +46,7 @@ class Intake:
             raise TurnedAwayError(413, TOO_LARGE)
         if len(self._due) >= MOST_REQUESTS:
             raise TurnedAwayError(503, BUSY)
-        task, size = cast(asyncio.Task, asyncio.current_task()), 0
-        parts: list[bytes] = []
+        task, body = cast(asyncio.Task, asyncio.current_task()), bytearray()
         self._due[task] = monotonic() + MOST_SECONDS
         try:
             await asyncio.sleep(0)  # so that all who have come are counted before one is answered
@@ -55,20 +54,20 @@ class Intake:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                self._held += len(parts[-1])
-                if size > MOST_BYTES:
+                part = message.get("body", b"")
+                body += part
+                self._held += len(part)
+                if len(body) > MOST_BYTES:
                     raise TurnedAwayError(413, TOO_LARGE)
                 if self._held > MOST_HELD:
                     raise TurnedAwayError(503, BUSY)
                 if not message.get("more_body"):
-                    return b"".join(parts)
+                    return bytes(body)
         except asyncio.CancelledError:
             raise TurnedAwayError(408, TOO_LATE) from None
         finally:
             del self._due[task]
-            self._held -= size
+            self._held -= len(body)
 
     async def watch(self) -> None:
         """End what is late; a timer for each request would cost a tenth of its time."""

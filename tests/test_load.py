@@ -1,0 +1,175 @@
+"""More than a server can take, and things that fail: it says so, answers what it took, and goes on."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+import pytest
+from project import Json, Project
+from serving import PATIENCE, Server, serving
+from test_events import example, metric, recording
+
+MEBIBYTE = 2**20
+MOST = 16 * MEBIBYTE
+# A server whose model fails at a row of a certain tenure, as a part of it might at any row.
+FAILING = """
+from {package}.serving import app
+
+def create_app():
+    server = app.create_app()
+    run = server._model.run
+
+    def fail(features):
+        if 13 in features:
+            raise RuntimeError("no luck")
+        return run(features)
+
+    server._model.run = fail
+    return server
+"""
+
+
+@pytest.fixture(scope="module")
+def server(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serve the churn model."""
+    folder = tmp_path_factory.mktemp("load")
+    with recording(project, slim, folder, folder / "events") as running:
+        yield running
+
+
+def body(project: Project) -> bytes:
+    """Give a row that the contract allows, as it is sent."""
+    return json.dumps(example(project)).encode()
+
+
+def begin(server: Server, row: bytes) -> HTTPConnection:
+    """Send the beginning of a request."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("content-length", str(len(row)))
+    connection.endheaders(row[:10])
+    return connection
+
+
+def end(connection: HTTPConnection, row: bytes) -> HTTPResponse:
+    """Send the rest, and read the answer."""
+    connection.send(row[10:])
+    return connection.getresponse()
+
+
+def pieces(content: bytes) -> Iterator[bytes]:
+    """Cut into pieces: sent like this, nothing says how many there will be."""
+    yield from (content[at : at + MEBIBYTE] for at in range(0, len(content), MEBIBYTE))
+
+
+def version(project: Project) -> Json:
+    """Read what the bundle says that it is."""
+    return project.json("models/bundle/metadata.json")["version"]
+
+
+def test_a_body_has_a_limit(server: Server, project: Project) -> None:
+    """At which it is answered; beyond, refused, announced or not, and the next one is served."""
+    row = body(project)
+    before = metric(server, 'predict_requests_total{status="413"}')
+    assert server.ask("POST", "/predict", row.ljust(MOST)).status == 200
+    assert server.ask("POST", "/predict", pieces(row.ljust(MOST))).status == 200
+    for large in (row.ljust(MOST + 1), pieces(row.ljust(MOST + 1)), pieces(row.ljust(3 * MOST))):
+        answer = server.ask("POST", "/predict", large)
+        assert (answer.status, answer.json) == (413, {"detail": "a body may have 16 MiB"})
+    with closing(begin(server, row.ljust(MOST + 1))) as waiting:  # refused before it is sent
+        assert waiting.getresponse().status == 413
+    assert metric(server, 'predict_requests_total{status="413"}') == before + 4
+    assert server.predictions(example(project))
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(server: Server, project: Project) -> None:
+    """Nor is anybody else kept waiting meanwhile."""
+    with closing(begin(server, body(project))) as late:
+        assert server.predictions(example(project))
+        answer = late.getresponse()
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+        assert json.load(answer) == {"detail": "the body did not arrive within 10 seconds"}
+
+
+def test_beyond_its_queue_a_server_says_so(server: Server, project: Project) -> None:
+    """At once; and those that it took are answered."""
+    row = body(project)
+    with ExitStack() as stack:
+        taken = [stack.enter_context(closing(begin(server, row))) for _ in range(500)]
+        time.sleep(1)
+        answer = server.ask("POST", "/predict", row)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        server.get("/health")
+        assert {end(connection, row).status for connection in taken} == {200}
+    assert server.predictions(example(project))
+
+
+def test_a_failure_is_answered_and_told(project: Project, slim: Path, tmp_path: Path) -> None:
+    """One failed request: an answer with its name, a trace in the log, a metric, an event; then the next."""
+    (tmp_path / "failing.py").write_text(FAILING.format(package=project.package))
+    good, events = example(project) | {"tenure": 12}, tmp_path / "events"
+    bad = json.dumps(good | {"tenure": 13})
+    with serving(project, slim, tmp_path, "failing:create_app", EVENTS=str(events)) as server:
+        answer = server.ask("POST", "/predict", bad, **{"x-request-id": "bad luck"})
+        assert (answer.status, answer.headers["x-request-id"]) == (500, "bad luck")
+        assert "bad luck" in answer.json["detail"]
+        assert server.predictions(good)
+        assert metric(server, 'predict_requests_total{status="500"}') == 1
+        assert metric(server, "predict_rows_total") == 1
+    said = server.log.read_text()
+    for words in ("Traceback", "request bad luck failed", "RuntimeError: no luck"):
+        assert said.count(words) == 1
+    kept = project.rows(f"FROM '{events}/*/*.parquet' SELECT id, row, status ORDER BY status DESC")
+    assert kept[0] == {"id": "bad luck", "row": 0, "status": 500}
+    assert [it["status"] for it in kept] == [500, 200]
+
+
+def test_what_was_taken_is_answered_and_kept(project: Project, slim: Path, tmp_path: Path) -> None:
+    """SIGTERM while 50 requests are half there, after others."""
+    events, row = tmp_path / "events", body(project)
+    with recording(project, slim, tmp_path, events) as server, ExitStack() as stack:
+        taken = [stack.enter_context(closing(begin(server, row))) for _ in range(50)]
+        for _ in range(100):
+            server.predictions(example(project))
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(ConnectionError):
+            server.get("/health")
+        assert {end(connection, row).status for connection in taken} == {200}
+        server.process.wait(PATIENCE)
+    assert project.rows(f"SELECT count(*) AS n FROM '{events}/*/*.parquet'") == [{"n": 150}]  # noqa: S608
+
+
+def test_a_server_keeps_its_model(work: Project, slim: Path, tmp_path: Path) -> None:
+    """Whatever happens to the folder that it came from."""
+    with recording(work, slim, tmp_path, tmp_path / "events") as server:
+        row = example(work)
+        before = server.predict(row)
+        shutil.rmtree(work.folder / "models/bundle")
+        assert server.predict(row).json == before.json
+        assert server.get("/ready").json["version"] == before.json["model_version"]
+
+
+def test_a_bundle_is_there_or_not(work: Project) -> None:
+    """Killed in the middle, the stage leaves none; run again, it makes the same as ever."""
+    before = version(work)
+    draft, bundle = (work.folder / "models" / name for name in ("bundle.new", "bundle"))
+    command = (work.python, "-m", f"{work.package}.packaging.bundle")
+    process = subprocess.Popen(command, cwd=work.folder, env=work.environment())
+    limit = time.monotonic() + PATIENCE
+    while not (draft / "model.onnx").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+    process.kill()
+    process.wait(PATIENCE)
+    assert draft.exists()
+    assert not bundle.exists()
+    work.stages("packaging.bundle")
+    assert version(work) == before
+    assert not draft.exists()
