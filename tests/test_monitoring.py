@@ -223,7 +223,7 @@ def test_requests_without_an_answer_are_an_alert(
         if number == 0:
             assert monitor(work, events, "--since", "1d")["traffic"][0][name] == 1
     said = work.refusal("monitoring.monitor", "--events", events, "--since", "1d")
-    assert f"requests: 46 of 61 {name}, 75.4%; monitor.max_{name}_share is" in said
+    assert f"{name}, requests: 46 of 61, 75.4%; monitor.max_{name}_share is" in said
     assert len(report(work)["reasons"]) == 1
 
 
