@@ -35,7 +35,7 @@ def body(found: Monitoring, alerts: list[Finding]) -> str:
     """What the issue says: who is asked, and the report."""
     rules = dict.fromkeys(it.rule for it in alerts)
     asked = ", ".join(f"{owner(rule)} for {rule}" for rule in rules)
-    seen = os.environ.get("RUN", "a run by hand")
+    seen = os.environ.get("SEEN_IN", "a run by hand")
     return f"{asked}: please look. Seen in {seen}.\n\n{markdown(found)}"[:LONGEST]
 
 
