@@ -5,24 +5,28 @@ All of it on real rows of the starter: a company that had few customers with fib
 
 import json
 import re
-import shutil
-import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.client import HTTPConnection
-from threading import Event, Thread
+from pathlib import Path
+from threading import Event
+from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
 from actions import DEPLOYED, GitHub
 from project import Project
 from serving import PATIENCE
+from test_events import until
 
-FEW = "customer_id <= 2000 AND (internet_service <> 'Fiber optic' OR customer_id % 5 = 0)"
-MANY = "customer_id BETWEEN 2001 AND 6000"
-LATER = "customer_id > 6000"
+CUSTOMERS = {
+    "first": "customer_id <= 2000 AND (internet_service <> 'Fiber optic' OR customer_id % 5 = 0)",
+    "new": "customer_id BETWEEN 2001 AND 6000",
+    "newest": "customer_id > 6000",
+}
 A_REQUEST = 50  # rows
-WRITTEN = 6  # seconds after which an answer is an event
+PAUSE = 0.2  # seconds, before the same are asked about again
+WRITE = "import duckdb, sys; duckdb.sql(sys.argv[1]).write_parquet(sys.argv[2])"
 
 
 @pytest.fixture
@@ -32,106 +36,101 @@ def live(fork: GitHub) -> Iterator[GitHub]:
     fork.stop()
 
 
-def deliver(github: GitHub, source: Project, population: str) -> None:
-    """Put real rows where the project fetches its own from."""
+def query(source: Project, who: str) -> str:
+    """SQL for the real rows of some customers."""
+    return f"FROM '{source.folder}/data/raw.parquet' WHERE {CUSTOMERS[who]} ORDER BY customer_id"
+
+
+def deliver(github: GitHub, source: Project, who: str) -> None:
+    """Put customers where the project fetches its rows from."""
     (github.folder / "inbox").mkdir(exist_ok=True)
-    file = github.folder / f"inbox/{len(list(github.folder.glob('inbox/*')))}.parquet"
-    shutil.copy2(source.folder / "data/raw.parquet", file)
-    source.edit(f"FROM raw WHERE {population}", str(file))
+    source.script(WRITE, query(source, who), github.folder / f"inbox/{who}.parquet")
 
 
-def train_first(github: GitHub, source: Project) -> None:
-    """Push a model of the first population, as a person would who has no production yet."""
+def train_by_hand(github: GitHub, source: Project) -> None:
+    """Push the first model, as a person would."""
     project = github.project.using(source)
-    deliver(github, source, FEW)
-    project.replace(
-        "source: sample", f"source: {github.folder}/inbox/*.parquet", project.folder / "params.yaml"
-    )
+    fetched = f"source: {github.folder}/inbox/*.parquet"
+    project.replace("source: sample", fetched, project.folder / "params.yaml")
     project.make("pipeline")
     project.good("dvc", "push")
-    github.push("a model of the first customers")
+    github.push("first model")
 
 
-def customers(source: Project, population: str) -> list[bytes]:
-    """Requests for the answers to real rows of a population."""
+def requests(source: Project, who: str) -> list[bytes]:
+    """What is asked about some customers."""
     names = source.json("models/bundle/example.json")
-    found = source.rows(f"FROM 'data/raw.parquet' WHERE {population} ORDER BY customer_id")
-    rows = [{name: row[name] for name in names} for row in found]
+    rows = [{name: row[name] for name in names} for row in source.rows(query(source, who))]
     return [json.dumps(rows[at : at + A_REQUEST]).encode() for at in range(0, len(rows), A_REQUEST)]
 
 
-def ask(github: GitHub, requests: list[bytes]) -> set[str]:
-    """Ask production; give the versions that answered."""
-    versions = set()
-    for body in requests:
-        connection = HTTPConnection("127.0.0.1", int(github.variables["PORT"]), timeout=PATIENCE)
-        connection.request("POST", "/predict", body, {"X-Client-Id": uuid4().hex})
-        answer = connection.getresponse()
-        assert answer.status == 200
-        versions.add(json.loads(answer.read())["model_version"])
-        connection.close()
+def ask(github: GitHub, bodies: list[bytes]) -> set[str]:
+    """Ask production, which must answer; give the versions that did."""
+    address, versions = f"http://127.0.0.1:{github.variables['PORT']}/predict", set()
+    for body in bodies:
+        client = {"X-Client-Id": uuid4().hex}
+        with urlopen(Request(address, body, client), timeout=PATIENCE) as answer:
+            versions.add(json.load(answer)["model_version"])
     return versions
 
 
 @contextmanager
-def asking(github: GitHub, requests: list[bytes]) -> Generator[None]:
+def asking(github: GitHub, bodies: list[bytes]) -> Generator[None]:
     """Ask production over and over, until the block ends."""
-    stop, failures = Event(), []
+    done = Event()
 
     def run() -> None:
-        while not stop.is_set():
-            try:
-                ask(github, requests)
-            except Exception as error:
-                failures.append(error)
-                return
+        while not done.wait(PAUSE):
+            ask(github, bodies)
 
-    thread = Thread(target=run)
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
-    assert not failures
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(run)
+        try:
+            yield
+        finally:
+            done.set()
+        asked.result()
 
 
-def accused(issue: str) -> set[str]:
-    """Columns that the issue is about."""
-    return set(re.findall(r"^- ALERT drift, (\w+):", issue, re.M))
+def ask_and_monitor(github: GitHub, source: Project, who: str) -> tuple[str, list[tuple[str, str]]]:
+    """Ask about some customers, and let the answers be judged; give the version that did, and what failed."""
+    bodies, events = requests(source, who), Path(github.variables["EVENTS"])
+    (version,) = ask(github, bodies)
+    kept = f"FROM '{events}/*/*.parquet' SELECT DISTINCT id WHERE model_version = '{version}'"
+    until(lambda: any(events.glob("*/*.parquet")) and len(source.rows(kept)) >= len(bodies))
+    run = github.act("schedule", "monitor")
+    assert list(run.jobs) == ["model", "monitor"], run.said
+    return version, run.failed
 
 
 def test_the_loop_closes(live: GitHub, project: Project) -> None:
     """Alert → issue and training → gate → pull request → merge → deployment → ok, and the issue is closed."""
     assert live.act("schedule", "monitor").jobs == {"model": "success"}  # nothing is in production
-    train_first(live, project)
+    deliver(live, project, "first")
+    train_by_hand(live, project)
     run = live.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
     volume = ("volume", "inspect", "--format", "{{.Mountpoint}}", "customer-churn-production_events")
     live.variables["EVENTS"] = live.docker.good(*volume)
 
-    (old,) = ask(live, customers(project, MANY))
-    time.sleep(WRITTEN)
-    run = live.act("schedule", "monitor")
-    assert run.failed == [("monitor", "make monitor")], run.said
-    assert accused(live.issue) == {"internet_service", "monthly_charges"}
+    old, failed = ask_and_monitor(live, project, "new")
+    assert failed == [("monitor", "make monitor")]
+    accused = set(re.findall(r"^- ALERT (.+?):", live.issue, re.M))
+    assert accused == {"drift, internet_service", "drift, monthly_charges"}
     assert live.issue.startswith("create\n--label\nmonitoring\n")
     assert "@your-org/ml-team for drift: please look. Seen in https://github.com/" in live.issue
     assert (live.artifacts / "monitoring/monitoring.html").exists()
 
-    deliver(live, project, MANY)
+    deliver(live, project, "new")
     run = live.act("repository_dispatch", "train", payload=live.dispatch)
     assert run.jobs == {"train": "success"}, run.said
-    assert "Why: drift, internet_service; " in live.pull_request
+    assert "Why: drift, internet_service; drift, monthly_charges\n" in live.pull_request
     assert json.loads(live.show("reports/gate.json", "model/main"))["verdict"] == "promote"
     live.merge("model/main")
-    requests = customers(project, LATER)
-    with asking(live, requests):
+    with asking(live, requests(project, "newest")):
         run = live.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
 
-    (new,) = ask(live, requests)
-    time.sleep(WRITTEN)
-    run = live.act("schedule", "monitor")
-    assert run.jobs == {"model": "success", "monitor": "success"}, run.said
-    assert new != old
-    assert "# Monitoring: ok" in run.said
+    new, failed = ask_and_monitor(live, project, "newest")
+    assert (new != old, failed) == (True, [])
     assert live.issue.startswith("close\n7\n--comment\nProduction is ok: ")
