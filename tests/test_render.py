@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 89, 7_800
+MAX_FILES, MAX_LINES = 89, 7_700
 
 
 def parse_ini(text: str) -> None:
