@@ -11,7 +11,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from . import data, pipeline, render, serving, way
+from . import data, monitor, pipeline, render, serving, way
 from .demo import StepError
 from .lab import Lab
 from .table import markdown
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "pipeline": pipeline.rows,
     "data": data.rows,
     "serving": serving.rows,
+    "monitor": monitor.rows,
 }
 
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from threading import Event, Thread
 from typing import NamedTuple, TypeVar
 
 import pytest
-from project import Json, Project
+from project import Done, Json, Project
 
 PATIENCE = 30
 CLIENTS, PAUSE, MOST = 4, 0.03, 4000  # of a load: threads, seconds between their requests, requests of each
@@ -91,6 +92,16 @@ class Server:
         self.process.wait(PATIENCE)
 
 
+def schemathesis(server: Server, *options: str) -> Done:
+    """Hold a server's answers against its own OpenAPI document: status and form must be described there."""
+    tool = Path(sys.executable).with_name("schemathesis")
+    address = f"http://127.0.0.1:{server.port}/openapi.json"
+    # JSON schema has no word for a time without an offset, so not all that it allows is answered.
+    fixed = ("--seed", "1", "--generation-database", "none", "--exclude-checks", "positive_data_acceptance")
+    command = (tool, "run", address, *fixed, *options)
+    return subprocess.run(command, cwd=server.log.parent, capture_output=True, text=True, check=False)
+
+
 def free_port() -> int:
     """Find a port where nobody listens."""
     with socket.socket() as found:
@@ -160,7 +171,11 @@ def load(ask: Callable[[], T]) -> Generator[list[T]]:
 @pytest.fixture(scope="session")
 def slim(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the environment that an image would hold: the base dependencies alone."""
-    folder = tmp_path_factory.mktemp("slim") / "env"
+    return base_environment(project, tmp_path_factory.mktemp("slim") / "env")
+
+
+def base_environment(project: Project, folder: Path) -> Path:
+    """Make an environment of the base dependencies alone."""
     done = subprocess.run(
         ["uv", "sync", "--quiet", "--no-default-groups", "--no-install-project"],
         cwd=project.folder,

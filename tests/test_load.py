@@ -4,15 +4,18 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from statistics import median
 
 import pytest
+from helpers import ROOT
 from project import Json, Project
-from serving import PATIENCE, Server, serving
+from serving import PATIENCE, Server, schemathesis, serving
 from test_events import example, metric, recording
 
 MEBIBYTE = 2**20
@@ -130,6 +133,15 @@ def test_a_failure_is_answered_and_told(project: Project, slim: Path, tmp_path: 
     assert [it["status"] for it in kept] == [500, 200]
 
 
+def test_a_broken_promise_is_found(project: Project, slim: Path, tmp_path: Path) -> None:
+    """What holds the API against its document notices a server that fails."""
+    (tmp_path / "failing.py").write_text(FAILING.format(package=project.package))
+    with serving(project, slim, tmp_path, "failing:create_app") as server:
+        done = schemathesis(server, "--phases", "examples")
+    assert done.returncode == 1
+    assert "Server error" in done.stdout
+
+
 def test_what_was_taken_is_answered_and_kept(project: Project, slim: Path, tmp_path: Path) -> None:
     """SIGTERM while 50 requests are half there, after others."""
     events, row = tmp_path / "events", body(project)
@@ -173,3 +185,32 @@ def test_a_bundle_is_there_or_not(work: Project) -> None:
     work.stages("packaging.bundle")
     assert version(work) == before
     assert not draft.exists()
+
+
+def usage(server: Server) -> tuple[float, int]:
+    """Mebibytes in memory, and open files, of a server."""
+    folder = Path(f"/proc/{server.process.pid}")
+    pages = int((folder / "statm").read_text().split()[1])
+    return pages * 4096 / MEBIBYTE, len([*(folder / "fd").iterdir()])
+
+
+def test_it_can_go_on_for_ever(server: Server, project: Project) -> None:
+    """A minute of one-row requests over 8 connections, refusals and large requests between them."""
+    load = [sys.executable, "-m", "benchmarks.load", str(server.port), "/predict", "8", "60"]
+    rows, found = [example(project)] * 1000, []
+    with subprocess.Popen(load, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        process.stdin.write(body(project))
+        process.stdin.close()
+        while process.poll() is None:
+            server.predictions(rows)
+            server.problems({})
+            found.append(usage(server))
+            time.sleep(0.2)
+        assert process.wait() == 0
+    third = len(found) // 3
+    before, after = ([*zip(*part, strict=True)] for part in (found[third : 2 * third], found[2 * third :]))
+    assert third > 20
+    assert median(after[0]) < 1.1 * median(before[0]), found
+    assert median(after[1]) <= median(before[1]) + 2, found
+    assert metric(server, "event_dropped_rows_total") == 0

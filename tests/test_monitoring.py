@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from actions import STAND_INS
 from project import Json, Project
-from test_events import example, recording
+from test_events import example, recording, until
 
 A_REQUEST = 100  # rows
 
@@ -245,6 +246,21 @@ def test_what_cannot_be_judged_says_so(work: Project, usual: Path, tmp_path: Pat
     assert [it["rows"] for it in found["traffic"]] == [found["rows"]] * 2
     said = (work.folder / "reports/monitoring.md").read_text()
     assert f"{found['rows']:,} rows of other models are counted below, and not judged." in said
+
+
+def test_a_killed_monitor_is_run_again(work: Project, usual: Path, tmp_path: Path) -> None:
+    """Killed in the middle, it leaves nothing half; the next run says what this one would have said."""
+    command = (work.python, "-m", f"{work.package}.monitoring.monitor", "--events", usual)
+    (tmp_path / "scratch").mkdir()
+    environment = work.environment() | {"TMPDIR": str(tmp_path / "scratch")}
+    process = subprocess.Popen(command, cwd=work.folder, env=environment)
+    until(lambda: any((tmp_path / "scratch").glob("*/monitor.duckdb")))
+    process.kill()
+    process.wait()
+    assert not [*(work.folder / "reports").glob("monitoring.*")]
+    found = monitor(work, usual)
+    assert (found["verdict"], found["since"]) == ("ok", None)
+    assert found["rows"] == work.json("reports/evaluation.json")["rows"]
 
 
 def test_silence_is_a_warning(work: Project, usual: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Google's lets everybody in, so how a stranger is refused is not shown for it.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from helpers import Renderer, files, git, require, run
 from project import Project, rendered
-from serving import PATIENCE, free_port, wait_for
+from serving import PATIENCE, base_environment, free_port, serving, wait_for
 
 BUCKET = "customer-churn-data"  # as copier.yml proposes it
 MAKE = "import fsspec, sys; fsspec.filesystem(sys.argv[1]).mkdir(sys.argv[2])"
@@ -156,6 +157,22 @@ def test_rows_come_from_a_store(kept: tuple[Project, Store], tmp_path: Path) -> 
         said = work.stages("data.ingest")
     assert "7,043 rows fetched; 7,043 rows in all" in said
     assert work.rows(f"FROM 'data/raw.parquet' EXCEPT FROM '{tmp_path}/before.parquet'") == []
+
+
+@pytest.mark.parametrize("stored", ["s3", "azure"], indirect=True)
+def test_events_go_to_a_store(kept: tuple[Project, Store], tmp_path: Path) -> None:
+    """What an image holds is enough to write them; the monitor reads them, and the truth, from there."""
+    work, store = kept
+    events = f"{store.scheme}://{BUCKET}/events"
+    row = work.json("models/bundle/example.json")
+    with serving(work, base_environment(work, tmp_path / "env"), tmp_path, EVENTS=events) as server:
+        server.predictions([row] * 700)
+        truth = {"id": "nobody asked", "churn": "No"}
+        assert server.ask("POST", "/truth", json.dumps(truth)).status == 202
+    said = work.refusal("monitoring.monitor", "--events", events)
+    assert "drift, tenure" in said
+    assert work.json("reports/monitoring.json")["rows"] == 700
+    assert sum("/truth/" in name for name in work.script(LIST, store.scheme, f"{BUCKET}/events").split()) == 1
 
 
 def test_a_missing_bucket_is_an_error(kept: tuple[Project, Store]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from project import Json, Project
-from serving import Server, free_port, serving, started
+from serving import Server, free_port, schemathesis, serving, started
 
 ESTIMATE = """
     import importlib, json, sys
@@ -435,6 +435,13 @@ def test_the_api_describes_itself(both: tuple[Project, Server]) -> None:
         assert {*described.get("enum", ())} == {*column.get("categories", ())}
         if not column.get("nullable"):
             assert described.get("maximum") == column.get("max")
+
+
+def test_the_api_keeps_its_word(both: tuple[Project, Server]) -> None:
+    """Whatever is sent, in the form that is described or in another: no failure, and no answer of its own."""
+    done = schemathesis(both[1], "--max-examples", "25")
+    assert done.returncode == 0, done.stdout
+    assert "Tested: 5" in done.stdout
 
 
 def test_the_documentation_needs_nobody_else(server: Server) -> None:

@@ -1,0 +1,58 @@
+"""The monitor over many events, against half as many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from .data import LINEAR, interpreter
+from .demo import answers, python
+from .lab import Cost, Lab, cost
+from .table import Row, Target
+
+COUNTS = (500_000, 1_000_000)
+# Rows of the training split as they would be answered, in files as a busy server writes them.
+MANY_EVENTS = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from {package}.contract.tables import read_features
+from {package}.serving.events import Answered, Events
+from {package}.serving.model import Model
+from {package}.stage import BUNDLE, TRAIN
+
+target, count = sys.argv[1], int(sys.argv[2])
+model = Model(BUNDLE)
+features = read_features(TRAIN, model.contract).to_numpy()
+features = np.random.default_rng(0).choice(features, count)
+outputs, events, began = model.run(features), Events(model, target), time.time() - count / 1000
+for start in range(0, count, 20_000):
+    places = range(start, start + 20_000)
+    came = [began + place / 1000 for place in places]
+    one = [slice(place, place + 1) for place in places]
+    events.write([
+        Answered(f"r{{place}}", "champion", at, 0.0001, features[row], outputs[row])
+        for place, at, row in zip(places, came, one, strict=True)
+    ])
+"""
+
+
+def rows(lab: Lab) -> Iterator[Row]:
+    """Time and memory, and how time grows."""
+    half, whole = (monitored(lab, count) for count in COUNTS)
+    name = f"monitor: {COUNTS[1]:,} events"
+    yield Row(name, whole.seconds, "s", target=Target("≤", 30, "s"))
+    yield Row(f"{name}, peak memory", whole.peak_gib, "GiB", target=Target("≤", 2, "GiB"))
+    linear = Target("≤", LINEAR * COUNTS[1] / COUNTS[0], "x")
+    yield Row(f"{name}, growth of time", whole.seconds, "s", f"{COUNTS[0]:,} events", half.seconds, linear)
+
+
+def monitored(lab: Lab, count: int) -> Cost:
+    """Write so many events, and let the monitor look at them."""
+    project, events = lab.journey.project, lab.folder / f"events-{count}"
+    package = answers(project)["package_name"]
+    with lab.steps.step(f"{count:,} events: write"):
+        python(project, "-c", MANY_EVENTS.format(package=package), str(events), str(count))
+    with lab.steps.step(f"{count:,} events: monitor"):
+        command: list[str | Path] = [interpreter(lab), "-m", f"{package}.monitoring.monitor"]
+        return cost([*command, "--events", events, "--since", "1d"], project)
