@@ -370,7 +370,7 @@ def test_a_verb_that_was_cut_off_is_completed(
         (("rollback",), {champion}),
     )
     with load(production.ask) as said:
-        for stop, (words, answers) in product(range(1, 7), steps):
+        for stop, (words, answers) in product((1, 2, 4, 6), steps):  # those between only look
             calls.unlink(missing_ok=True)
             if replace(production, extra=cut | {"STOP": str(stop)}).verb(*words).returncode == -9:
                 killed[words[0]] += 1
@@ -378,7 +378,7 @@ def test_a_verb_that_was_cut_off_is_completed(
             now = time.monotonic()
             time.sleep(0.3)
             assert since(list(said), now) <= answers, (stop, words)
-    assert min(killed[words[0]] for words, _ in steps) >= 4
+    assert min(killed[words[0]] for words, _ in steps) >= 3
     assert {it.status for it in said} == {200}, Counter(statuses(said))
     assert production.status() == [f"answers: {champion}", "before: None"]
 

@@ -146,9 +146,9 @@ def test_a_remote_out_of_reach_is_told_first(
 # ── deploy ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def ask(github: GitHub) -> int:
+def ask(github: GitHub, project: Project) -> int:
     """Ask production for a prediction, as a client of one's own; give the status."""
-    row = (github.project.folder / "models/bundle/example.json").read_bytes()
+    row = (project.folder / "models/bundle/example.json").read_bytes()
     address = f"http://127.0.0.1:{github.variables['PORT']}/predict"
     try:
         with urlopen(Request(address, row, {"X-Client-Id": uuid4().hex}), timeout=10) as answer:
@@ -203,7 +203,7 @@ def test_a_merged_model_is_deployed(released: GitHub) -> None:
         assert digest in released.docker.good("pull", f"{name}:{tag}")
 
 
-def test_a_model_goes_all_the_way_and_back(next_release: GitHub) -> None:
+def test_a_model_goes_all_the_way_and_back(next_release: GitHub, project: Project) -> None:
     """Parameters → training → pull request → merge → deployment; then, by hand, the model before."""
     first, old, (tag, commit_of_tag) = (
         answering(next_release),
@@ -225,7 +225,7 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub) -> None:
         assert part in told
     assert told.count(f"({REPOSITORY}/raw/{proposed}/reports/gate.png)") == 2  # in report and card
     next_release.merge("model/main")
-    with load(partial(ask, next_release)) as said:
+    with load(partial(ask, next_release, project)) as said:
         run = next_release.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
     assert all(f"### {step}: promote" in run.said for step in ("shadow", "canary 50"))
@@ -238,20 +238,20 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub) -> None:
     assert list(next_release.tags().values()) == [commit_of_tag, newest, commit_of_tag]
 
 
-def test_what_fails_under_load_is_taken_back(next_release: GitHub) -> None:
+def test_what_fails_under_load_is_taken_back(next_release: GitHub, project: Project) -> None:
     """It passes staging, but fails after some requests: as a shadow, or in production without a trial."""
     before = answering(next_release)
     old = 'outputs: Any = self._session.run(self._outputs, {"features": features})[0]\n'
     fault = "        self.left = getattr(self, 'left', 9) - 1\n        assert self.left > 0\n"
     edit(next_release, "src/{package}/serving/model.py", old, old + fault)
-    with load(partial(ask, next_release)) as said:
+    with load(partial(ask, next_release, project)) as said:
         run = next_release.act("push", "deploy")
     results = ["success", "success", "success", "failure", "success"]
     assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "rollback"], results, strict=True)), run.said
     assert "| **block** | errors" in run.said
     assert set(said) == {200}
     edit(next_release, "params.yaml", "minutes: 1", "minutes: 0")
-    with load(partial(ask, next_release)):
+    with load(partial(ask, next_release, project)):
         run = next_release.act("push", "deploy")
     assert run.failed == [("production", 'deploy/smoke.py "http://127.0.0.1:$PORT" --version "$VERSION"')]
     assert "smoke: one row: expected status 200, found 500" in run.said
