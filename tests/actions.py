@@ -117,10 +117,9 @@ class GitHub:
         return replace(made, project=replace(self.project, folder=folder / "project"))
 
     def environment(self) -> dict[str, str]:
-        """What a runner has: Docker, uv, git's identity, and the stand-in for GitHub's command line."""
+        """What a runner has: Docker, uv, and the stand-in for GitHub's command line."""
         path = f"{STAND_INS}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        names = (f"GIT_{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL"))
-        own = dict.fromkeys(names, "bot@example.com") | {"GITHUB_STAND_IN": str(self.folder), "PATH": path}
+        own = {"GITHUB_STAND_IN": str(self.folder), "PATH": path}
         own |= {"ORIGIN": f"file://{self.origin}", "ARTIFACTS": str(self.artifacts)}
         own |= {"HOME": str(self.folder / "home"), "XDG_CACHE_HOME": str(self.folder / "cache")}
         own |= {"UV_CACHE_DIR": uv_cache(), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
