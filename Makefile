@@ -1,6 +1,6 @@
 # Every target runs through uv; where uv is missing, it is installed into .uv/ first.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench
+.PHONY: help demo test check bench release
 
 # Compiled Python is kept where it is first used: imports are several times slower without.
 unexport PYTHONDONTWRITEBYTECODE
@@ -26,6 +26,11 @@ check: | $(READY) ## Format, lint and type-check every file
 
 bench: | $(READY) ## Measure; prints a Markdown table
 	@$(UV) run python -m benchmarks
+
+release: | $(READY) ## May this commit be a release? Tests it, and prints the command that tags it
+	@$(UV) run python -m tools.release > /dev/null
+	@$(MAKE) --no-print-directory check test
+	@$(UV) run python -m tools.release
 
 .uv/bin/uv:
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -1,0 +1,104 @@
+"""A release is found in the history, and a commit that may not be one is told why."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, commit, git
+from packaging.version import Version
+from releases import rebuild, tags
+
+from tools.release import faults, releases, sections, version_in
+
+NOTES = "- **Questions**: one more.\n"
+
+
+def change(folder: Path, version: str, heading: str = "", notes: str = NOTES) -> None:
+    """Commit a version, and its section of the changelog before those that are there."""
+    (folder / "pyproject.toml").write_text(f'[project]\nversion = "{version}"\n')
+    log = folder / "CHANGELOG.md"
+    older = log.read_text() if log.exists() else ""
+    log.write_text(f"## {heading or f'{version} (2026-01-31)'}\n\n{notes}\n{older}")
+    commit(folder, version)
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    """Make a history of one release."""
+    change(tmp_path, "0.1.0.dev0", "0.1.0 (unreleased)")
+    change(tmp_path, "0.1.0")
+    return tmp_path
+
+
+def test_releases_are_commits_that_change_the_version(template: Path) -> None:
+    """Neither a version under way nor a commit that leaves the version alone is one; a merge may be."""
+    first = git("rev-parse", "HEAD", cwd=template).strip()
+    (template / "pyproject.toml").write_text('[project]\nversion = "0.1.0"\nname = "other"\n')
+    commit(template, "name")
+    git("switch", "--quiet", "--create", "branch", cwd=template)
+    change(template, "0.2.0.dev0", "0.2.0 (unreleased)")
+    change(template, "0.2.0")
+    git("switch", "--quiet", "main", cwd=template)
+    git("merge", "--quiet", "--no-ff", "--no-edit", "branch", cwd=template)
+    merged = git("rev-parse", "HEAD", cwd=template).strip()
+    assert releases(template) == {Version("0.1.0"): first, Version("0.2.0"): merged}
+
+
+@pytest.mark.parametrize("version", ["0.1.1", "0.2.0", "1.0.0"])
+def test_a_release_is_allowed(template: Path, version: str) -> None:
+    """The ordinary case."""
+    change(template, version)
+    assert not list(faults(template))
+
+
+@pytest.mark.parametrize(
+    ("version", "heading", "notes", "word"),
+    [
+        ("0.2.0.dev0", "", NOTES, "none of a release: write X.Y.Z"),
+        ("0.2", "", NOTES, "none of a release"),
+        ("0.0.9", "", NOTES, "older than 0.1.0"),
+        ("0.1.0", "", NOTES, "not set by this commit"),
+        ("0.2.0", "0.3.0 (2026-01-31)", NOTES, "write ## 0.2.0 (YYYY-MM-DD)"),
+        ("0.2.0", "0.2.0 (unreleased)", NOTES, "no date but (unreleased)"),
+        ("0.2.0", "", "", "says nothing"),
+        ("0.1.1", "", "### You must\n", "takes a new major version"),
+        ("1.1.0", "", "### You must\n", "takes a new major version"),
+    ],
+)
+def test_what_is_no_release_is_told_why(
+    template: Path, version: str, heading: str, notes: str, word: str
+) -> None:
+    """Each rule, broken."""
+    change(template, version, heading, notes)
+    assert [fault for fault in faults(template) if word in fault]
+
+
+def test_what_is_not_committed_is_no_release(template: Path) -> None:
+    """A tag would be of something else than what was tested."""
+    (template / "more").touch()
+    assert list(faults(template)) == ["something is not committed"]
+
+
+def test_history_that_was_cut_off_is_refused(template: Path, tmp_path: Path) -> None:
+    """Releases could be missing."""
+    git("clone", "--quiet", "--depth=1", f"file://{template}", tmp_path / "shallow", cwd=template)
+    with pytest.raises(SystemExit, match="--unshallow"):
+        releases(tmp_path / "shallow")
+
+
+def test_changelog_and_version_agree() -> None:
+    """Every release has its section, dated; what is under way has one without a date."""
+    found = {Version(it["version"]): it["date"] for it in sections(ROOT)}
+    version = version_in((ROOT / "pyproject.toml").read_text())
+    dated = {release for release, date in found.items() if re.fullmatch(r"\d{4}-\d\d-\d\d", date)}
+    assert releases(ROOT).keys() <= dated
+    assert max(found) == Version(version.base_version)
+    assert (max(found) in dated) == (not version.is_prerelease)
+
+
+def test_the_working_tree_is_the_newest_release(tmp_path: Path) -> None:
+    """Update tests go from tags to tags, and the last holds what is not committed yet."""
+    template = rebuild(tmp_path / "template")
+    newest = tags(template)[-1]
+    for name in ("copier.yml", "template/README.md.jinja"):
+        assert git("show", f"{newest}:{name}", cwd=template) == (ROOT / name).read_text()

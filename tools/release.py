@@ -1,0 +1,92 @@
+"""What is a release, and may this commit be one?
+
+    python -m tools.release [--notes]
+
+A release is the commit on main that changes the version in pyproject.toml to X.Y.Z. Until then the version
+is X.Y.Z.dev0, and the changelog's first section that of X.Y.Z (unreleased).
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+SECTION = re.compile(r"^## (?P<version>\S+) \((?P<date>[^)]*)\)\n(?P<notes>.*?)(?=^## |\Z)", re.M | re.S)
+MUST = "### You must"
+
+
+def git(*args: str, folder: Path) -> str:
+    """Run git, which must succeed."""
+    return subprocess.run(("git", *args), cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def version_in(manifest: str) -> Version:
+    """Read the version in pyproject.toml; one that is not PEP 440 is an error."""
+    return Version(tomllib.loads(manifest)["project"]["version"])
+
+
+def releases(folder: Path) -> dict[Version, str]:
+    """List the releases in the history of HEAD, oldest first, and their commits."""
+    if git("rev-parse", "--is-shallow-repository", folder=folder).strip() == "true":
+        sys.exit("releases are found in the history, which was cut off: run git fetch --unshallow")
+    log = git("log", "--first-parent", "--reverse", "--format=%H", "--", "pyproject.toml", folder=folder)
+    versions = [(version_in(git("show", f"{it}:pyproject.toml", folder=folder)), it) for it in log.split()]
+    return {
+        now: commit
+        for (before, _), (now, commit) in pairwise(versions)
+        if now != before and not now.is_prerelease
+    }
+
+
+def sections(folder: Path) -> list[re.Match[str]]:
+    """Read the sections of the changelog, newest first."""
+    return list(SECTION.finditer((folder / "CHANGELOG.md").read_text(encoding="utf-8")))
+
+
+def faults(folder: Path) -> Iterator[str]:
+    """Say what keeps HEAD from being a release."""
+    version = version_in((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    done = releases(folder)
+    head = git("rev-parse", "HEAD", folder=folder).strip()
+    if str(version) != f"{version.major}.{version.minor}.{version.micro}":
+        yield f"the version {version} is none of a release: write X.Y.Z"
+    elif done.get(version) != head:
+        yield f"the version {version} was not set by this commit, but by {done.get(version, 'none')}"
+    if newer := [other for other in done if other > version]:
+        yield f"the version {version} is older than {max(newer)}, which is released"
+    newest = next(iter(sections(folder)), None)
+    if newest is None or newest["version"] != str(version):
+        yield f"CHANGELOG.md does not begin with the section of {version}: write ## {version} (YYYY-MM-DD)"
+    else:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", newest["date"]):
+            yield f"CHANGELOG.md: {version} has no date but ({newest['date']})"
+        if not newest["notes"].strip():
+            yield f"CHANGELOG.md: {version} says nothing"
+        if MUST in newest["notes"] and (version.micro or (version.major and version.minor)):
+            yield f"CHANGELOG.md: {version} asks something of the reader, which takes a new major version"
+    if git("status", "--porcelain", folder=folder):
+        yield "something is not committed"
+
+
+def main() -> None:
+    """Print the command that makes the release, or what it changes; exit with 1 if it may not be."""
+    parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__)
+    parser.add_argument("--notes", action="store_true", help="print the changelog's section instead")
+    given = parser.parse_args()
+    if found := list(faults(ROOT)):
+        sys.exit("\n".join(f"error: {fault}" for fault in found))
+    newest = sections(ROOT)[0]
+    tag = f"v{newest['version']}"
+    command = f"git tag --annotate {tag} --message {tag} && git push origin {tag}"
+    print(newest["notes"].strip() if given.notes else command)
+
+
+if __name__ == "__main__":
+    main()
