@@ -57,14 +57,16 @@ def snapshot(folder: Path) -> Path:
     return folder
 
 
-def config() -> dict[str, Any]:
-    """Read copier.yml."""
-    return yaml.safe_load((ROOT / "copier.yml").read_text())
+def config(template: Path = ROOT, release: str | None = None) -> dict[str, Any]:
+    """Read copier.yml, of a release or as it stands."""
+    name = "copier.yml"
+    text = git("show", f"{release}:{name}", cwd=template) if release else (template / name).read_text()
+    return yaml.safe_load(text)
 
 
-def questions() -> dict[str, dict[str, Any]]:
+def questions(template: Path = ROOT, release: str | None = None) -> dict[str, dict[str, Any]]:
     """List what copier.yml asks, without what it computes."""
-    entries = {key: entry for key, entry in config().items() if not key.startswith("_")}
+    entries = {key: entry for key, entry in config(template, release).items() if not key.startswith("_")}
     return {key: entry for key, entry in entries.items() if entry.get("when") is not False}
 
 
@@ -87,9 +89,10 @@ def answers(project: Path) -> dict[str, Any]:
 class Renderer:
     """Renders the template. A call hands out one shared, read-only render per set of answers."""
 
-    def __init__(self, source: Path, folder: Path) -> None:
-        """Render from `source` into folders below `folder`."""
-        self.source, self.folder = source, folder
+    def __init__(self, source: Path, folder: Path, release: str | None = None) -> None:
+        """Render from `source`, as it stands or a release of it, into folders below `folder`."""
+        self.source, self.folder, self.release = source, folder, release
+        self.asked = questions(source, release)
         self.done: dict[tuple[tuple[str, str], ...], Path] = {}
 
     def __call__(self, **given: str) -> Path:
@@ -101,7 +104,8 @@ class Renderer:
 
     def into(self, project: Path, **given: str) -> Path:
         """Render into a folder. Copier takes unknown answers in silence: they are refused here."""
-        if unknown := given.keys() - questions().keys():
+        if unknown := given.keys() - self.asked.keys():
             raise KeyError(f"copier.yml does not ask for {sorted(unknown)}")
-        copier.run_copy(str(self.source), project, data=given, defaults=True, quiet=True, unsafe=False)
+        options: Any = {"defaults": True, "quiet": True, "unsafe": False, "vcs_ref": self.release}
+        copier.run_copy(str(self.source), project, data=given, **options)
         return project
