@@ -64,6 +64,13 @@ def config(template: Path = ROOT, release: str | None = None) -> dict[str, Any]:
     return yaml.safe_load(text)
 
 
+def migrate(template: Path, version: str) -> None:
+    """Let an update to a version run something, which needs the project's trust."""
+    written = config(template)
+    written.setdefault("_migrations", []).append({"version": version, "command": ["true"]})
+    (template / "copier.yml").write_text(yaml.safe_dump(written, sort_keys=False))
+
+
 def questions(template: Path = ROOT, release: str | None = None) -> dict[str, dict[str, Any]]:
     """List what copier.yml asks, without what it computes."""
     entries = {key: entry for key, entry in config(template, release).items() if not key.startswith("_")}
