@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 85, 7_420
+MAX_FILES, MAX_LINES = 87, 7_560
 
 
 def parse_ini(text: str) -> None:
@@ -106,9 +106,9 @@ def test_every_file_parses(project: Path) -> None:
 
 
 def test_no_trace_of_the_template_is_left(project: Path) -> None:
-    """Only GitHub's own expressions may look like Jinja."""
+    """Only expressions of GitHub (${{) and of Renovate ({{{) may look like Jinja."""
     for path in files(project):
-        assert not re.search(r"\{%|\{#|(?<!\$)\{\{", path.read_text()), path
+        assert not re.search(r"\{%|\{#|(?<![${])\{\{(?!\{)", path.read_text()), path
 
 
 def test_no_placeholder_is_left(project: Path) -> None:
