@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 87, 7_560
+MAX_FILES, MAX_LINES = 87, 7_590
 
 
 def parse_ini(text: str) -> None:

@@ -78,21 +78,37 @@ def test_a_release_is_proposed_once(github: GitHub) -> None:
     assert not (github.folder / "pull-request").exists()
 
 
-def test_a_conflict_makes_a_draft(github: GitHub) -> None:
-    """With the list of conflicts; the run is red, and so are the hooks on the branch."""
-    ignored = github.project.folder / ".gitignore"
-    ignored.write_text(ignored.read_text() + "ours/\n")
+@pytest.fixture
+def conflicting(github: GitHub) -> GitHub:
+    """Edit a line that the release changes, too."""
+    with (github.project.folder / ".gitignore").open("a") as ignored:
+        ignored.write("ours/\n")
     github.push("ours")
-    run = propose(github)
+    return github
+
+
+def test_a_conflict_makes_a_draft(conflicting: GitHub) -> None:
+    """With the list of conflicts; the run is red, and so are the hooks on the branch."""
+    run = propose(conflicting)
     assert run.failed == [("standards", STEP)], run.said
-    told = github.pull_request
+    told = conflicting.pull_request
     assert told.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
     assert "\n## Conflicts: nothing was tested\n\n- .gitignore\n" in told
     assert told.endswith(f"\n{NEWS}\n")
-    git("pull", "--quiet", "origin", BRANCH, cwd=github.project.folder)
-    assert "<<<<<<<" in ignored.read_text()
-    hook = (sys.executable, "-m", "pre_commit_hooks.check_merge_conflict", "--assume-in-merge", ignored)
+    git("pull", "--quiet", "origin", BRANCH, cwd=conflicting.project.folder)
+    marked = conflicting.project.folder / ".gitignore"
+    assert "<<<<<<<" in marked.read_text()
+    hook = (sys.executable, "-m", "pre_commit_hooks.check_merge_conflict", "--assume-in-merge", marked)
     assert subprocess.run(hook, check=False).returncode == 1
+
+
+def test_without_a_pull_request_there_is_no_branch(conflicting: GitHub) -> None:
+    """GitHub may refuse it until a setting is changed; the next run must not take it for proposed."""
+    (conflicting.folder / "pull-request").mkdir()  # the stand-in cannot write there
+    run = propose(conflicting)
+    assert run.failed == [("standards", STEP)], run.said
+    assert "gh pr create --draft" in run.said
+    assert git("branch", cwd=conflicting.origin).split() == ["*", "main"]
 
 
 def test_what_fails_its_checks_makes_a_draft(github: GitHub) -> None:

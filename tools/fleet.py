@@ -92,12 +92,11 @@ def run(*command: str | Path, folder: Path, minutes: float = 10, **environment: 
         FleetError: it is not there, it failed, or it was stopped with all that it had started.
     """
     name = " ".join(word for word in command if isinstance(word, str))[:60]
-    inherited = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
     try:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=inherited | {"GIT_TERMINAL_PROMPT": "0"} | environment,
+            env=os.environ | {"GIT_TERMINAL_PROMPT": "0"} | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -135,8 +134,7 @@ def take(order: Order, folder: Path) -> str:
     try:
         return run(*UPDATE, *trust, folder=folder, PYTHONPATH=str(SOURCES))
     except FleetError:
-        conflicts = run("git", "diff", "--name-only", "--diff-filter=U", folder=folder)
-        if conflicts:
+        if conflicts := run("git", "diff", "--name-only", "--diff-filter=U", folder=folder):
             raise FleetError(f"conflicts: {', '.join(conflicts.splitlines())}") from None
         raise
 

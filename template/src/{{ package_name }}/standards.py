@@ -1,10 +1,11 @@
 """Standards: propose the template's newest release as a pull request; a draft, if somebody has to decide.
 
-On GitHub the workflow `standards` does this; on a laptop it needs GitHub's `gh`, logged in. With TRUST=1 in
-the environment, what the template brings to run for an update is run.
+    python -m <package>.standards [--trust]
+
+On GitHub the workflow `standards` does this; on a laptop it needs GitHub's `gh`, logged in. The arguments are
+those of `update`.
 """
 
-import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,9 +40,8 @@ def changes(release: str) -> str:
 
 def take() -> tuple[str, str]:
     """Update and test: what was told, and what somebody has to decide (nothing, if all is well)."""
-    trust = ("--trust",) if os.environ.get("TRUST") else ()
     try:
-        told = call(sys.executable, "-m", f"{__package__}.update", "--quiet", *trust)
+        told = call(sys.executable, "-m", f"{__package__}.update", "--quiet", *sys.argv[1:])
     except ProjectError as error:
         conflicts = call("git", "diff", "--name-only", "--diff-filter=U").splitlines()
         if not conflicts:
@@ -55,25 +55,35 @@ def take() -> tuple[str, str]:
     return told, ""
 
 
-def main() -> None:
-    release = newest()
-    base, branch = call("git", "branch", "--show-current"), f"standards/{release}"
-    if not release or call("git", "ls-remote", "--heads", "origin", branch):
-        print(f"standards: {f'{branch} is there already' if release else 'nothing new'}")
-        return
-    news = changes(release)
-    told, fault = take()
-    title = f"Standards {release}" + (": needs a hand" if fault else "")
+def propose(branch: str, title: str, body: str, *options: str) -> None:
+    """Push what is there as a branch with a pull request; without one, it would only count as proposed."""
+    base = call("git", "branch", "--show-current")
     call("git", "add", "--all")
     call("git", "switch", "--quiet", "--create", branch)
     call("git", "commit", "--quiet", "--no-verify", "--message", title)
     refused = "standards: the branch was refused; docs/workflows.md says what its token must be allowed:"
     call("git", "push", "--quiet", "origin", branch, failure=refused)
-    words = ("--head", branch, "--base", base, "--title", title)
+    words = ("--head", branch, "--base", base, "--title", title, "--body", body)
+    try:
+        print(call("gh", "pr", "create", *options, *words))
+    except ProjectError:
+        call("git", "push", "--quiet", "--delete", "origin", branch)
+        raise
+
+
+def main() -> None:
+    release = newest()
+    branch = f"standards/{release}"
+    if not release or call("git", "ls-remote", "--heads", "origin", branch):
+        print(f"standards: {f'{branch} is there already' if release else 'nothing new'}")
+        return
+    news = changes(release)
+    told, fault = take()
     body = "\n\n".join(part for part in (fault, told, news) if part)
-    print(call("gh", "pr", "create", *(["--draft"] if fault else []), *words, "--body", body))
     if fault:
+        propose(branch, f"Standards {release}: needs a hand", body, "--draft")
         raise ProjectError(f"standards: {branch} needs a hand:\n{fault}")
+    propose(branch, f"Standards {release}", body)
 
 
 if __name__ == "__main__":
