@@ -67,7 +67,7 @@ def config(template: Path = ROOT, release: str | None = None) -> dict[str, Any]:
 def migrate(template: Path, version: str) -> None:
     """Let an update to a version run something, which needs the project's trust."""
     written = config(template)
-    written.setdefault("_migrations", []).append({"version": version, "command": ["true"]})
+    written.setdefault("_migrations", []).append({"version": version, "command": "echo run here >&2"})
     (template / "copier.yml").write_text(yaml.safe_dump(written, sort_keys=False))
 
 

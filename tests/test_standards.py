@@ -63,7 +63,7 @@ def test_a_release_is_proposed_once(github: GitHub) -> None:
     assert run.jobs == {"standards": "success"}, run.said
     told = github.pull_request
     assert told.startswith(f"create\n--head\n{BRANCH}\n--base\nmain\n--title\nStandards 1.1.0\n")
-    assert told.endswith(f"\n{NEWS}\n")
+    assert told.endswith(f"\nrun here\n\n{NEWS}\n")
     assert "_commit: v1.1.0" in github.show(".copier-answers.yml", BRANCH)
     changed = git("diff", "--name-only", "main", BRANCH, cwd=github.origin).split()
     assert changed == [".copier-answers.yml", ".gitignore"]

@@ -33,7 +33,7 @@ COLUMNS = ("project", "release", "days", "newest", "result")
 
 
 class FleetError(Exception):
-    """What somebody has to look at; its first line says it in short."""
+    """What somebody has to look at: in one line, then in full."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def run(*command: str | Path, folder: Path, minutes: float = 10, **environment: 
         os.killpg(process.pid, signal.SIGKILL)
         raise FleetError(f"{name}: stopped after {minutes:g} minutes") from None
     if process.returncode:
-        raise FleetError(f"{name}: exit code {process.returncode}\n{said}{complaint}")
+        told = f"{said}{complaint}".strip() or f"{name}: exit code {process.returncode}"
+        raise FleetError(f"{told.splitlines()[-1]}\n{told}")
     return said.strip()
 
 
@@ -177,7 +178,7 @@ def visit(project: Project, order: Order, row: Row) -> None:
             row.result, row.good = update(project, order, row, Path(folder) / "project"), True
         except FleetError as error:
             row.result, _, detail = str(error).partition("\n")
-    print(f"{row.project}: {row.result}\n{detail}", end="", file=sys.stderr, flush=True)
+    print(f"{row.project}: {row.result}\n{detail}".strip(), file=sys.stderr, flush=True)
 
 
 def table(rows: list[Row]) -> str:

@@ -53,7 +53,7 @@ def main() -> None:
         render(Path(folder))
         mine = {path: lines(path) - lines(folder / path) for path in listed()}
     command = (sys.executable, "-m", "copier", "update", "--defaults", *sys.argv[1:])
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, stderr=subprocess.STDOUT, check=False)  # reports are to be kept together
     if done.returncode:
         sys.exit(done.returncode)
     for path in restore(mine):
