@@ -8,7 +8,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 CONTAINERS = {"test_workflows", "test_image", "test_rollout"}
-pytest_plugins = ["project", "serving", "hosts", "images"]
+pytest_plugins = ["project", "serving", "hosts", "images", "releases"]
 
 
 @pytest.fixture(scope="session")

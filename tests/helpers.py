@@ -36,11 +36,11 @@ def git(*args: str | Path, cwd: Path) -> str:
     return run(*GIT, *args, cwd=cwd)
 
 
-def commit(folder: Path, message: str) -> None:
+def commit(folder: Path, message: str, *options: str) -> None:
     """Commit everything in a folder, which becomes a repository if it was none."""
     git("init", "--quiet", "--initial-branch=main", cwd=folder)
     git("add", "--all", cwd=folder)
-    git("commit", "--quiet", "--no-verify", "--message", message, cwd=folder)
+    git("commit", "--quiet", "--no-verify", "--message", message, *options, cwd=folder)
 
 
 def listed(*paths: str) -> set[Path]:

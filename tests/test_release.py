@@ -11,7 +11,7 @@ from packaging.version import Version
 from project import Project
 from releases import rebuild, tags
 
-from tools.release import faults, releases, sections, version_in
+from tools.release import HistoryError, faults, releases, sections, version_in
 
 NOTES = "- **Questions**: one more.\n"
 
@@ -85,7 +85,7 @@ def test_what_is_not_committed_is_no_release(template: Path) -> None:
 def test_history_that_was_cut_off_is_refused(template: Path, tmp_path: Path) -> None:
     """Releases could be missing."""
     git("clone", "--quiet", "--depth=1", f"file://{template}", tmp_path / "shallow", cwd=template)
-    with pytest.raises(SystemExit, match="--unshallow"):
+    with pytest.raises(HistoryError, match="--unshallow"):
         releases(tmp_path / "shallow")
 
 

@@ -22,9 +22,16 @@ SECTION = re.compile(r"^## (?P<version>\S+) \((?P<date>[^)]*)\)\n(?P<notes>.*?)(
 MUST = "### You must"
 
 
+class HistoryError(Exception):
+    """The history, in which releases are found, is not all there."""
+
+
 def git(*args: str, folder: Path) -> str:
     """Run git, which must succeed."""
-    return subprocess.run(("git", *args), cwd=folder, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(("git", *args), cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise HistoryError(done.stderr.strip())
+    return done.stdout
 
 
 def head(folder: Path) -> str:
@@ -40,7 +47,7 @@ def version_in(manifest: str) -> Version:
 def releases(folder: Path) -> dict[Version, str]:
     """List the releases in the history of HEAD, oldest first, and their commits."""
     if git("rev-parse", "--is-shallow-repository", folder=folder).strip() == "true":
-        sys.exit("releases are found in the history, which was cut off: run git fetch --unshallow")
+        raise HistoryError("releases are found in the history, which was cut off: git fetch --unshallow")
     log = git("log", "--first-parent", "--reverse", "--format=%H", "--", "pyproject.toml", folder=folder)
     versions = [(version_in(git("show", f"{it}:pyproject.toml", folder=folder)), it) for it in log.split()]
     return {
@@ -98,4 +105,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HistoryError as error:
+        sys.exit(f"error: {error}")

@@ -25,7 +25,13 @@ def render(folder: Path) -> None:
     answers = yaml.safe_load(ANSWERS.read_text(encoding="utf-8"))
     source, release = answers["_src_path"], answers["_commit"]
     given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
-    copier.run_copy(source, folder, data=given, vcs_ref=release, defaults=True, quiet=True)
+    try:
+        copier.run_copy(source, folder, data=given, vcs_ref=release, defaults=True, quiet=True)
+    except Exception as error:  # Copier, git and the network each have errors of their own
+        raise ProjectError(
+            f"release {release} of the template at {source} cannot be read: {error}\n"
+            f"_src_path in {ANSWERS} must be the template's address, or its full path."
+        ) from None
 
 
 def listed(*options: str) -> list[Path]:
