@@ -189,7 +189,7 @@ def test_make_update_brings_back_what_was_dropped(project: Project, newest: Rend
     assert "SECURITY.md is no longer the template's" in said
     assert "We answer within a day." in (folder / "SECURITY.md").read_text()
     assert answers(folder)["security_contact"] == ""
-    assert status(folder) == {" M .copier-answers.yml"}
+    assert status(folder) == {" M .copier-answers.yml", " M README.md"}
 
 
 def test_make_update_says_what_conflicts(
