@@ -178,7 +178,7 @@ def visit(project: Project, order: Order, row: Row) -> None:
             row.result, row.good = update(project, order, row, Path(folder) / "project"), True
         except FleetError as error:
             row.result, _, detail = str(error).partition("\n")
-    print(f"{row.project}: {row.result}\n{detail}".strip(), file=sys.stderr, flush=True)
+    sys.stderr.write(f"{row.project}: {row.result}\n{detail}".strip() + "\n")  # at once: others write, too
 
 
 def table(rows: list[Row]) -> str:
