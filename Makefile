@@ -18,8 +18,9 @@ help: ## Show this list
 demo: | $(READY) ## From nothing to a served prediction, in demo/
 	@$(UV) run python benchmarks/demo.py
 
+# More workers than the two cores of CI: many tests wait for servers.
 test: | $(READY) ## Test the template
-	@$(UV) run pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder
+	@$(UV) run pytest --numprocesses 3 --no-loadscope-reorder
 
 check: | $(READY) ## Format, lint and type-check every file
 	@$(UV) run pre-commit run --all-files
@@ -28,9 +29,9 @@ bench: | $(READY) ## Measure; prints a Markdown table
 	@$(UV) run python -m benchmarks
 
 release: | $(READY) ## May this commit be a release? Tests it, and prints the command that tags it
-	@$(UV) run python -m tools.release > /dev/null
+	@$(UV) run python -m hooks.release > /dev/null
 	@$(MAKE) --no-print-directory check test
-	@$(UV) run python -m tools.release
+	@$(UV) run python -m hooks.release
 
 .uv/bin/uv:
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -11,13 +11,14 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from . import data, monitor, pipeline, render, serving, way
+from . import data, monitor, pipeline, render, serving, update, way
 from .demo import StepError
 from .lab import Lab
 from .table import markdown
 
 BENCHMARKS = {
     "render": render.rows,
+    "update": update.rows,
     "way": way.rows,
     "pipeline": pipeline.rows,
     "data": data.rows,

@@ -7,8 +7,8 @@ from helpers import Renderer, snapshot
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-CONTAINERS = {"test_workflows", "test_image", "test_loop", "test_rollout", "test_stack"}
-pytest_plugins = ["project", "serving", "hosts", "images", "actions", "proof"]
+CONTAINERS = {"test_workflows", "test_image", "test_loop", "test_operations", "test_rollout", "test_stack"}
+pytest_plugins = ["project", "serving", "hosts", "images", "actions", "proof", "releases"]
 
 
 @pytest.fixture(scope="session")

@@ -36,11 +36,11 @@ def git(*args: str | Path, cwd: Path) -> str:
     return run(*GIT, *args, cwd=cwd)
 
 
-def commit(folder: Path, message: str) -> None:
+def commit(folder: Path, message: str, *options: str) -> None:
     """Commit everything in a folder, which becomes a repository if it was none."""
     git("init", "--quiet", "--initial-branch=main", cwd=folder)
     git("add", "--all", cwd=folder)
-    git("commit", "--quiet", "--no-verify", "--message", message, cwd=folder)
+    git("commit", "--quiet", "--no-verify", "--message", message, *options, cwd=folder)
 
 
 def listed(*paths: str) -> set[Path]:
@@ -57,14 +57,23 @@ def snapshot(folder: Path) -> Path:
     return folder
 
 
-def config() -> dict[str, Any]:
-    """Read copier.yml."""
-    return yaml.safe_load((ROOT / "copier.yml").read_text())
+def config(template: Path = ROOT, release: str | None = None) -> dict[str, Any]:
+    """Read copier.yml, of a release or as it stands."""
+    name = "copier.yml"
+    text = git("show", f"{release}:{name}", cwd=template) if release else (template / name).read_text()
+    return yaml.safe_load(text)
 
 
-def questions() -> dict[str, dict[str, Any]]:
+def migrate(template: Path, version: str) -> None:
+    """Let an update to a version run something, which needs the project's trust."""
+    written = config(template)
+    written.setdefault("_migrations", []).append({"version": version, "command": "echo run here >&2"})
+    (template / "copier.yml").write_text(yaml.safe_dump(written, sort_keys=False))
+
+
+def questions(template: Path = ROOT, release: str | None = None) -> dict[str, dict[str, Any]]:
     """List what copier.yml asks, without what it computes."""
-    entries = {key: entry for key, entry in config().items() if not key.startswith("_")}
+    entries = {key: entry for key, entry in config(template, release).items() if not key.startswith("_")}
     return {key: entry for key, entry in entries.items() if entry.get("when") is not False}
 
 
@@ -87,9 +96,10 @@ def answers(project: Path) -> dict[str, Any]:
 class Renderer:
     """Renders the template. A call hands out one shared, read-only render per set of answers."""
 
-    def __init__(self, source: Path, folder: Path) -> None:
-        """Render from `source` into folders below `folder`."""
-        self.source, self.folder = source, folder
+    def __init__(self, source: Path, folder: Path, release: str | None = None) -> None:
+        """Render from `source`, as it stands or a release of it, into folders below `folder`."""
+        self.source, self.folder, self.release = source, folder, release
+        self.asked = questions(source, release)
         self.done: dict[tuple[tuple[str, str], ...], Path] = {}
 
     def __call__(self, **given: str) -> Path:
@@ -101,7 +111,8 @@ class Renderer:
 
     def into(self, project: Path, **given: str) -> Path:
         """Render into a folder. Copier takes unknown answers in silence: they are refused here."""
-        if unknown := given.keys() - questions().keys():
+        if unknown := given.keys() - self.asked.keys():
             raise KeyError(f"copier.yml does not ask for {sorted(unknown)}")
-        copier.run_copy(str(self.source), project, data=given, defaults=True, quiet=True, unsafe=False)
+        options: Any = {"defaults": True, "quiet": True, "unsafe": False, "vcs_ref": self.release}
+        copier.run_copy(str(self.source), project, data=given, **options)
         return project

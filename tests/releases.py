@@ -1,11 +1,23 @@
 """The template's releases, made again from its history, with the working tree as one more on top."""
 
+import shutil
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from helpers import ROOT, git, snapshot
+import copier
+import pytest
+from helpers import ROOT, Renderer, commit, files, git, snapshot
 from packaging.version import Version
 
-from tools.release import releases, version_in
+from hooks.release import HistoryError, releases, version_in
+
+ANSWERS = ".copier-answers.yml"
+Lines = dict[str, Counter[bytes]]
+RELEASES: list[str] = []
+with suppress(HistoryError):  # tests of updates are skipped then, and one of test_release fails
+    RELEASES += [f"v{version}" for version in releases(ROOT)]
 
 
 def rebuild(folder: Path) -> Path:
@@ -32,3 +44,87 @@ def coming(folder: Path, newest: Version) -> str:
 def tags(template: Path) -> list[str]:
     """List the releases of a rebuilt template, oldest first."""
     return git("tag", "--sort=version:refname", cwd=template).split()
+
+
+def lines(folder: Path) -> Lines:
+    """Count the lines of every file but Copier's answers and what git keeps for itself."""
+    kept = (path for path in files(folder) if path.relative_to(folder).parts[0] not in (".git", ANSWERS))
+    return {str(path.relative_to(folder)): Counter(path.read_bytes().split(b"\n")) for path in kept}
+
+
+def added(base: Lines, project: Lines) -> Lines:
+    """Give the lines that a project has beside those of a render."""
+    own = {path: there - base.get(path, Counter()) for path, there in project.items()}
+    return {path: there for path, there in own.items() if there}
+
+
+def lost(own: Lines, project: Path) -> dict[str, list[bytes]]:
+    """Give the lines that are neither in their file nor, if that is gone, together in another."""
+    after = lines(project)
+
+    def missing(path: str) -> Counter[bytes]:
+        places = [after[path]] if path in after else after.values()
+        return min((own[path] - there for there in places), key=Counter.total)
+
+    return {path: sorted(found) for path in own if (found := missing(path))}
+
+
+def update(project: Path, **options: object) -> None:
+    """Update to the newest release, as people who trust the template's migrations do."""
+    given: Any = {"defaults": True, "overwrite": True, "quiet": True, "unsafe": True} | options
+    copier.run_update(project, **given)
+
+
+def status(project: Path) -> set[str]:
+    """What git says of a project's files."""
+    return set(git("status", "--porcelain", "--untracked-files=all", cwd=project).splitlines())
+
+
+def conflicts(project: Path) -> set[str]:
+    """What git says of a project's files that have conflicts."""
+    return {line for line in status(project) if "U" in line[:2]}
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the template's releases again, the working tree on top."""
+    return rebuild(tmp_path_factory.mktemp("releases") / "template")
+
+
+@pytest.fixture(scope="session")
+def newest(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    """Render the newest release."""
+    return Renderer(template, tmp_path_factory.mktemp("newest"), tags(template)[-1])
+
+
+@pytest.fixture(scope="session", params=RELEASES)
+def older(
+    request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Renderer:
+    """Render each release in turn."""
+    return Renderer(template, tmp_path_factory.mktemp("older"), request.param)
+
+
+@pytest.fixture(scope="session")
+def patched(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Release one more line, which asks for no migration."""
+    later = tmp_path_factory.mktemp("patched") / "template"
+    git("clone", "--quiet", template, later, cwd=template)
+    append(later / "template/.gitignore.jinja", "/later/\n")
+    commit(later, "later")
+    git("tag", "v100.0.0", cwd=later)
+    return later
+
+
+def start(render: Renderer, folder: Path, **given: str) -> Path:
+    """Start a project, as people do."""
+    shutil.copytree(render(**given), folder)
+    commit(folder, "start")
+    return folder
+
+
+def append(path: Path, text: str) -> None:
+    """Write at the end of a file, or a new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(text)

@@ -176,6 +176,7 @@ def judge(project: Path, folder: Path, tests: dict[str, Json], edit: Callable[[s
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.proof("Each recording rule and alert is silent when it should be, and fires when it should")
 def test_rules_do_what_they_are_for(rendered: Path, tmp_path: Path) -> None:
     """Each alert fires when it should and is silent when not; each figure is right."""
     run("promtool", "check", "config", "--lint-fatal", "prometheus.yml", cwd=rendered / "deploy/monitoring")
@@ -236,6 +237,7 @@ def alertmanager(project: Path, **environment: str) -> str:
     return content.replace("$$", "$")  # doubled, so that Compose could read what it prints
 
 
+@pytest.mark.proof("Alertmanager sends each alert where it belongs")
 @pytest.mark.parametrize("environment", [{}, {"ALERT_WEBHOOK": "https://chat.example/hook?team=a&key=$1"}])
 def test_each_severity_has_its_way(rendered: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     """Whatever the address is, and without one too: then alerts are only shown."""
@@ -372,6 +374,7 @@ def stack(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory
         yield Stack(server, prometheus, told)
 
 
+@pytest.mark.proof("Every query of the dashboard finds data in a Prometheus that watches a server")
 def test_every_panel_has_data(stack: Stack, project: Project) -> None:
     """Each query of the dashboard finds something in a Prometheus that watches a server."""
     dashboard = project.json("deploy/monitoring/grafana/dashboards/model.json")
@@ -383,6 +386,7 @@ def test_every_panel_has_data(stack: Stack, project: Project) -> None:
     assert {it["metric"]["job"] for it in stack.query("model_info")} == {"server", "gateway"}
 
 
+@pytest.mark.proof("A server that hangs is told to the webhook, and so is its return")
 def test_who_is_told_what(stack: Stack) -> None:
     """A refusal too many is a warning. A server that hangs is critical, all else waits, until it is back."""
     until(lambda: ("warning", "firing", "RowsRefused") in stack.told)

@@ -69,6 +69,7 @@ def test_each_answered_row_is_kept(project: Project, slim: Path, tmp_path: Path)
     assert not any("customer_id" in name or "churn" in name for name in found[0])
 
 
+@pytest.mark.proof("Events wait for a store that is away, and nobody waits for them")
 def test_a_store_that_is_away_delays_nobody(project: Project, slim: Path, tmp_path: Path) -> None:
     """Rows wait for it, the metrics and the log say so; when it is back, nothing is missing."""
     events = tmp_path / "events"
@@ -84,6 +85,7 @@ def test_a_store_that_is_away_delays_nobody(project: Project, slim: Path, tmp_pa
     assert project.rows(FIRST.format(events)) == [{"rows": 20, "keys": 20}]
 
 
+@pytest.mark.proof("What was written before a kill of the server is there, and nothing twice")
 def test_what_was_written_survives_a_kill(project: Project, slim: Path, tmp_path: Path) -> None:
     """Files are whole or not there: nothing is half, and nothing twice after the next start."""
     events = tmp_path / "events"

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -100,6 +100,7 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(server: Server, project: 
         assert json.load(answer) == {"detail": "the body did not arrive within 10 seconds"}
 
 
+@pytest.mark.proof("Beyond its queue, a server answers 503 with Retry-After, and all that it took")
 def test_beyond_its_queue_a_server_says_so(server: Server, project: Project) -> None:
     """At once; and those that it took are answered."""
     row = body(project)
@@ -142,6 +143,7 @@ def test_a_broken_promise_is_found(project: Project, slim: Path, tmp_path: Path)
     assert "Server error" in done.stdout
 
 
+@pytest.mark.proof("A server that is told to go answers what it took, and keeps it")
 def test_what_was_taken_is_answered_and_kept(project: Project, slim: Path, tmp_path: Path) -> None:
     """SIGTERM while 50 requests are half there, after others."""
     events, row = tmp_path / "events", body(project)
@@ -168,6 +170,7 @@ def test_a_server_keeps_its_model(work: Project, slim: Path, tmp_path: Path) -> 
         assert server.get("/ready").json["version"] == before.json["model_version"]
 
 
+@pytest.mark.proof("A bundle that was half written when its stage was killed is none")
 def test_a_bundle_is_there_or_not(work: Project) -> None:
     """Killed in the middle, the stage leaves none; run again, it makes the same as ever."""
     before = version(work)
@@ -194,7 +197,10 @@ def usage(server: Server) -> tuple[float, int]:
     return pages * 4096 / MEBIBYTE, len([*(folder / "fd").iterdir()])
 
 
-def test_it_can_go_on_for_ever(server: Server, project: Project) -> None:
+@pytest.mark.proof("A minute of load leaves memory and open files as they were")
+def test_it_can_go_on_for_ever(
+    server: Server, project: Project, record_property: Callable[[str, object], None]
+) -> None:
     """A minute of one-row requests over 8 connections, refusals and large requests between them."""
     load = [sys.executable, "-m", "benchmarks.load", str(server.port), "/predict", "8", "60"]
     rows, found = [example(project)] * 1000, []
@@ -213,4 +219,5 @@ def test_it_can_go_on_for_ever(server: Server, project: Project) -> None:
     assert third > 20
     assert median(after[0]) < 1.1 * median(before[0]), found
     assert median(after[1]) <= median(before[1]) + 2, found
+    record_property("found", f"{median(before[0]):.0f} MiB, then {median(after[0]):.0f} MiB")
     assert metric(server, "event_dropped_rows_total") == 0

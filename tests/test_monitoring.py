@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,7 @@ def test_rows_as_in_training_are_fine(work: Project, usual: Path) -> None:
     assert not work.run("git", "status", "--porcelain", "reports").stdout
 
 
+@pytest.mark.proof("Other customers are an alert that names the columns which tell them apart")
 def test_another_kind_of_customer_is_an_alert(work: Project, shifted: Path) -> None:
     """Real rows of one kind only: the columns that tell them apart are accused, the gravest first."""
     said = work.refusal("monitoring.monitor", "--events", shifted)
@@ -248,6 +250,7 @@ def test_what_cannot_be_judged_says_so(work: Project, usual: Path, tmp_path: Pat
     assert f"{found['rows']:,} rows of other models are counted below, and not judged." in said
 
 
+@pytest.mark.proof("A monitor that was killed finds the same when it is run again")
 def test_a_killed_monitor_is_run_again(work: Project, usual: Path, tmp_path: Path) -> None:
     """Killed in the middle, it leaves nothing half; the next run says what this one would have said."""
     command = (work.python, "-m", f"{work.package}.monitoring.monitor", "--events", usual)
@@ -321,7 +324,10 @@ def test_what_training_does_not_mend_starts_none(work: Project, shifted: Path, t
     assert (told / "open-issue").exists()
 
 
-def test_the_monitor_is_as_sure_as_it_says(project: Project) -> None:
+@pytest.mark.proof("Rows of the same distribution are accused at most at the stated rate")
+def test_the_monitor_is_as_sure_as_it_says(
+    project: Project, record_property: Callable[[str, object], None]
+) -> None:
     """Windows that are equal to their reference but for chance are accused at most at the stated rate.
 
     200 windows of 1,500 real rows against 5,000 others, 20 columns. By the test alone, whatever the size, at
@@ -330,5 +336,6 @@ def test_the_monitor_is_as_sure_as_it_says(project: Project) -> None:
     """
     said = project.script(SIMULATE.format(package=project.package, times=200))
     by_doubt, by_default = map(float, said.split())
+    record_property("found", f"{by_doubt:.3f} of 200 windows, 0.05 stated; {by_default:g} by default")
     assert by_doubt <= 0.096
     assert by_default == 0

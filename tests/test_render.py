@@ -7,9 +7,9 @@ import re
 import sys
 import tomllib
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import copier
 import pytest
@@ -65,11 +65,17 @@ PLAIN = {
 }
 
 
-def pairwise() -> Iterator[dict[str, str]]:
+# Of what is not chosen but typed, what makes a difference.
+TYPED = {
+    "project_name": ["Customer churn", 'L\'été « 100 % » : "sûr" #1'],
+    "security_contact": ["", "security@example.com"],
+}
+
+
+def pairwise(asked: Mapping[str, dict[str, Any]] | None = None) -> Iterator[dict[str, str]]:
     """Give sets of answers in which each two choices meet at least once."""
-    axes = {name: choices(question) for name, question in questions().items()}
+    axes = {name: TYPED.get(name, choices(question)) for name, question in (asked or questions()).items()}
     axes = {name: offered for name, offered in axes.items() if offered}
-    axes["project_name"] = ["Customer churn", 'L\'été « 100 % » : "sûr" #1']
     for row in AllPairs(list(axes.values())):
         yield dict(zip(axes, row, strict=True))
 
@@ -100,9 +106,9 @@ def test_every_file_parses(project: Path) -> None:
 
 
 def test_no_trace_of_the_template_is_left(project: Path) -> None:
-    """Only GitHub's expressions and Grafana's legends may look like Jinja."""
+    """Only expressions of GitHub (${{), of Renovate ({{{) and Grafana's legends may look like Jinja."""
     for path in files(project):
-        assert not re.search(r"\{%|\{#|(?<!\$)\{\{(?!\w+\}\})", path.read_text()), path
+        assert not re.search(r"\{%|\{#|(?<![${])\{\{(?!\{|\w+\}\})", path.read_text()), path
 
 
 def test_no_placeholder_is_left(project: Path) -> None:
@@ -185,24 +191,23 @@ def test_git_lists_the_whole_template() -> None:
     assert {path for path in disk if made.isdisjoint(path.parts)} == listed("template")
 
 
-def excluded(operation: str, package: str) -> set[str]:
+def excluded(operation: str) -> set[str]:
     """Read what copier.yml keeps out of an operation."""
     text = Environment(autoescape=True).from_string("\n".join(config()["_exclude"]))
-    lines = text.render(_copier_operation=operation, package_name=package).splitlines()
+    lines = text.render(_copier_operation=operation).splitlines()
     return {line for line in lines if line and not line.startswith("#")}
 
 
 def test_the_three_lists_of_seeds_agree(render: Renderer) -> None:
     """copier.yml protects them twice, the project's README promises it."""
     project = render()
-    package = answers(project)["package_name"]
-    seeds = excluded("update", package) - excluded("copy", package)
-    skipped = "\n".join(config()["_skip_if_exists"])
-    assert seeds == {*skipped.replace("{{ package_name }}", package).splitlines()}
+    seeds = excluded("update") - excluded("copy")
+    assert seeds == {*config()["_skip_if_exists"]}
     readme = (project / "README.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| (Yours|Standard) \|", readme, re.M)
     yours = {path.rstrip("/") for path, owner in rows if owner == "Yours"}
-    assert yours == {seed.lstrip("/") for seed in seeds}
+    package = answers(project)["package_name"]
+    assert yours == {seed.lstrip("/").replace("*", package) for seed in seeds}
     for path, _ in rows:
         assert (project / path).exists(), path
         assert (project / path).is_dir() == path.endswith("/"), path
@@ -220,7 +225,7 @@ def released(tmp_path: Path) -> Released:
     """Release the working tree, start a project, then release a change of both kinds of file."""
     template, project = snapshot(tmp_path / "template"), tmp_path / "project"
     commit(template, "first")
-    git("tag", "v0.1.0", cwd=template)
+    git("tag", "v100.0.0", cwd=template)
     copier.run_copy(str(template), project, defaults=True, quiet=True, unsafe=False)
     commit(project, "start")
     for path in ("params.yaml", "problem.py"):
@@ -229,7 +234,7 @@ def released(tmp_path: Path) -> Released:
     with (template / "template/.gitignore.jinja").open("a") as managed:
         managed.write("second-release/\n")
     commit(template, "second")
-    git("tag", "v0.2.0", cwd=template)
+    git("tag", "v100.1.0", cwd=template)
     return Released(project, template)
 
 
@@ -242,7 +247,7 @@ def test_an_update_leaves_seeds_alone(released: Released) -> None:
     before = (project / "params.yaml").read_bytes()
     commit(project, "mine")
     copier.run_update(project, defaults=True, overwrite=True, quiet=True, unsafe=False)
-    assert answers(project)["_commit"] == "v0.2.0"
+    assert answers(project)["_commit"] == "v100.1.0"
     assert "second-release/" in (project / ".gitignore").read_text()
     assert problem.read_text() == "MINE = True\n"
     assert (project / "params.yaml").read_bytes() == before

@@ -267,8 +267,11 @@ def test_a_shadow_is_asked_the_same(production: Production, champion: str, other
         assert {it["id"] for it in mine} == {it.id for it in said}
 
 
+@pytest.mark.proof("A shadow that answers late and then dies harms no client")
 @pytest.mark.usefixtures("other")
-def test_a_late_and_dying_shadow_harms_nobody(production: Production, champion: str) -> None:
+def test_a_late_and_dying_shadow_harms_nobody(
+    production: Production, champion: str, record_property: Callable[[str, object], None]
+) -> None:
     """No request fails or waits for it, also over a connection used again; the gateway starts without it."""
     production.good("shadow", "late")
     with load(production.ask) as said:
@@ -279,13 +282,18 @@ def test_a_late_and_dying_shadow_harms_nobody(production: Production, champion: 
         time.sleep(2 * LATE)
     assert statuses(said + again) == {(200, champion)}
     times = sorted(it.seconds for it in said + again)
-    assert times[int(0.99 * len(times))] < LATE / 2
+    slowest = times[int(0.99 * len(times))]
+    assert slowest < LATE / 2
+    record_property("found", f"{len(times):,} requests, 99 of 100 within {1000 * slowest:.0f} ms")
     gateway = production.docker.good("ps", "--quiet", "--filter", "name=gateway")
     production.docker.good("restart", gateway)
     until(lambda: production.ask().status == 200)
 
 
-def test_a_canary_answers_its_share_of_the_clients(production: Production, champion: str, other: str) -> None:
+@pytest.mark.proof("A canary answers its binomial share, always the same clients; a dead one is stood in for")
+def test_a_canary_answers_its_share_of_the_clients(
+    production: Production, champion: str, other: str, record_property: Callable[[str, object], None]
+) -> None:
     """Each client has one model, and keeps it when the share grows; when the canary dies, the other."""
 
     def answering() -> list[str]:
@@ -300,6 +308,7 @@ def test_a_canary_answers_its_share_of_the_clients(production: Production, champ
     first = answering()
     share, error = Counter(first)[other] / 500, (0.2 * 0.8 / 500) ** 0.5
     assert abs(share - 0.2) < 4 * error
+    record_property("found", f"{share:.1%} of 500 clients where 20 % were asked for")
     assert set(first) == {champion, other}
     assert answering() == first
     assert production.status()[1] == f"canary of 20 %: {other}"
@@ -324,7 +333,10 @@ def test_a_canary_answers_its_share_of_the_clients(production: Production, champ
     assert production.status() == [f"answers: {champion}", "before: None"]
 
 
-def test_no_request_is_lost(production: Production, champion: str, other: str) -> None:
+@pytest.mark.proof("Promotion and rollback lose no request, and after them no other model answers")
+def test_no_request_is_lost(
+    production: Production, champion: str, other: str, record_property: Callable[[str, object], None]
+) -> None:
     """Each way to another model and back, each verb twice; after a verb, no other model answers."""
     steps: list[tuple[tuple[str, ...], str | None]] = [
         (("shadow", other), champion),
@@ -349,11 +361,13 @@ def test_no_request_is_lost(production: Production, champion: str, other: str) -
                 wrong[words] = found
     assert {it.status for it in said} == {200}, Counter(statuses(said))
     assert wrong == {}
+    record_property("found", f"{len(said):,} requests in {2 * len(steps) - 2} verbs")
     assert production.verb("rollback").returncode == 1  # nothing is left to go back to
     asked = {it.id for it in said}  # and each answer is recorded, also those of slots that were emptied
     until(lambda: asked <= {it["id"] for it in production.events("id")})
 
 
+@pytest.mark.proof("A verb that was killed after any of its commands is completed by the same verb")
 def test_a_verb_that_was_cut_off_is_completed(
     production: Production, champion: str, other: str, tmp_path: Path
 ) -> None:
@@ -422,6 +436,7 @@ def test_what_the_gateway_lets_through(production: Production) -> None:
 # ── trials ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.proof("A good image is promoted step by step by itself, also when the trial is killed half-way")
 def test_a_good_image_is_promoted_step_by_step(production: Production, champion: str, other: str) -> None:
     """Also when the trial is killed half-way: the next one goes on where it was."""
     with load(production.ask) as said:
@@ -447,6 +462,9 @@ def test_a_good_image_is_promoted_step_by_step(production: Production, champion:
     assert production.status() == [f"answers: {other}", f"before: {champion}"]
 
 
+@pytest.mark.proof(
+    "A challenger that fails, is slow or shifts a segment's scores is stopped, for that reason"
+)
 def test_a_bad_image_is_stopped(production: Production, champion: str, other: str) -> None:
     """By its own reason, as a shadow or as a canary; no client sees an error or, of a shadow, anything."""
     for mode, fault, reason in (

@@ -437,6 +437,7 @@ def test_the_api_describes_itself(both: tuple[Project, Server]) -> None:
             assert described.get("maximum") == column.get("max")
 
 
+@pytest.mark.proof("schemathesis finds no 5xx and no undocumented answer, for both starters")
 def test_the_api_keeps_its_word(both: tuple[Project, Server]) -> None:
     """Whatever is sent, in the form that is described or in another: no failure, and no answer of its own."""
     done = schemathesis(both[1], "--max-examples", "25")

@@ -79,6 +79,7 @@ def prometheus(
     docker.good(*stack, "--profile=monitoring", "down", "--volumes", "--timeout", "1")
 
 
+@pytest.mark.proof("Prometheus finds the slots and the gateway of production in their containers")
 def test_production_is_watched(docker: Docker, prometheus: int) -> None:
     """The slot and the gateway are found by their names, and a gateway that is gone is missed."""
 

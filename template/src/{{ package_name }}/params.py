@@ -3,6 +3,7 @@
 As a stage it writes each section, defaults filled in, to `.params/`: what other stages depend on.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +37,7 @@ class Validate(Section, frozen=True):
 
     max_rejected_share: Share = 0.02
     min_class_rows: Count = 30  # rows that each category of the target needs
-    leakage_score: Share = 0.98  # AUC or R² from which a feature, or a pair, is taken for a leak
+    max_leakage_score: Share = 0.98  # AUC or R² from which a feature, or a pair, is taken for a leak
 
 
 class Split(Section, frozen=True):
@@ -134,12 +135,30 @@ class Params(Section, frozen=True):
     monitor: Monitor = Monitor()
 
 
+# Keys of earlier releases, and what they are called now: the file is yours, so no update changes it.
+RENAMED = {("validate", "leakage_score"): "max_leakage_score"}
+
+
+def rename(given: dict[str, Any]) -> dict[str, Any]:
+    """Read keys by their former names too, with a warning."""
+    for (section, old), new in RENAMED.items():
+        content = given.get(section)
+        if not isinstance(content, dict) or old not in content:
+            continue
+        if new in content:
+            raise ProjectError(f"params.yaml: {section}.{old} is now {new}, and both are there: delete {old}")
+        print(f"warning: params.yaml: {section}.{old} is now {new}; rename it", file=sys.stderr)
+        content[new] = content.pop(old)
+    return given
+
+
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read the parameters; raise `ProjectError` naming a key that is unknown or of a wrong type."""
     import yaml
 
     try:
-        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, Params)
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return msgspec.convert(rename(given) if isinstance(given, dict) else given, Params)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
         raise ProjectError(f"{path}: {error}. The keys and their meaning stand in params.py.") from None
     except FileNotFoundError:

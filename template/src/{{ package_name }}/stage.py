@@ -24,6 +24,7 @@ TRAINING_REPORT = Path("reports/training.json")
 BUNDLE_REPORT = Path("reports/bundle.json")
 EVALUATION_REPORT = Path("reports/evaluation.json")
 METRICS = Path("reports/metrics.json")
+IMPORTANCE_REPORT = Path("reports/importance.json")
 GATE_REPORT = Path("reports/gate.json")
 MONITORING_REPORT = Path("reports/monitoring.json")
 

@@ -100,7 +100,7 @@ def failures(con: Connection, contract: Contract, settings: params.Validate, fin
     for what in find_personal(con, literal(CLEAN), contract):
         found.append(f"personal data: {what}. Set personal=True to drop it, or False if harmless.")
     for what in [] if unlearnable else leaks(con, contract, settings):
-        found.append(f"target leakage: {what}. Set feature=False, or see validate.leakage_score.")
+        found.append(f"target leakage: {what}. Set feature=False, or see validate.max_leakage_score.")
     return found
 
 
@@ -138,7 +138,7 @@ def leaks(con: Connection, contract: Contract, settings: params.Validate) -> lis
         drawn = f"FROM {literal(CLEAN)} ORDER BY hash({quote(contract.key)}) LIMIT {LEAKAGE_ROWS}"
         con.sql(f"COPY ({drawn}) TO {literal(sample)}")
         target = read_target(sample, contract).to_numpy()
-        return find_leaks(read_features(sample, contract), target, contract, settings.leakage_score)
+        return find_leaks(read_features(sample, contract), target, contract, settings.max_leakage_score)
 
 
 def validate(con: Connection, contract: Contract, settings: params.Validate) -> Findings:

@@ -29,7 +29,7 @@ from ..stage import (
     write_json,
 )
 from ..validation.metrics import Estimator, outputs
-from .onnx import convert
+from .conversion import convert
 
 DRAFT = BUNDLE.with_name("bundle.new")  # becomes the bundle when it is whole and proven
 LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "pandas", "duckdb")

@@ -84,7 +84,7 @@ def model_card(facts: Facts) -> str:
         f"Model {bundle['version']}. Written by `make pipeline`; do not edit.",
         f"**Purpose.** {about.purpose}",
         f"**Limits.** {about.limits}",
-        f"**Owner.** @{project['owner']}, {project['contact']}",
+        f"**Owner.** @{project['owner']}, {project['owner_contact']}",
         f"**Data.** {about.data} Licence: {about.data_licence}. {facts['split']['train']:,} rows to train on "
         f"and {facts['split']['test']:,} to test on, SHA-256 of both `{bundle['data']}`. "
         f"See the [data card]({DATA_CARD.name}).",

@@ -1,6 +1,6 @@
 """What is a release, and may this commit be one?
 
-    python -m tools.release [--notes]
+    python -m hooks.release [--tag | --notes]
 
 A release is the commit on main that changes the version in pyproject.toml to X.Y.Z. Until then the version
 is X.Y.Z.dev0, and the changelog's first section that of X.Y.Z (unreleased).
@@ -22,9 +22,21 @@ SECTION = re.compile(r"^## (?P<version>\S+) \((?P<date>[^)]*)\)\n(?P<notes>.*?)(
 MUST = "### You must"
 
 
+class HistoryError(Exception):
+    """The history, in which releases are found, is not all there."""
+
+
 def git(*args: str, folder: Path) -> str:
     """Run git, which must succeed."""
-    return subprocess.run(("git", *args), cwd=folder, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(("git", *args), cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise HistoryError(done.stderr.strip())
+    return done.stdout
+
+
+def head(folder: Path) -> str:
+    """Name the commit that is checked out."""
+    return git("rev-parse", "HEAD", folder=folder).strip()
 
 
 def version_in(manifest: str) -> Version:
@@ -35,7 +47,7 @@ def version_in(manifest: str) -> Version:
 def releases(folder: Path) -> dict[Version, str]:
     """List the releases in the history of HEAD, oldest first, and their commits."""
     if git("rev-parse", "--is-shallow-repository", folder=folder).strip() == "true":
-        sys.exit("releases are found in the history, which was cut off: run git fetch --unshallow")
+        raise HistoryError("releases are found in the history, which was cut off: git fetch --unshallow")
     log = git("log", "--first-parent", "--reverse", "--format=%H", "--", "pyproject.toml", folder=folder)
     versions = [(version_in(git("show", f"{it}:pyproject.toml", folder=folder)), it) for it in log.split()]
     return {
@@ -54,10 +66,9 @@ def faults(folder: Path) -> Iterator[str]:
     """Say what keeps HEAD from being a release."""
     version = version_in((folder / "pyproject.toml").read_text(encoding="utf-8"))
     done = releases(folder)
-    head = git("rev-parse", "HEAD", folder=folder).strip()
     if str(version) != f"{version.major}.{version.minor}.{version.micro}":
         yield f"the version {version} is none of a release: write X.Y.Z"
-    elif done.get(version) != head:
+    elif done.get(version) != head(folder):
         yield f"the version {version} was not set by this commit, but by {done.get(version, 'none')}"
     if newer := [other for other in done if other > version]:
         yield f"the version {version} is older than {max(newer)}, which is released"
@@ -76,10 +87,15 @@ def faults(folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the command that makes the release, or what it changes; exit with 1 if it may not be."""
-    parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__)
-    parser.add_argument("--notes", action="store_true", help="print the changelog's section instead")
+    """Print the command that tags the release; exit with 1 if this commit may not be one."""
+    parser = argparse.ArgumentParser(prog="python -m hooks.release", description=__doc__)
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--tag", action="store_true", help="print its tag, or nothing if it is no release")
+    instead.add_argument("--notes", action="store_true", help="print the changelog's section instead")
     given = parser.parse_args()
+    if given.tag:
+        print(*(f"v{it}" for it, commit in releases(ROOT).items() if commit == head(ROOT)))
+        return
     if found := list(faults(ROOT)):
         sys.exit("\n".join(f"error: {fault}" for fault in found))
     newest = sections(ROOT)[0]
@@ -89,4 +105,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HistoryError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,226 @@
+"""Keep many projects current: say how far behind each is, or update each on a branch of its own.
+
+    python -m hooks.fleet status|update fleet.yaml
+
+A fleet is a YAML list of repositories: addresses, or paths from where the list is. A branch other than
+the default one to start from stands beside it:
+
+    - git@example.com:acme/churn.git
+    - {repository: ../demand, branch: develop}
+
+Projects are cloned into temporary folders: nobody's working folder is touched. Nothing is remembered but
+what git keeps: a branch that was pushed is not made again, so a run that was cut off is simply repeated.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+ANSWERS = ".copier-answers.yml"
+SOURCES = Path(__file__).parent.parent / "template/src"
+UPDATE = (sys.executable, "-m", "{{ package_name }}.update", "--quiet")  # older projects may have none
+COLUMNS = ("project", "release", "days", "newest", "result")
+
+
+class FleetError(Exception):
+    """What somebody has to look at: in one line, then in full."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """The command line."""
+
+    verb: str
+    fleet: Path
+    jobs: int
+    test: list[str]
+    minutes: float
+    trust: bool
+
+
+@dataclass(frozen=True)
+class Project:
+    """An entry of the list."""
+
+    repository: str
+    branch: str | None = None
+
+
+@dataclass
+class Row:
+    """What became of a project: a row of the table."""
+
+    project: str
+    release: str = ""
+    days: int | str = ""
+    """Since it took that release."""
+    newest: str = ""
+    result: str = "not visited"
+    good: bool = False
+
+
+def read(path: Path) -> list[Project]:
+    """Read a fleet.
+
+    Raises:
+        FleetError: it is not there, is no list, or an entry is no repository.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise TypeError(f"{entries!r} is none")
+        return [Project(it) if isinstance(it, str) else Project(**it) for it in entries]
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        form = "a YAML list of paths, addresses, or {repository: …, branch: …}"
+        raise FleetError(f"{path} must be {form}: {error}") from None
+
+
+def run(*command: str | Path, folder: Path, minutes: float = 10, **environment: str) -> str:
+    """What a command said. It can ask nobody, and does not take for ever.
+
+    Raises:
+        FleetError: it is not there, it failed, or it was stopped with all that it had started.
+    """
+    name = " ".join(word for word in command if isinstance(word, str))[:60]
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | {"GIT_TERMINAL_PROMPT": "0"} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise FleetError(f"{name}: {error}") from None
+    try:
+        said, complaint = process.communicate(timeout=60 * minutes)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise FleetError(f"{name}: stopped after {minutes:g} minutes") from None
+    if process.returncode:
+        told = f"{said}{complaint}".strip() or f"{name}: exit code {process.returncode}"
+        raise FleetError(f"{told.splitlines()[-1]}\n{told}")
+    return said.strip()
+
+
+def release(folder: Path) -> str:
+    """Say which release of its template a project has."""
+    try:
+        return yaml.safe_load((folder / ANSWERS).read_text(encoding="utf-8"))["_commit"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        raise FleetError(f"{ANSWERS} names no release of a template") from None
+
+
+def take(order: Order, folder: Path) -> str:
+    """Update a clone as its owner would by `make update`; what that told.
+
+    Raises:
+        FleetError: it failed, or there are conflicts.
+    """
+    trust = ("--trust",) if order.trust else ()
+    try:
+        return run(*UPDATE, *trust, folder=folder, PYTHONPATH=str(SOURCES))
+    except FleetError:
+        if conflicts := run("git", "diff", "--name-only", "--diff-filter=U", folder=folder):
+            raise FleetError(f"conflicts: {', '.join(conflicts.splitlines())}") from None
+        raise
+
+
+def update(project: Project, order: Order, row: Row, folder: Path) -> str:
+    """Update a clone of a project, fill in its row, and push what passes the tests as a branch.
+
+    Raises:
+        FleetError: it does not pass, or cannot be updated without somebody's help.
+    """
+    start = ("--branch", project.branch) if project.branch else ()
+    run("git", "clone", "--quiet", *start, project.repository, folder, folder=order.fleet.parent)
+    row.release = release(folder)
+    taken = run("git", "log", "-1", "--format=%ct", "--", ANSWERS, folder=folder)
+    row.days = int((time.time() - int(taken)) / 86_400)
+    try:
+        told = take(order, folder)
+    finally:
+        row.newest = release(folder)
+    branch = f"standards/{row.newest.removeprefix('v')}"
+    if row.newest == row.release:
+        return "current"
+    if run("git", "branch", "--remotes", "--list", f"origin/{branch}", folder=folder):
+        return f"pushed before: {branch}"
+    if order.verb == "status":
+        return "no conflict"
+    run("git", "add", "--all", folder=folder)  # hooks look at what git knows
+    run(*order.test, folder=folder, minutes=order.minutes)
+    run("git", "add", "--all", folder=folder)
+    run("git", "commit", "--quiet", f"--message=Standards {row.newest}", f"--message={told}", folder=folder)
+    run("git", "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}", folder=folder)
+    return f"pushed: {branch}"
+
+
+def visit(project: Project, order: Order, row: Row) -> None:
+    """Do what is ordered in a folder that does not last. Whatever goes wrong is this project's alone."""
+    detail = ""
+    with TemporaryDirectory(prefix="fleet-", ignore_cleanup_errors=True) as folder:
+        try:
+            row.result, row.good = update(project, order, row, Path(folder) / "project"), True
+        except FleetError as error:
+            row.result, _, detail = str(error).partition("\n")
+    sys.stderr.write(f"{row.project}: {row.result}\n{detail}".strip() + "\n")  # at once: others write, too
+
+
+def table(rows: list[Row]) -> str:
+    """Set rows out in columns."""
+    cells = [COLUMNS, *(tuple(str(vars(row)[column]) for column in COLUMNS) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def ordered() -> Order:
+    """Read the command line."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m hooks.fleet", description=__doc__, formatter_class=form)
+    parser.add_argument("verb", choices=("status", "update"), help="status pushes nothing and runs no tests")
+    parser.add_argument("fleet", type=Path, help="the YAML list")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="projects at once (%(default)s)")
+    test = "make setup check test"
+    parser.add_argument("--test", type=shlex.split, default=test, help="what must succeed (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=60, help="that it may take (%(default)s)")
+    parser.add_argument("--trust", action="store_true", help="run the template's migrations")
+    return Order(**vars(parser.parse_args()))
+
+
+def main() -> int:
+    """Visit every project; 1 when somebody has to look at one."""
+    order = ordered()
+    try:
+        projects = read(order.fleet)
+    except FleetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    rows = [Row(project.repository) for project in projects]
+    with ThreadPoolExecutor(order.jobs) as pool:
+        try:
+            wait(
+                [pool.submit(visit, project, order, row) for project, row in zip(projects, rows, strict=True)]
+            )
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)  # those under way end
+    print(table(rows))
+    return 0 if all(row.good for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""A fleet of twenty projects, updated by one command that is killed on the way and repeated."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import copier
+import pytest
+import yaml
+from helpers import ROOT, commit, git, migrate, snapshot
+from project import Done
+from test_render import pairwise
+
+RELEASES = ("v1.0.0", "v1.1.0", "v1.2.0")
+NEWEST = RELEASES[-1]
+BRANCH = "standards/1.2.0"
+# What teams did to their projects, by the project's number. The others left theirs as it was.
+EDITS = {
+    1: ("params.yaml", "# ours\n"),
+    2: (".gitignore", "ours/\n"),  # each release adds a line there, too
+    4: ("extra/ours.py", "OURS = True\n"),
+    7: (".github/workflows/ours.yml", "on: push\n"),
+    8: (".gitignore", "ours/\n"),
+    10: ("FAILS", "for the tests below\n"),
+}
+CONFLICTS, FAILS, CURRENT, FOREIGN, DIRTY = {2, 8}, 10, {5, 15}, 17, 19
+PUSHED = {*range(20)} - CONFLICTS - CURRENT - {FAILS, FOREIGN}
+TESTS = "git remote get-url origin >> {log} && test ! -e FAILS"  # a project's own take minutes
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Projects, number 0 to 19: repositories side by side in a folder, with a list of them."""
+
+    folder: Path
+
+    def __getitem__(self, number: int) -> Path:
+        """Give a project's folder."""
+        return self.folder / f"project-{number}"
+
+    def start(self, verb: str, *options: str, projects: str = "fleet.yaml") -> subprocess.Popen[str]:
+        """Start the command."""
+        command = (sys.executable, "-m", "hooks.fleet", verb, self.folder / projects, *options)
+        names = (f"GIT_{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL"))
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | dict.fromkeys(names, "fleet@example.com") | {"PATH": path}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, verb: str, *options: str, projects: str = "fleet.yaml") -> Done:
+        """Run the command to its end."""
+        process = self.start(verb, *options, projects=projects)
+        said, complained = process.communicate()
+        return Done(process.args, process.returncode, said, complained)
+
+    @property
+    def tests(self) -> str:
+        """The option that has the tests above run."""
+        return f"--test=sh {self.folder / 'tests.sh'}"
+
+    def tested(self) -> Counter[int]:
+        """Count how often each project was tested."""
+        lines = (self.folder / "tests.log").read_text().split()
+        return Counter(int(line.rpartition("-")[2]) for line in lines)
+
+    def pushed(self) -> set[int]:
+        """List the projects that have the branch."""
+        ours = (number for number in range(20) if number != FOREIGN)
+        return {number for number in ours if git("branch", "--list", BRANCH, cwd=self[number])}
+
+
+def results(said: str) -> dict[int, str]:
+    """Read the table: what became of each project."""
+    head, *lines = said.splitlines()
+    return {int(line.split()[0].rpartition("-")[2]): line[head.index("result") :] for line in lines}
+
+
+def release(template: Path, version: str) -> None:
+    """Release the template with another line in a file that every project has, and, at last, a migration."""
+    with (template / "template/.gitignore.jinja").open("a") as file:
+        file.write(f"{version}/\n")
+    if version == NEWEST:
+        migrate(template, version)
+    commit(template, version)
+    git("tag", version, cwd=template)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Start twenty projects from three releases, with different answers, and let teams work on them."""
+    folder = tmp_path_factory.mktemp("fleet")
+    template, made = snapshot(folder / "template"), Fleet(folder)
+    for part in ("src", "tests", "deploy", ".github"):  # it is about many projects, not about many files
+        shutil.rmtree(template / "template" / part)
+    for version in RELEASES:
+        release(template, version)
+    for number, given in zip(range(20), cycle(pairwise()), strict=False):
+        project, taken = made[number], NEWEST if number in CURRENT else RELEASES[number % 2]
+        copier.run_copy(str(template), project, data=given, vcs_ref=taken, defaults=True, quiet=True)
+        commit(project, "start")
+        if number in EDITS:
+            path, text = EDITS[number]
+            (project / path).parent.mkdir(parents=True, exist_ok=True)
+            with (project / path).open("a") as file:
+                file.write(text)
+            commit(project, "ours")
+    (made[FOREIGN] / ".git").rename(folder / "elsewhere")
+    (made[DIRTY] / "Makefile").write_text("# being worked on\n")
+    (folder / "fleet.yaml").write_text(yaml.safe_dump([f"project-{number}" for number in range(20)]))
+    (folder / "tests.sh").write_text(TESTS.format(log=folder / "tests.log"))
+    return made
+
+
+def test_status_tells_what_to_expect(fleet: Fleet) -> None:
+    """Before anything is touched: release, age, and who will conflict."""
+    (fleet.folder / "few.yaml").write_text("[{repository: project-2, branch: main}, project-5]\n")
+    done = fleet.run("status", "--trust", projects="few.yaml")
+    assert done.returncode == 1
+    assert results(done.stdout) == {2: "conflicts: .gitignore", 5: "current"}
+    assert done.stdout.splitlines()[1].split()[1:4] == [RELEASES[0], "0", NEWEST]
+    assert not fleet.pushed()
+
+
+def test_a_migration_is_trusted_or_does_not_run(fleet: Fleet) -> None:
+    """It is the template's own program."""
+    (fleet.folder / "one.yaml").write_text("[project-0]\n")
+    done = fleet.run("status", projects="one.yaml")
+    assert done.returncode == 1
+    assert "`--trust`" in results(done.stdout)[0]
+    assert "potentially unsafe feature: migrations" in done.stderr
+
+
+def test_what_hangs_is_stopped(fleet: Fleet) -> None:
+    """With all that it started: here a shell's child."""
+    (fleet.folder / "one.yaml").write_text("[project-0]\n")
+    done = fleet.run(
+        "update", "--trust", "--test=sh -c 'sleep 600; true'", "--minutes=0.01", projects="one.yaml"
+    )
+    assert results(done.stdout) == {0: "sh -c sleep 600; true: stopped after 0.01 minutes"}
+    assert done.returncode == 1
+    assert not fleet.pushed()
+
+
+@pytest.fixture(scope="module")
+def updated(fleet: Fleet) -> Done:
+    """Update the fleet; kill the command on the way, and run it again."""
+    process = fleet.start("update", "--trust", "--jobs=2", fleet.tests)
+    while not fleet.pushed():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.kill()
+    done = {number: count for number, count in fleet.tested().items() if number in fleet.pushed()}
+    repeated = fleet.run("update", "--trust", fleet.tests)
+    assert done.items() <= fleet.tested().items()  # what was done is not done again
+    return repeated
+
+
+@pytest.mark.proof("Twenty projects are updated in one run, killed and repeated; a broken one stops no other")
+def test_each_project_is_updated_or_named(fleet: Fleet, updated: Done) -> None:
+    """One that is broken stops no other, and the command says by its exit code that there is one."""
+    assert updated.returncode == 1
+    said = results(updated.stdout)
+    assert list(said) == [*range(20)]
+    assert {number for number in said if said[number].endswith(BRANCH)} == PUSHED == fleet.pushed()
+    assert [said[number] for number in sorted(CURRENT)] == ["current", "current"]
+    assert [said[number] for number in sorted(CONFLICTS)] == ["conflicts: .gitignore"] * 2
+    assert said[FAILS] == f"sh {fleet.folder}/tests.sh: exit code 1"[:75]
+    assert said[FOREIGN] == "fatal: repository 'project-17' does not exist"
+
+
+def test_a_branch_is_the_update_and_nothing_else(fleet: Fleet, updated: Done) -> None:
+    """On top of what the team had; their folder, and what they were doing there, is left alone."""
+    assert {*fleet.tested()} == PUSHED | {FAILS}
+    for number in PUSHED:
+        project = fleet[number]
+        assert git("rev-parse", f"{BRANCH}~1", cwd=project) == git("rev-parse", "main", cwd=project)
+        assert "\n\nrun here\n" in git("show", "--no-patch", "--format=%B", BRANCH, cwd=project)
+        assert f"_commit: {NEWEST}" in git("show", f"{BRANCH}:.copier-answers.yml", cwd=project)
+        changed = git("diff", "--name-only", "main", BRANCH, cwd=project).split()
+        assert changed == [".copier-answers.yml", ".gitignore"]
+        state = git("status", "--porcelain", cwd=project).split()
+        assert state == (["M", "Makefile"] if number == DIRTY else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        ("churn", "'churn' is none"),
+        ("- {address: churn}", "unexpected keyword argument 'address'"),
+        ("- [", "while parsing"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
+    """Before any project is visited."""
+    if text is not None:
+        (tmp_path / "fleet.yaml").write_text(text)
+    done = Fleet(tmp_path).run("status")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path / 'fleet.yaml'} must be a YAML list of paths")
+    assert said in done.stderr

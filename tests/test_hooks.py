@@ -1,0 +1,159 @@
+"""What hooks/moved.py does with a file that the template renamed, and with one that it dropped."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import copier
+import pytest
+from copier.errors import TaskError
+from helpers import ROOT, commit, git
+from releases import conflicts, lines, status, update
+
+TEXT = "one\ntwo\nthree\nfour\nfive\n"
+CONFIG = """\
+_subdirectory: template
+_migrations:
+  - version: 2.0.0
+    command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/moved.py", old=new, dropped]
+"""
+ANSWERS = "{{ _copier_conf.answers_file }}.jinja"
+UPDATED = {" M .copier-answers.yml", " D old", " D dropped", "?? new"}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Release two files, then one of them renamed, with a line changed, and none of the other."""
+    folder = tmp_path_factory.mktemp("template")
+    shutil.copytree(ROOT / "hooks", folder / "hooks", ignore=shutil.ignore_patterns("__pycache__"))
+    inside = folder / "template"
+    inside.mkdir()
+    (folder / "copier.yml").write_text(CONFIG)
+    (inside / ANSWERS).write_text("{{ _copier_answers | to_nice_yaml }}")
+    (inside / "old").write_text(TEXT)
+    (inside / "dropped").write_text(TEXT)
+    commit(folder, "first")
+    git("tag", "v1.0.0", cwd=folder)
+    (inside / "old").unlink()
+    (inside / "dropped").unlink()
+    (inside / "new").write_text(TEXT.replace("two", "2"))
+    commit(folder, "second")
+    git("tag", "v2.0.0", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    """Start a project from the first release."""
+    folder = tmp_path / "project"
+    copier.run_copy(str(template), folder, vcs_ref="v1.0.0", defaults=True, quiet=True)
+    return folder
+
+
+def updated(project: Path) -> None:
+    """Commit what was edited, and update."""
+    commit(project, "mine")
+    update(project)
+
+
+def again(template: Path, project: Path) -> None:
+    """Run the hook once more; nothing may change."""
+    before = status(project), lines(project)
+    hook = (sys.executable, template / "hooks/moved.py", "old=new", "dropped")
+    subprocess.run(hook, cwd=project, check=True)
+    assert before == (status(project), lines(project))
+
+
+def test_what_nobody_changed_is_the_templates(template: Path, project: Path) -> None:
+    """As if there were no hook."""
+    updated(project)
+    assert status(project) == UPDATED
+    assert (project / "new").read_text() == TEXT.replace("two", "2")
+    again(template, project)
+
+
+def test_changes_move_along(template: Path, project: Path) -> None:
+    """Merged with the template's; and nothing is done once the update is committed."""
+    (project / "old").write_text(TEXT.replace("five", "mine"))
+    updated(project)
+    assert status(project) == UPDATED
+    assert (project / "new").read_text() == TEXT.replace("two", "2").replace("five", "mine")
+    again(template, project)
+    commit(project, "update")
+    again(template, project)
+
+
+def test_a_conflict_is_marked_in_the_index(template: Path, project: Path) -> None:
+    """Git refuses to commit it, and knows all three versions."""
+    (project / "old").write_text(TEXT.replace("two", "mine"))
+    updated(project)
+    assert conflicts(project) == {"UU new"}
+    assert not (project / "old").exists()
+    text = (project / "new").read_text()
+    assert "<<<<<<< before updating\nmine\n=======\n2\n>>>>>>> after updating\n" in text
+    for stage, line in enumerate(("two", "mine", "2"), start=1):
+        assert git("show", f":{stage}:./new", cwd=project) == TEXT.replace("two", line)
+    again(template, project)
+
+
+def test_a_project_may_be_a_folder_of_a_repository(project: Path) -> None:
+    """Git names files from its top folder, Copier from the project's."""
+    (project / "old").write_text(TEXT.replace("two", "mine"))
+    commit(project.parent, "mine")
+    update(project)
+    assert conflicts(project) == {"UU project/new"}
+
+
+def test_what_was_deleted_stays_so(template: Path, project: Path) -> None:
+    """Under its new name too."""
+    (project / "old").unlink()
+    updated(project)
+    assert not (project / "new").exists()
+    again(template, project)
+
+
+def test_a_changed_file_that_is_dropped_stays(template: Path, project: Path) -> None:
+    """As the project's own, which later updates leave alone."""
+    (project / "dropped").write_text(TEXT + "mine\n")
+    updated(project)
+    assert status(project) == UPDATED - {" D dropped"}
+    assert (project / "dropped").read_text() == TEXT + "mine\n"
+    again(template, project)
+
+
+def test_a_name_that_the_project_has_taken_is_left_to_copier(template: Path, project: Path) -> None:
+    """The project's file of that name is in a conflict, and the changed one stays beside it."""
+    (project / "new").write_text("mine alone\n")
+    (project / "old").write_text(TEXT.replace("five", "mine"))
+    updated(project)
+    assert conflicts(project) == {"UU new"}
+    assert "mine alone\n" in (project / "new").read_text()
+    assert (project / "old").read_text() == TEXT.replace("five", "mine")
+    again(template, project)
+
+
+def test_a_failure_takes_the_update_back(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The project is as it was, the exit code says so, and the message how to go on."""
+    (project / "old").write_bytes(b"\0 nothing that git merges")
+    commit(project, "mine")
+    before = git("ls-files", "--stage", cwd=project)
+    with pytest.raises(TaskError):
+        update(project)
+    assert not status(project)
+    assert git("ls-files", "--stage", cwd=project) == before
+    message = capfd.readouterr().err
+    assert "old and new cannot be merged" in message
+    assert "as it was before the update" in message
+
+
+def test_files_that_git_was_told_not_to_show_survive_a_failure(project: Path) -> None:
+    """Copier starts beside them, for it does not see them."""
+    (project / "old").write_bytes(b"\0mine")
+    commit(project, "mine")
+    git("config", "status.showUntrackedFiles", "no", cwd=project)
+    (project / "notes").write_text("mine\n")
+    with pytest.raises(TaskError):
+        update(project)
+    assert (project / "notes").read_text() == "mine\n"
+    assert (project / "old").read_bytes() == b"\0mine"

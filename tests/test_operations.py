@@ -1,0 +1,54 @@
+"""docs/operations.md, followed by somebody with an empty folder and Docker."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from actions import uv_cache
+from helpers import ROOT, Renderer
+from images import Docker
+from serving import free_port
+
+DOC = ROOT / "docs/operations.md"
+IDENTITY = [f"GIT_{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")]
+SAID = (
+    "churn:first answers",
+    "### shadow churn:second: promote",
+    "### canary 50: promote",
+    "churn:second answers",
+    "churn:first answers again",
+    "monitor: ok",
+    "ALERT drift, contract:",
+)
+
+
+def blocks(language: str, port: int) -> list[str]:
+    """What the document has in a language, with another port."""
+    text = DOC.read_text().replace(":8000", f":{port}")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.proof(
+    "docs/operations.md leads from an empty folder to a model that is tried, taken back and watched"
+)
+def test_a_newcomer_gets_there(render: Renderer, docker: Docker, image: str, tmp_path: Path) -> None:
+    """Each command succeeds, and says what the document says of it."""
+    port = free_port()
+    copy, *others = blocks("sh", port)
+    copy = copy.replace("<address or full path of the template>", str(render.source))
+    (tmp_path / "traffic.py").write_text(*blocks("python", port))
+    script = ["trap 'kill $(jobs -p)' EXIT\n", copy, "cp ../traffic.py .\n", *others]
+    own = {"HOME": str(tmp_path), "UV_CACHE_DIR": uv_cache(), "PORT": str(port)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "".join(script)],
+        cwd=tmp_path,
+        env=docker.environment() | dict.fromkeys(IDENTITY, "me@example.com") | own,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    docker.call("compose", "--project-name", "customer-churn-production", "down", "--volumes")
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert [part for part in SAID if part not in done.stdout] == []

@@ -1,0 +1,133 @@
+"""The workflow `standards`, run by a local runner: from the template's next release to a pull request."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import copier
+import pytest
+from actions import GitHub, Run
+from helpers import answers, commit, git, migrate, require, snapshot
+from images import Docker
+from project import Project
+
+BRANCH = "standards/1.1.0"
+STEP = "gh auth setup-git && make standards"
+NEWS = "## 1.1.0 (2030-01-31)\n\n- **`.gitignore`** names one more folder."
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Release the template twice; the second time with something to run in each project."""
+    folder = snapshot(tmp_path_factory.mktemp("releases") / "template.git")
+    changelog, managed = folder / "CHANGELOG.md", folder / "template/.gitignore.jinja"
+    changelog.write_text("# Changelog\n\n## 1.0.0 (2030-01-01)\n\nThe first.\n")
+    commit(folder, "first")
+    git("tag", "v1.0.0", cwd=folder)
+    changelog.write_text(changelog.read_text().replace("## 1.0.0", f"{NEWS}\n\n## 1.0.0"))
+    managed.write_text(managed.read_text() + "next/\n")
+    migrate(folder, "1.1.0")
+    commit(folder, "second")
+    git("tag", "v1.1.0", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def behind(template: Path, tmp_path_factory: pytest.TempPathFactory) -> GitHub:
+    """Start a project from the first release, and push it. Containers are for others. Read-only."""
+    require("make", "uv")
+    folder = tmp_path_factory.mktemp("behind")
+    origin, project = folder / "origin.git", folder / "project"
+    copier.run_copy(f"file://{template}", project, vcs_ref="v1.0.0", defaults=True, quiet=True)
+    made = Project(project, answers(project)["package_name"])
+    made.good("uv", "lock", "--quiet")
+    commit(project, "start")
+    git("clone", "--quiet", "--bare", project, origin, cwd=folder)
+    return GitHub(made, origin, folder, Docker(folder), {"TRUST_TEMPLATE": "yes"})
+
+
+@pytest.fixture
+def github(behind: GitHub, tmp_path: Path) -> GitHub:
+    """Copy the repository, to be changed."""
+    return behind.fork(tmp_path)
+
+
+def propose(github: GitHub) -> Run:
+    """Run the workflow, as each week."""
+    return github.act("schedule", "standards")
+
+
+def test_a_release_is_proposed_once(github: GitHub) -> None:
+    """Tested, with what the changelog says of it; nothing happens again until there is another release."""
+    run = propose(github)
+    assert run.jobs == {"standards": "success"}, run.said
+    told = github.pull_request
+    assert told.startswith(f"create\n--head\n{BRANCH}\n--base\nmain\n--title\nStandards 1.1.0\n")
+    assert told.endswith(f"\nrun here\n\n{NEWS}\n")
+    assert "_commit: v1.1.0" in github.show(".copier-answers.yml", BRANCH)
+    changed = git("diff", "--name-only", "main", BRANCH, cwd=github.origin).split()
+    assert changed == [".copier-answers.yml", ".gitignore"]
+    author = git("show", "--no-patch", "--format=%an", BRANCH, cwd=github.origin)
+    assert author == "github-actions[bot]\n"
+    (github.folder / "pull-request").unlink()
+    assert f"standards: {BRANCH} is there already" in propose(github).said
+    github.merge(BRANCH)
+    run = propose(github)
+    assert run.jobs == {"standards": "success"}, run.said
+    assert "standards: nothing new" in run.said
+    assert not (github.folder / "pull-request").exists()
+
+
+@pytest.fixture
+def conflicting(github: GitHub) -> GitHub:
+    """Edit a line that the release changes, too."""
+    with (github.project.folder / ".gitignore").open("a") as ignored:
+        ignored.write("ours/\n")
+    github.push("ours")
+    return github
+
+
+def test_a_conflict_makes_a_draft(conflicting: GitHub) -> None:
+    """With the list of conflicts; the run is red, and so are the hooks on the branch."""
+    run = propose(conflicting)
+    assert run.failed == [("standards", STEP)], run.said
+    told = conflicting.pull_request
+    assert told.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
+    assert "\n## Conflicts: nothing was tested\n\n- .gitignore\n" in told
+    assert told.endswith(f"\n{NEWS}\n")
+    git("pull", "--quiet", "origin", BRANCH, cwd=conflicting.project.folder)
+    marked = conflicting.project.folder / ".gitignore"
+    assert "<<<<<<<" in marked.read_text()
+    hook = (sys.executable, "-m", "pre_commit_hooks.check_merge_conflict", "--assume-in-merge", marked)
+    assert subprocess.run(hook, check=False).returncode == 1
+
+
+def test_without_a_pull_request_there_is_no_branch(conflicting: GitHub) -> None:
+    """GitHub may refuse it until a setting is changed; the next run must not take it for proposed."""
+    (conflicting.folder / "pull-request").mkdir()  # the stand-in cannot write there
+    run = propose(conflicting)
+    assert run.failed == [("standards", STEP)], run.said
+    assert "gh pr create --draft" in run.said
+    assert git("branch", cwd=conflicting.origin).split() == ["*", "main"]
+
+
+def test_what_fails_its_checks_makes_a_draft(github: GitHub) -> None:
+    """With what was said."""
+    file = github.project.folder / "src" / github.project.package / "extra.py"
+    file.write_text('COUNT: int = "one"\n')
+    github.push("a wrong type")
+    run = propose(github)
+    assert run.failed == [("standards", STEP)], run.said
+    told = github.pull_request
+    assert told.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
+    assert "\n## Checks fail\n" in told
+    assert "invalid-assignment" in told
+
+
+def test_a_migration_runs_only_if_trusted(github: GitHub) -> None:
+    """Everywhere above, the variable TRUST_TEMPLATE says so; without it, the run is red and tells why."""
+    github.variables.clear()
+    run = propose(github)
+    assert run.failed == [("standards", STEP)], run.said
+    assert "potentially unsafe feature: migrations" in run.said
+    assert git("branch", cwd=github.origin).split() == ["*", "main"]

@@ -1,0 +1,222 @@
+"""What a team changed comes through every update: merged, in a conflict that git knows, or reported."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from helpers import Renderer, answers, commit, files
+from project import Project
+from releases import Lines, added, append, conflicts, lines, lost, start, status, update
+
+PACKAGE = "src/customer_churn"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Edit as with search and replace."""
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
+    path.write_text(text.replace(old, new))
+
+
+def converter(project: Path) -> Path:
+    """Where the converter is at this release."""
+    names = ("onnx.py", "conversion.py")
+    return next(path for name in names if (path := project / PACKAGE / "packaging" / name).exists())
+
+
+STAGE = """
+  publish: # ours
+    cmd: python -m customer_churn.publish
+    deps: [models/bundle]
+    outs: [{reports/published.json: {cache: false}}]
+"""
+PUBLISH = """\
+from pathlib import Path
+
+Path("reports/published.json").write_text('{"published": true}')
+"""
+NIGHTLY = "on: {workflow_dispatch: {}}\njobs: {}\n"
+
+
+def work(project: Path) -> None:
+    """Change what a team changes: its own files, and lines and files of the standard."""
+    append(project / PACKAGE / "problem.py", "\nOURS = True\n")
+    edit(project / "params.yaml", "test_share: 0.2", "test_share: 0.25")
+    (project / "tests/test_problem.py").unlink()
+    (project / "notebooks/explore.py").rename(project / "notebooks/first-look.py")
+    append(project / "docs/decisions/0001-publish.md", "We publish.\n")
+    append(project / "dvc.yaml", STAGE)
+    append(project / PACKAGE / "publish.py", PUBLISH)
+    edit(project / "pyproject.toml", "[tool.uv]\n", "[tool.ours]\nyes = true\n\n[tool.uv]\n")
+    edit(project / "pyproject.toml", "sample-data = ", 'ours = ["tabulate"]\nsample-data = ')
+    append(project / ".github/workflows/nightly.yml", NIGHTLY)
+    append(project / "README.md", "It is the team's favourite.\n")
+    append(project / ".dvcignore", "ours\n")
+    edit(converter(project), '"\\n- Or register', '"\\n- Or ask us."\n        "\\n- Or register')
+    (project / ".github/pull_request_template.md").unlink()
+    (project / "renovate.json").rename(project / ".github/renovate.json")
+
+
+OURS = (
+    "problem.py",
+    "params.yaml",
+    "notebooks/",
+    "docs/decisions/",
+    "publish.py",
+    "nightly.yml",
+    "/renovate.json",
+)
+
+
+class Edited(NamedTuple):
+    """A project that a team works on, after an update."""
+
+    project: Path
+    before: dict[str, bytes]
+    own: Lines
+
+
+@pytest.fixture(scope="module")
+def edited(older: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Edited:
+    """Start a project, work on it, update it."""
+    project = start(older, tmp_path_factory.mktemp("edited") / "project")
+    work(project)
+    commit(project, "ours")
+    before = {str(path.relative_to(project)): path.read_bytes() for path in files(project)}
+    own = added(lines(older()), lines(project))
+    update(project)
+    return Edited(project, before, own)
+
+
+@pytest.mark.proof("Of the edits that teams make, no line is lost: it is kept, in a conflict, or reported")
+def test_edits_of_a_team_come_through(edited: Edited) -> None:
+    """Merged without a conflict; nothing is lost."""
+    assert not conflicts(edited.project)
+    assert len(edited.own) >= 10
+    assert not lost(edited.own, edited.project)
+
+
+def test_what_is_yours_is_not_touched(edited: Edited) -> None:
+    """Byte by byte; what was deleted or renamed is not written again."""
+    mine = [name for name in edited.before if any(part in f"/{name}" for part in OURS)]
+    assert len(mine) >= 7
+    for name in mine:
+        assert (edited.project / name).read_bytes() == edited.before[name], name
+    gone = (
+        "tests/test_problem.py",
+        "notebooks/explore.py",
+        ".github/pull_request_template.md",
+        "renovate.json",
+    )
+    assert not [name for name in gone if (edited.project / name).exists()]
+
+
+def test_both_sides_are_in_a_merged_file(edited: Edited) -> None:
+    """The team's stage beside the template's new one; its line in the file that was renamed."""
+    stages = yaml.safe_load((edited.project / "dvc.yaml").read_text())["stages"]
+    assert {"publish", "importance"} <= stages.keys()
+    assert "- Or ask us." in (edited.project / PACKAGE / "packaging/conversion.py").read_text()
+    assert not (edited.project / PACKAGE / "packaging/onnx.py").exists()
+
+
+def clash(project: Path) -> None:
+    """Change lines that the next release changes too, and take a name that it will use."""
+    edit(project / "Makefile", "deployed test check secrets", "deployed test lint check secrets")
+    edit(project / "pyproject.toml", '"ruff>=0.12,<1"', '"ruff==0.15.0"')
+    append(project / PACKAGE / "validation/importance.py", "OURS = 1\n")
+    append(project / ".dvc/.gitignore", "/ours\n")
+    edit(project / PACKAGE / "params.py", "taken for a leak", "a leak to us")
+
+
+@pytest.fixture(scope="module")
+def clashed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Edited:
+    """Update a project of 0.1.0 that goes other ways than 0.2.0."""
+    folder = tmp_path_factory.mktemp("clashed")
+    first = Renderer(template, folder / "renders", "v0.1.0")
+    project = start(first, folder / "project")
+    clash(project)
+    commit(project, "ours")
+    own = added(lines(first()), lines(project))
+    update(project)
+    return Edited(project, {}, own)
+
+
+@pytest.mark.proof("A conflict is one in git's index")
+def test_conflicts_are_in_the_index(clashed: Edited) -> None:
+    """So git refuses to commit them, and nothing of either side is lost."""
+    project = clashed.project
+    names = ("Makefile", "pyproject.toml", f"{PACKAGE}/params.py", f"{PACKAGE}/validation/importance.py")
+    assert conflicts(project) == {f"UU {name}" for name in names}
+    assert not lost(clashed.own, project)
+    refused = subprocess.run(("git", "commit", "-m", "x"), cwd=project, capture_output=True, text=True)
+    assert refused.returncode
+    assert "unmerged files" in refused.stderr
+
+
+def test_the_projects_hook_refuses_markers(clashed: Edited) -> None:
+    """`git commit -a` would commit them."""
+    hooks = yaml.safe_load((clashed.project / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    entry = next(hook["entry"] for hook in hooks if hook["id"] == "conflicts").split()
+    tool = Path(sys.executable).parent / Path(entry[0]).name
+    done = subprocess.run((tool, *entry[1:], "Makefile"), cwd=clashed.project, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Merge conflict string" in done.stdout
+
+
+SIDES = re.compile(r"<<<<<<< before updating\n.*?=======\n(.*?)>>>>>>> after updating\n", re.S)
+
+
+@pytest.mark.proof("After conflicts are resolved, the project's pipeline and tests pass")
+def test_a_resolved_update_works(project: Project, clashed: Edited) -> None:
+    """The template's side taken, the project's own tests and pipeline pass, parameters of before included."""
+    mended = Project(clashed.project, "customer_churn", installed=False).using(project)
+    for line in conflicts(mended.folder):
+        path = mended.folder / line[3:]
+        path.write_text(SIDES.sub(r"\1", path.read_text()))
+    commit(mended.folder, "update")
+    assert "leakage_score is now max_leakage_score" in mended.make("pipeline")
+    mended.make("test")
+
+
+def test_make_update_brings_back_what_was_dropped(project: Project, newest: Renderer, tmp_path: Path) -> None:
+    """A part is switched off whose file the team had changed."""
+    folder = start(newest, tmp_path / "project", security_contact="security@example.com")
+    append(folder / "SECURITY.md", "We answer within a day.\n")
+    commit(folder, "ours")
+    made = Project(folder, "customer_churn", installed=False).using(project)
+    said = made.make("update", "ARGS=--data security_contact=")
+    assert "SECURITY.md is no longer the template's" in said
+    assert "We answer within a day." in (folder / "SECURITY.md").read_text()
+    assert answers(folder)["security_contact"] == ""
+    assert status(folder) == {" M .copier-answers.yml", " M README.md"}
+
+
+def test_make_update_says_what_conflicts(
+    project: Project, patched: Path, newest: Renderer, tmp_path: Path
+) -> None:
+    """And fails, for somebody has to look."""
+    render = Renderer(patched, tmp_path / "renders", newest.release)
+    folder = start(render, tmp_path / "project")
+    append(folder / ".gitignore", "/ours/\n")
+    commit(folder, "ours")
+    made = Project(folder, "customer_churn", installed=False).using(project)
+    said = made.refusal("update")
+    assert "changed the same lines" in said
+    assert ".gitignore" in said
+    assert conflicts(folder) == {"UU .gitignore"}
+
+
+def test_make_update_names_a_template_that_is_gone(
+    project: Project, newest: Renderer, tmp_path: Path
+) -> None:
+    """It was moved, or named by a path from somewhere else."""
+    folder = start(newest, tmp_path / "project")
+    edit(folder / ".copier-answers.yml", f"_src_path: {newest.source}", "_src_path: ../gone")
+    commit(folder, "ours")
+    made = Project(folder, "customer_churn", installed=False).using(project)
+    assert "_src_path in .copier-answers.yml must be" in made.refusal("update")
+    assert not status(folder)

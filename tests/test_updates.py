@@ -1,0 +1,152 @@
+"""From every release to the newest: the standard arrives, and nothing of a project is lost without a word."""
+
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+from copier.errors import UnsafeTemplateError
+from helpers import Renderer, answers, commit, config, files, git, run
+from releases import append, conflicts, start, status, tags, update
+from test_render import excluded, pairwise
+
+CONVERTER = "src/customer_churn/packaging/conversion.py"
+
+
+def content(project: Path) -> dict[str, bytes]:
+    """Read all but seeds, which no update touches, and git's own."""
+    apart = [".git/*", *(f"{seed.lstrip('/')}*" for seed in excluded("update") - excluded("copy"))]
+    paths = {str(path.relative_to(project)): path for path in files(project)}
+    return {
+        name: path.read_bytes()
+        for name, path in paths.items()
+        if not any(fnmatch(name, seed) for seed in apart)
+    }
+
+
+def looked_after(package: str) -> set[str]:
+    """Give the files that migrations look after: without one, Copier drops a file with all edits in it."""
+    words = (word for step in config()["_migrations"] for word in step["command"])
+    return {word.split("=")[0].replace("{{ package_name }}", package) for word in words}
+
+
+@pytest.mark.proof("An untouched project, updated, equals a fresh one, whatever its answers")
+def test_an_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Renderer, tmp_path: Path) -> None:
+    """File by file, whatever was answered, without a conflict; a file that goes has its migration."""
+    for index, given in enumerate(pairwise(older.asked)):
+        project = start(older, tmp_path / str(index), **given)
+        update(project)
+        assert not conflicts(project)
+        kept = {name: answer for name, answer in answers(project).items() if name in newest.asked}
+        assert given.items() <= kept.items()
+        assert content(project) == content(newest(**kept)), given
+        package = answers(project)["package_name"]
+        assert content(older(**given)).keys() - content(project).keys() <= looked_after(package)
+
+
+def test_an_answer_outlives_its_question(older: Renderer, tmp_path: Path) -> None:
+    """Renamed questions take over what was answered."""
+    name = "contact" if "contact" in older.asked else "owner_contact"
+    project = start(older, tmp_path / "project", **{name: "https://example.com/us"})
+    update(project)
+    assert answers(project)["owner_contact"] == "https://example.com/us"
+    assert "https://example.com/us" in (project / "README.md").read_text()
+
+
+def test_migrations_ask_for_trust(template: Path, tmp_path: Path) -> None:
+    """Without it nothing is written; bots that cannot give it leave the project as it is."""
+    project = start(Renderer(template, tmp_path / "renders", "v0.1.0"), tmp_path / "project")
+    with pytest.raises(UnsafeTemplateError, match="migrations"):
+        update(project, unsafe=False)
+    assert not status(project)
+    assert answers(project)["_commit"] == "v0.1.0"
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_answered": True}], ids=["defaults", "skip-answered"])
+def test_no_migration_no_trust(
+    template: Path, patched: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
+    """What bots run: nobody answers, and nobody trusts."""
+    project = start(Renderer(patched, tmp_path / "renders", tags(template)[-1]), tmp_path / "project")
+    update(project, unsafe=False, **options)
+    assert answers(project)["_commit"] == "v100.0.0"
+    assert status(project) == {" M .copier-answers.yml", " M .gitignore"}
+
+
+@pytest.mark.parametrize("copier", [f"copier=={config()['_min_copier_version']}", "copier<10"])
+def test_oldest_and_newest_copier_agree(
+    template: Path, newest: Renderer, tmp_path: Path, copier: str
+) -> None:
+    """As commands of their own, with what they depend on today."""
+    project = start(Renderer(template, tmp_path / "renders", "v0.1.0"), tmp_path / "project")
+    append(project / CONVERTER.replace("conversion", "onnx"), "# ours\n")
+    commit(project, "ours")
+    run("uvx", "--from", copier, "copier", "update", "--defaults", "--trust", "--quiet", cwd=project)
+    assert not conflicts(project)
+    fresh = content(newest())
+    assert content(project) == fresh | {CONVERTER: fresh[CONVERTER] + b"# ours\n"}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"security_contact": "security@example.com"}),
+        ({"security_contact": "security@example.com"}, {"security_contact": ""}),
+        ({}, {"remote": "s3"}),
+        ({"remote": "azure"}, {"remote": "local"}),
+        ({}, {"licence": "Apache-2.0", "python_min": "3.13"}),
+    ],
+    ids=str,
+)
+def test_other_answers_give_the_project_of_those_answers(
+    newest: Renderer, tmp_path: Path, first: dict[str, str], then: dict[str, str]
+) -> None:
+    """A part comes and goes with all that belongs to it, and the team's edits stay."""
+    project = start(newest, tmp_path / "project", **first)
+    append(project / ".dvcignore", "ours\n")
+    commit(project, "ours")
+    update(project, data=then, unsafe=False)
+    assert not conflicts(project)
+    kept = {name: answer for name, answer in answers(project).items() if name in newest.asked}
+    fresh = content(newest(**kept))
+    assert content(project) == fresh | {".dvcignore": fresh[".dvcignore"] + b"ours\n"}
+
+
+def test_another_repository_can_become_a_project(newest: Renderer, template: Path, tmp_path: Path) -> None:
+    """`copier copy` over it: its seeds stay, the standard is written, git shows what was replaced."""
+    theirs = {
+        "src/customer_churn/problem.py": "MINE = 1\n",
+        "params.yaml": "train: {seed: 7}\n",
+        "src/customer_churn/legacy.py": "OLD = 1\n",
+        "Makefile": "all:\n\techo ours\n",
+    }
+    project = tmp_path / "project"
+    for name, text in theirs.items():
+        append(project / name, text)
+    commit(project, "before the template")
+    run_copy(str(template), project, vcs_ref=newest.release, defaults=True, overwrite=True, quiet=True)
+    assert (project / "src/customer_churn/problem.py").read_text() == "MINE = 1\n"
+    assert (project / "params.yaml").read_text() == "train: {seed: 7}\n"
+    changed = {line for line in status(project) if not line.startswith("??")}
+    assert changed == {" M Makefile"}
+    commit(project, "adopt the template")
+    update(project, data={"security_contact": "security@example.com"}, unsafe=False)
+    assert (project / "SECURITY.md").exists()
+    assert (project / "src/customer_churn/legacy.py").read_text() == "OLD = 1\n"
+
+
+DEMO = "from pathlib import Path; from benchmarks.demo import render; render(Path('demo'), 'churn')"
+
+
+def test_the_project_of_make_demo_is_updated(template: Path, newest: Renderer, tmp_path: Path) -> None:
+    """It lies inside a clone of the template, which then moves on."""
+    clone = tmp_path / "template"
+    git("clone", "--quiet", "--branch=v0.1.0", template, clone, cwd=tmp_path)
+    run(sys.executable, "-c", DEMO, cwd=clone)
+    project = clone / "demo/customer-churn"
+    commit(project, "start")
+    git("checkout", "--quiet", newest.release or "", cwd=clone)
+    run(sys.executable, "-m", "copier", "update", "--defaults", "--trust", "--quiet", cwd=project)
+    apart = {".copier-answers.yml": b""}  # it names the clone
+    assert content(project) | apart == content(newest()) | apart
