@@ -40,15 +40,16 @@ def test_a_newcomer_gets_there(render: Renderer, docker: Docker, image: str, tmp
     (tmp_path / "traffic.py").write_text(*blocks("python", port))
     script = ["trap 'kill $(jobs -p)' EXIT\n", copy, "cp ../traffic.py .\n", *others]
     own = {"HOME": str(tmp_path), "UV_CACHE_DIR": uv_cache(), "PORT": str(port)}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "".join(script)],
-        cwd=tmp_path,
-        env=docker.environment() | dict.fromkeys(IDENTITY, "me@example.com") | own,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    log = tmp_path / "said"
+    with log.open("w") as said:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "".join(script)],
+            cwd=tmp_path,
+            env=docker.environment() | dict.fromkeys(IDENTITY, "me@example.com") | own,
+            stdout=said,
+            stderr=said,
+            check=False,
+        )
     docker.call("compose", "--project-name", "customer-churn-production", "down", "--volumes")
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert [part for part in SAID if part not in done.stdout] == []
+    assert done.returncode == 0, log.read_text()[-5000:]
+    assert [part for part in SAID if part not in log.read_text()] == []
