@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT
 
 DOC = ROOT / "docs/proof.md"
-MARK = re.compile(r'@pytest\.mark\.proof\("(.+)"\)')
+MARK = re.compile(r'@pytest\.mark\.proof\(\s*"(.+)"\s*\)')
 found: dict[str, list[str]] = {}
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from threading import Event
 from urllib.request import Request, urlopen
@@ -26,7 +27,7 @@ CUSTOMERS = {
     "newest": "customer_id > 6000",
 }
 A_REQUEST = 50  # rows
-PAUSE = 0.2  # seconds, before the same are asked about again
+PAUSE = 0.05  # seconds between requests
 WRITE = "import duckdb, sys; duckdb.sql(sys.argv[1]).write_parquet(sys.argv[2])"
 
 
@@ -80,11 +81,11 @@ def ask(github: GitHub, bodies: list[bytes]) -> set[str]:
 @contextmanager
 def asking(github: GitHub, bodies: list[bytes]) -> Generator[None]:
     """Ask production over and over, until the block ends."""
-    done = Event()
+    done, again = Event(), cycle(bodies)
 
     def run() -> None:
         while not done.wait(PAUSE):
-            ask(github, bodies)
+            ask(github, [next(again)])
 
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(run)
@@ -132,6 +133,7 @@ def test_the_loop_closes(live: GitHub, project: Project) -> None:
     with asking(live, requests(project, "newest")):
         run = live.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
+    assert all(re.search(f"### {step}: promote", run.said) for step in ("shadow .*", "canary 50"))
 
     new, failed = ask_and_monitor(live, project, "newest")
     assert (new != old, failed) == (True, [])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -213,6 +212,7 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub, project: Projec
     )
     file = next_release.project.folder / "params.yaml"
     next_release.project.replace("superior #", "not_inferior #", file)
+    next_release.project.replace("minutes: 1", "minutes: 0", file)  # test_loop has the trial
     edit(next_release, "params.yaml", "max_iter: 80", "max_iter: 75")
     run = next_release.act("push", "train")
     assert run.jobs == {"train": "success"}, run.said
@@ -229,7 +229,6 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub, project: Projec
     with load(partial(ask, next_release, project)) as said:
         run = next_release.act("push", "deploy")
     assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
-    assert all(re.search(f"### {step}: promote", run.said) for step in ("shadow .*", "canary 50"))
     assert set(said) == {200}
     assert (version(next_release), answering(next_release) != first) == (new, True)
     run = next_release.act("workflow_dispatch", "deploy", payload={"inputs": {"tag": tag}})

@@ -9,6 +9,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from io import BytesIO
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -59,8 +60,12 @@ class Writer(ABC):
         day = time.strftime("%Y-%m-%d", time.gmtime(kept[0].time))
         store.makedirs(f"{root}/{day}", exist_ok=True)
         name = f"{root}/{day}/{self.process}-{time.time_ns()}.parquet"
-        with store.open(f"{name}.part", "wb") as file:
-            write_parquet(self.table(kept), file, compression="zstd(1)")
+        file = BytesIO()
+        write_parquet(self.table(kept), file, compression="zstd(1)")
+        if "file" not in store.protocol:  # other stores show an object once it is whole
+            store.pipe_file(name, file.getvalue())
+            return
+        store.pipe_file(f"{name}.part", file.getvalue())
         store.mv(f"{name}.part", name)
 
     def record(self, kept: Kept) -> None:
