@@ -159,7 +159,6 @@ def test_rows_come_from_a_store(kept: tuple[Project, Store], tmp_path: Path) -> 
     assert work.rows(f"FROM 'data/raw.parquet' EXCEPT FROM '{tmp_path}/before.parquet'") == []
 
 
-@pytest.mark.parametrize("stored", ["s3", "azure"], indirect=True)
 def test_events_go_to_a_store(kept: tuple[Project, Store], tmp_path: Path) -> None:
     """What an image holds is enough to write them; the monitor reads them, and the truth, from there."""
     work, store = kept
