@@ -1,5 +1,6 @@
 """Fixtures that every test may ask for."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ class ByModule(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByModule:
     """Give modules to workers."""
     return ByModule(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave the processor to the longest way, which one worker goes alone."""
+    if item.path.stem not in CONTAINERS:
+        os.setpriority(os.PRIO_PROCESS, 0, 5)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,7 @@ CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prome
     "prom/alertmanager:v0.31.1": """\
 FROM base
 COPY prometheus-alertmanager /bin/alertmanager
+COPY templates /usr/share/prometheus/alertmanager
 RUN install -d -o 65534 /alertmanager
 USER 65534
 ENTRYPOINT ["alertmanager"]
@@ -44,6 +45,7 @@ def images(docker: Docker, tmp_path: Path) -> None:
     require("prometheus", "prometheus-alertmanager")
     for program in ("prometheus", "prometheus-alertmanager"):
         shutil.copy2(str(shutil.which(program)), tmp_path)
+    shutil.copytree("/usr/share/prometheus/alertmanager", tmp_path / "templates")
     for name, text in IMAGES.items():
         (tmp_path / "Dockerfile").write_text(text)
         docker.good("build", "--quiet", "--tag", name, tmp_path)
