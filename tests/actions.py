@@ -14,7 +14,7 @@ import pytest
 from helpers import ROOT, Renderer, commit, git, require
 from images import Docker
 from project import Json, Project, rendered
-from serving import free_port, wait_for
+from serving import free_port, running
 
 STAND_INS = ROOT / "tests/stand_ins"
 ADDRESS = "https://github.com/acme/Churn"  # only its name is used
@@ -182,15 +182,8 @@ def registry(folder: Path) -> Generator[str]:
     """Run an image registry until the block ends; give its address."""
     port = free_port()
     (folder / "registry.yml").write_text(REGISTRY.format(folder=folder / "registry", port=port))
-    with (folder / "registry.log").open("w") as log:
-        command = ("docker-registry", "serve", folder / "registry.yml")
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        wait_for(port, process)
+    with running(folder, "docker-registry", "serve", folder / "registry.yml", port=port):
         yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def shorten(project: Project) -> None:

@@ -121,6 +121,19 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
+def running(folder: Path, *command: str | Path, port: int) -> Generator[None]:
+    """Run a program that listens, until the block ends."""
+    with (folder / f"{port}.log").open("w") as said:
+        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
+    try:
+        wait_for(port, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@contextmanager
 def started(command: list[str | Path], cwd: Path, env: dict[str, str], port: int) -> Generator[Server]:
     """Run a server until the block ends."""
     log = cwd / f"server-{port}.log"

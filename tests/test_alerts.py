@@ -20,7 +20,7 @@ import pytest
 import yaml
 from helpers import Renderer, require, run
 from project import Done, Json, Project
-from serving import PATIENCE, Server, free_port, wait_for
+from serving import Server, free_port, running
 from test_events import example, recording, until
 
 OWNERS = {"owner": "org/models", "data_owner": "org/data", "deployment_owner": "org/servers"}
@@ -291,19 +291,6 @@ class Stack:
         now = time.time()
         found = ask(self.prometheus, "query_range", query=expression, start=now - 60, end=now, step=1)
         return [it for it in found["result"] if any(value != "NaN" for _, value in it["values"])]
-
-
-@contextmanager
-def running(folder: Path, *command: str | Path, port: int) -> Generator[None]:
-    """Run a program that listens, until the block ends."""
-    with (folder / f"{port}.log").open("w") as said:
-        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
-    try:
-        wait_for(port, process)
-        yield
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Google's lets everybody in, so how a stranger is refused is not shown for it.
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from helpers import Renderer, files, git, require, run
 from project import Project, rendered
-from serving import PATIENCE, base_environment, free_port, serving, wait_for
+from serving import base_environment, free_port, running, serving
 
 BUCKET = "customer-churn-data"  # as copier.yml proposes it
 MAKE = "import fsspec, sys; fsspec.filesystem(sys.argv[1]).mkdir(sys.argv[2])"
@@ -81,24 +80,19 @@ STORES = {
 
 
 @contextmanager
-def running(store: Store, folder: Path) -> Generator[None]:
+def storing(store: Store, folder: Path) -> Generator[None]:
     """Run an empty store until the block ends. Meanwhile the shell knows of it, and of no real one."""
     port = free_port()
     name, *words = store.command.format(port=port).split()
     path = run(*store.tool.split(), "sh", "-c", 'command -v "$0"', name, cwd=folder).strip()
-    with pytest.MonkeyPatch.context() as patch, (folder / "log").open("w") as log:
+    with pytest.MonkeyPatch.context() as patch:
         for known in [it for it in os.environ if it.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
             patch.delenv(known)
         patch.setenv("HOME", str(folder))
         for variable, value in (store.variables | store.credentials).items():
             patch.setenv(variable, value.format(port=port))
-        process = subprocess.Popen([path, *words], cwd=folder, stdout=log, stderr=log)
-        try:
-            wait_for(port, process)
+        with running(folder, path, *words, port=port):
             yield
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -114,7 +108,7 @@ def stored(
     made = rendered(render, folder / "project", remote=request.param)
     made.make("setup")
     made.take_results(project)
-    with running(store, folder):
+    with storing(store, folder):
         made.script(MAKE, store.scheme, BUCKET)
         yield made, store
 
