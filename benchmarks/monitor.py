@@ -17,7 +17,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from {package}.contract.tables import read_features
-from {package}.serving.events import Answered, Events
+from {package}.serving.events import Answered, Batch, Events
 from {package}.serving.model import Model
 from {package}.stage import BUNDLE, TRAIN
 
@@ -27,13 +27,11 @@ features = read_features(TRAIN, model.contract).to_numpy()
 features = np.random.default_rng(0).choice(features, count)
 outputs, events, began = model.run(features), Events(model, target), time.time() - count / 1000
 for start in range(0, count, 20_000):
-    places = range(start, start + 20_000)
-    came = [began + place / 1000 for place in places]
-    one = [slice(place, place + 1) for place in places]
-    events.write([
-        Answered(f"r{{place}}", "champion", at, 0.0001, features[row], outputs[row])
-        for place, at, row in zip(places, came, one, strict=True)
-    ])
+    batch = Batch(began + start / 1000)
+    for place in range(start, start + 20_000):
+        came, row = began + place / 1000, slice(place, place + 1)
+        batch.add(Answered(f"r{{place}}", "champion", came, 0.0001, features[row], outputs[row]))
+    events.write([batch])
 """
 
 

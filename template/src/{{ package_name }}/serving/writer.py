@@ -9,8 +9,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import fsspec
@@ -20,32 +21,23 @@ from arro3.io import write_parquet
 INTERVAL = 5.0  # seconds between files,
 FULL = 25_000  # or so many rows
 MOST_WAITING = 50_000  # rows
+# No dictionary for columns whose values hardly repeat: it would cost time and space.
+DISTINCT: dict[Sequence[str], bool] = dict.fromkeys(("id", "time", "seconds"), False)
 LAST_CHANCE = 5.0  # seconds that the store has when the server is told to go
 
 
-class Kept(Protocol):
-    """What came with one request."""
-
-    @property
-    def time(self) -> float:
-        """When, in seconds since 1970, UTC."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """How many rows of a file it becomes."""
-        ...
-
-
 class Writer(ABC):
-    """A thread that writes what was recorded, and counts what it cannot."""
+    """A thread that writes what was recorded, and counts what it cannot.
+
+    What waits has a `time`, in seconds since 1970, UTC, when its first row came, and a number of `rows`.
+    """
 
     def __init__(self, address: str) -> None:
         """Write to the store at `address`."""
         self.address = address.rstrip("/")
         self.waiting_rows = self.dropped_rows = self.failures = 0
         self.process = uuid4().hex[:12]
-        self._waiting: deque[Kept] = deque()
+        self._waiting: deque[Any] = deque()
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._write_until_stopped, daemon=True)
@@ -61,22 +53,20 @@ class Writer(ABC):
         store.makedirs(f"{root}/{day}", exist_ok=True)
         name = f"{root}/{day}/{self.process}-{time.time_ns()}.parquet"
         file = BytesIO()
-        write_parquet(self.table(kept), file, compression="zstd(1)")
+        write_parquet(self.table(kept), file, compression="zstd(1)", column_dictionary_enabled=DISTINCT)
         if "file" not in store.protocol:  # other stores show an object once it is whole
             store.pipe_file(name, file.getvalue())
             return
         store.pipe_file(f"{name}.part", file.getvalue())
         store.mv(f"{name}.part", name)
 
-    def record(self, kept: Kept) -> None:
-        """Let something wait to be written."""
-        with self._lock:
-            self._waiting.append(kept)
-            before, self.waiting_rows = self.waiting_rows, self.waiting_rows + kept.rows
-            while self.waiting_rows > MOST_WAITING and self._waiting:
-                dropped = self._waiting.popleft().rows
-                self.waiting_rows -= dropped
-                self.dropped_rows += dropped
+    def _count(self, rows: int) -> None:
+        """So many more wait: wake the thread when they are many, drop the oldest when they are too many."""
+        before, self.waiting_rows = self.waiting_rows, self.waiting_rows + rows
+        while self.waiting_rows > MOST_WAITING and self._waiting:
+            dropped = self._waiting.popleft().rows
+            self.waiting_rows -= dropped
+            self.dropped_rows += dropped
         if before < FULL <= self.waiting_rows:
             self._wake.set()
 
