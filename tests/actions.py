@@ -14,7 +14,7 @@ import pytest
 from helpers import ROOT, Renderer, commit, git, require
 from images import Docker
 from project import Json, Project, rendered
-from serving import free_port, running
+from serving import environment, free_port, running
 
 STAND_INS = ROOT / "tests/stand_ins"
 ADDRESS = "https://github.com/acme/Churn"  # only its name is used
@@ -65,6 +65,8 @@ class GitHub:
     folder: Path
     docker: Docker
     variables: dict[str, str] = field(default_factory=dict)
+    kept: Path | None = None
+    """The environment that its runners keep; without it, each job makes its own from nothing."""
 
     @property
     def artifacts(self) -> Path:
@@ -123,6 +125,7 @@ class GitHub:
         own |= {"ORIGIN": f"file://{self.origin}", "ARTIFACTS": str(self.artifacts)}
         own |= {"HOME": str(self.folder / "home"), "XDG_CACHE_HOME": str(self.folder / "cache")}
         own |= {"UV_CACHE_DIR": uv_cache(), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        own |= {"KEPT": str(self.kept or "")}
         found = {k: v for k, v in self.docker.environment().items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
         return found | own
 
@@ -223,7 +226,7 @@ def github(
         patch.setenv("STATE", str(folder / "state"))
         patch.setenv("PORT", str(free_port()))
         variables = {"REGISTRY": address, "SERVER": "server", "PORT": str(free_port())}
-        yield GitHub(made, origin, folder, docker, variables)
+        yield GitHub(made, origin, folder, docker, variables, environment(made, folder / "kept"))
 
 
 @pytest.fixture

@@ -189,8 +189,13 @@ def slim(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def base_environment(project: Project, folder: Path) -> Path:
     """Make an environment of the base dependencies alone."""
+    return environment(project, folder, "--no-default-groups", "--no-install-project")
+
+
+def environment(project: Project, folder: Path, *options: str) -> Path:
+    """Make an environment elsewhere."""
     done = subprocess.run(
-        ["uv", "sync", "--quiet", "--no-default-groups", "--no-install-project"],
+        ["uv", "sync", "--quiet", *options],
         cwd=project.folder,
         env=project.environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
         capture_output=True,

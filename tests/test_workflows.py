@@ -29,8 +29,12 @@ def edit(github: GitHub, path: str, old: str, new: str) -> None:
 
 
 def test_ci_is_green_from_a_fork(fork: GitHub) -> None:
-    """No variable, no secret, no remote, no production tag: all that anybody's pull request has."""
+    """No variable, no secret, no remote, no production tag: all that anybody's pull request has.
+
+    And no environment: each job makes its own from nothing.
+    """
     fork.variables.clear()
+    fork.kept = None
     run = fork.act("pull_request", "ci")
     assert run.jobs == {"check": "success", "rehearsal": "success"}, run.said
     assert run.ran("check")[2:] == ["make check", "make test", "make secrets"]
