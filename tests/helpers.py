@@ -1,8 +1,10 @@
 """Render the template as git would give it out, and read what came out."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,18 @@ def require(*tools: str) -> None:
     if missing:
         refuse = pytest.fail if os.environ.get("REQUIRE_TOOLS") else pytest.skip
         refuse(f"{', '.join(missing)} not found: .ci/run says what to install")
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Give a folder that all workers share; who comes first makes it, while the others wait."""
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with folder.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not lock.seek(0, os.SEEK_END):
+            make(folder)
+            lock.write("made")
+    return folder
 
 
 def git(*args: str | Path, cwd: Path) -> str:

