@@ -1,0 +1,91 @@
+"""The project's workflows, as far as they need no containers."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from actions import GitHub
+from helpers import Renderer, git
+from images import Docker
+from test_workflows import Fault, edit, red
+
+BROKEN: dict[str, Fault] = {
+    "a failing test": (
+        ("tests/test_problem.py", "assert ", "assert not "),
+        ("check", "make test"),
+        "AssertionError",
+    ),
+    "a type that is wrong": (
+        ("src/{package}/problem.py", 'PREPARE = "', 'PREPARE: int = "'),
+        ("check", "make check"),
+        "invalid-assignment",
+    ),
+    "a lock that is out of date": (
+        ("pyproject.toml", '"fastapi>=0.160,<1"', '"fastapi>=0.160,<2"'),
+        ("check", "./.github/actions/setup"),
+        "needs to be updated",
+    ),
+    "a gate that blocks": (
+        ("params.yaml", "gate:", "gate:\n  max_size_mb: 0.001"),
+        ("rehearsal", "make rehearsal"),
+        "the gate blocks model",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Docker:
+    """Where no daemon runs."""
+    return Docker(tmp_path_factory.mktemp("docker"))
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_ci_is_red(fork: GitHub, what: str) -> None:
+    """What can be seen without."""
+    red(fork, BROKEN[what])
+
+
+def test_trained_again_there_is_nothing_to_propose(fork: GitHub) -> None:
+    """Monitoring may ask as often as it likes: the same rows and code give the same model."""
+    asked = {"action": "train", "client_payload": {"reason": "drift of tenure"}}
+    run = fork.act("repository_dispatch", "train", payload=asked)
+    assert run.jobs == {"train": "success"}, run.said
+    assert "make ingest" in run.ran("train")
+    assert "propose: nothing new" in run.said
+    assert not (fork.folder / "pull-request").exists()
+
+
+def test_train_is_red_when_the_gate_blocks(fork: GitHub) -> None:
+    """Nothing is pushed or proposed, and the summary holds the reasons."""
+    edit(fork, "params.yaml", "gate:", "gate:\n  max_size_mb: 0.001")
+    run = fork.act("workflow_dispatch", "train", payload={"inputs": {"reason": "to see it blocked"}})
+    assert run.failed == [("train", "make gate")], run.said
+    assert run.ran("train")[-1].startswith("tee -a")
+    assert "# Gate: block" in run.said
+    assert not any("make propose" in step for step in run.ran("train"))
+    assert not (fork.folder / "pull-request").exists()
+    assert "model/main" not in git("branch", "--list", cwd=fork.origin)
+
+
+@pytest.mark.parametrize(
+    ("remote", "said"),
+    [
+        ("local", "::error::This runner has no folder ../customer-churn-remote"),
+        ("s3", "Set the variables AWS_ROLE_ARN and AWS_REGION"),
+        ("gcs", "Set the variables GCP_WORKLOAD_IDENTITY_PROVIDER and GCP_SERVICE_ACCOUNT"),
+        ("azure", "Set the variables AZURE_CLIENT_ID, AZURE_TENANT_ID"),
+    ],
+)
+@pytest.mark.parametrize("workflow", ["train", "deploy"])
+def test_a_remote_out_of_reach_is_told_first(
+    fork: GitHub, render: Renderer, tmp_path: Path, remote: str, said: str, workflow: str
+) -> None:
+    """Before anything is set up, let alone trained or built."""
+    actions = fork.project.folder / ".github/actions"
+    shutil.copytree(render(remote=remote) / ".github/actions", actions, dirs_exist_ok=True)
+    fork.push(remote)
+    run = fork.act("push", workflow)
+    job = {"train": "train", "deploy": "image"}[workflow]
+    assert run.failed == [(job, "./.github/actions/remote")], run.said
+    assert "./.github/actions/setup" not in run.ran(job)
+    assert said in run.said.replace("❗", "::error::")
