@@ -190,13 +190,14 @@ def registry(folder: Path) -> Generator[str]:
 
 
 def shorten(project: Project) -> None:
-    """Let trials take seconds, and servers write their events as soon."""
+    """Let trials take seconds, and servers write their events and be seen to be healthy as soon."""
     for name, old, new in (
         ("validation/rollout.py", "timedelta(seconds=15)", "timedelta(seconds=2)"),
         ("validation/trial.py", "PAUSE = 5.0", "PAUSE = 0.5"),
         ("serving/writer.py", "INTERVAL = 5.0", "INTERVAL = 0.5"),
     ):
         project.replace(old, new, project.problem.parent / name)
+    project.replace("--interval=5s", "--interval=2s", project.folder / "Dockerfile")
     params = project.folder / "params.yaml"
     project.replace("steps: [10, 50]", "steps: [50]", params)
     project.replace("minutes: 60", "minutes: 1\n  min_requests: 50", params)

@@ -32,6 +32,7 @@ def rebuild(folder: Path) -> Path:
     if git("diff", "--cached", "--name-only", f"v{max(done)}", cwd=folder):
         git("commit", "--quiet", "--allow-empty", "--message", "the working tree", cwd=folder)
         git("tag", f"v{coming(folder, max(done))}", cwd=folder)
+    git("gc", "--quiet", cwd=folder)  # each update clones it several times
     return folder
 
 
