@@ -201,6 +201,8 @@ def shorten(project: Project) -> None:
     params = project.folder / "params.yaml"
     project.replace("steps: [10, 50]", "steps: [50]", params)
     project.replace("minutes: 60", "minutes: 1\n  min_requests: 50", params)
+    # Before DVC writes git's index: then, what was changed in the same second and size would seem unchanged.
+    git("add", "--all", cwd=project.folder)
     project.good("dvc", "repro", "params")
     commit(project.folder, "short trials")
 
