@@ -25,8 +25,8 @@ SIGNS: dict[Verdict, str] = {"ok": "ok", "warn": "WARN", "alert": "ALERT"}
 COLOURS: dict[Verdict, str] = {"ok": "C0", "warn": "C1", "alert": "C3"}
 CAPTION = "Each column, then (grey) and now: an alert is red, a warning orange."
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem }
-body { margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222;
+       max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; display: block; overflow-x: auto }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd }
 img { max-width: 100% } .alert { color: #b00 } .warn { color: #a60 } .ok { color: #070 }

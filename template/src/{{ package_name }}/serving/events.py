@@ -40,8 +40,9 @@ class Batch:
         self.time, self.rows = time, 0
         self.ids: list[str] = []
         self.roles: list[str] = []
-        self.times, self.seconds, self.statuses, self.sizes = map(array, "dfhi")
-        self.features, self.outputs = bytearray(), bytearray()
+        self.times, self.seconds = array("d"), array("f")
+        self.statuses, self.sizes = array("h"), array("i")
+        self.features, self.outputs = array("f"), array("f")
 
     def add(self, answered: Answered) -> int:
         """Add a request; give the number of its rows: one, if it was refused."""
@@ -49,8 +50,8 @@ class Batch:
         rows = 1
         if features is not None and outputs is not None:
             rows = len(features)
-            self.features += features.tobytes()
-            self.outputs += outputs.tobytes()
+            self.features.frombytes(features.tobytes())
+            self.outputs.frombytes(outputs.tobytes())
         self.ids.append(request)
         self.roles.append(role)
         self.times.append(came)
@@ -84,19 +85,19 @@ class Events(Writer):
     def write(self, kept: list[Batch]) -> None:
         """Write one file, and count the outputs."""
         super().write(kept)
-        outputs = matrix((it.outputs for it in kept), self.outputs)
+        outputs = matrix([it.outputs for it in kept], self.outputs)
         for column, bins in zip(outputs.T, self.outputs.values(), strict=True):
             bins.add_all(column)
 
     def table(self, kept: list[Batch]) -> Table:
         """One row for each answered one: which, when, by whom, features and outputs; then those refused."""
-        contract, statuses = self._model.contract, joined((it.statuses for it in kept), np.int16)
-        order, refused = np.argsort(statuses != 200, kind="stable"), int((statuses != 200).sum())
-        sizes = joined((it.sizes for it in kept), np.int32)[order]
+        statuses = np.concatenate([it.statuses for it in kept])
+        order = np.argsort(statuses != 200, kind="stable")
+        sizes = np.concatenate([it.sizes for it in kept])[order]
         request = np.repeat(order, sizes)  # of each row
         row = np.arange(len(request)) - np.repeat(sizes.cumsum() - sizes, sizes)
-        times = (joined((it.times for it in kept), np.float64) * 1e6).astype(np.int64)
-        seconds, place = joined((it.seconds for it in kept), np.float32), Array.from_numpy(request)
+        times = (np.concatenate([it.times for it in kept]) * 1e6).astype(np.int64)
+        seconds, place = np.concatenate([it.seconds for it in kept]), Array.from_numpy(request)
         columns: dict[str, Any] = {
             "id": texts(chain(*(it.ids for it in kept))).take(place),
             "row": Array.from_numpy(row.astype(np.int32)),
@@ -106,15 +107,11 @@ class Events(Writer):
             "model_version": texts([self._model.metadata.version] * len(request)),
             "role": texts(chain(*(it.roles for it in kept))).take(place),
         }
-        features = matrix((it.features for it in kept), contract.feature_names)
-        outputs = matrix((it.outputs for it in kept), contract.labels)
+        contract, refused = self._model.contract, int((statuses != 200).sum())
+        features = matrix([it.features for it in kept], contract.feature_names)
+        outputs = matrix([it.outputs for it in kept], contract.labels)
         columns |= named("feature", contract.feature_names, features, refused)
         return Table.from_pydict(columns | named("output", contract.labels, outputs, refused))
-
-
-def joined(parts: Iterable[array | bytearray], kind: type[np.generic]) -> NDArray[Any]:
-    """A column of numbers, from what batches have of it."""
-    return np.frombuffer(b"".join(parts), kind)
 
 
 def texts(values: Iterable[str]) -> Array:
@@ -122,9 +119,9 @@ def texts(values: Iterable[str]) -> Array:
     return Array([*values], type=DataType.utf8())
 
 
-def matrix(parts: Iterable[bytearray], names: Collection[str]) -> Matrix:
+def matrix(parts: list[array], names: Collection[str]) -> Matrix:
     """Rows of named columns."""
-    return joined(parts, np.float32).reshape(-1, len(names))
+    return np.concatenate(parts).reshape(-1, len(names))
 
 
 def named(kind: str, names: tuple[str, ...], answered: Matrix, refused: int) -> dict[str, Array]:
