@@ -30,7 +30,7 @@ def render(folder: Path) -> None:
     except Exception as error:  # Copier, git and the network each have errors of their own
         raise ProjectError(
             f"release {release} of the template at {source} cannot be read: {error}\n"
-            f"_src_path in {ANSWERS} must be the template's address, or its full path."
+            f"_src_path in {ANSWERS} must be the template's address, or its full path, and hold that tag."
         ) from None
 
 
