@@ -12,8 +12,6 @@ from helpers import Renderer, answers, commit, files
 from project import Project
 from releases import Lines, added, append, conflicts, lines, lost, start, status, update
 
-PACKAGE = "src/customer_churn"
-
 
 def edit(path: Path, old: str, new: str) -> None:
     """Edit as with search and replace."""
@@ -22,10 +20,15 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def package(project: Path) -> Path:
+    """Where the project's code is."""
+    return project / "src" / answers(project)["package_name"]
+
+
 def converter(project: Path) -> Path:
     """Where the converter is at this release."""
     names = ("onnx.py", "conversion.py")
-    return next(path for name in names if (path := project / PACKAGE / "packaging" / name).exists())
+    return next(path for name in names if (path := package(project) / "packaging" / name).exists())
 
 
 STAGE = """
@@ -44,13 +47,13 @@ NIGHTLY = "on: {workflow_dispatch: {}}\njobs: {}\n"
 
 def work(project: Path) -> None:
     """Change what a team changes: its own files, and lines and files of the standard."""
-    append(project / PACKAGE / "problem.py", "\nOURS = True\n")
+    append(package(project) / "problem.py", "\nOURS = True\n")
     edit(project / "params.yaml", "test_share: 0.2", "test_share: 0.25")
     (project / "tests/test_problem.py").unlink()
     (project / "notebooks/explore.py").rename(project / "notebooks/first-look.py")
     append(project / "docs/decisions/0001-publish.md", "We publish.\n")
     append(project / "dvc.yaml", STAGE)
-    append(project / PACKAGE / "publish.py", PUBLISH)
+    append(package(project) / "publish.py", PUBLISH)
     edit(project / "pyproject.toml", "[tool.uv]\n", "[tool.ours]\nyes = true\n\n[tool.uv]\n")
     edit(project / "pyproject.toml", "sample-data = ", 'ours = ["tabulate"]\nsample-data = ')
     append(project / ".github/workflows/nightly.yml", NIGHTLY)
@@ -119,28 +122,30 @@ def test_both_sides_are_in_a_merged_file(edited: Edited) -> None:
     """The team's stage beside the template's new one; its line in the file that was renamed."""
     stages = yaml.safe_load((edited.project / "dvc.yaml").read_text())["stages"]
     assert {"publish", "importance"} <= stages.keys()
-    assert "- Or ask us." in (edited.project / PACKAGE / "packaging/conversion.py").read_text()
-    assert not (edited.project / PACKAGE / "packaging/onnx.py").exists()
+    assert "- Or ask us." in (package(edited.project) / "packaging/conversion.py").read_text()
+    assert not (package(edited.project) / "packaging/onnx.py").exists()
 
 
 def clash(project: Path) -> None:
     """Change lines that the next release changes too, and take a name that it will use."""
     edit(project / "Makefile", "deployed test check secrets", "deployed test lint check secrets")
     edit(project / "pyproject.toml", '"ruff>=0.12,<1"', '"ruff==0.15.0"')
-    append(project / PACKAGE / "validation/importance.py", "OURS = 1\n")
+    append(package(project) / "validation/importance.py", "OURS = 1\n")
     append(project / ".dvc/.gitignore", "/ours\n")
-    edit(project / PACKAGE / "params.py", "taken for a leak", "a leak to us")
+    edit(package(project) / "params.py", "taken for a leak", "a leak to us")
 
 
-@pytest.fixture(scope="module")
-def clashed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Edited:
+@pytest.fixture(scope="module", params=["churn", "demand"])
+def clashed(
+    template: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Edited:
     """Update a project of 0.1.0 that goes other ways than 0.2.0."""
-    folder = tmp_path_factory.mktemp("clashed")
+    folder, use_case = tmp_path_factory.mktemp("clashed"), request.param
     first = Renderer(template, folder / "renders", "v0.1.0")
-    project = start(first, folder / "project")
+    project = start(first, folder / "project", use_case=use_case)
     clash(project)
     commit(project, "ours")
-    own = added(lines(first()), lines(project))
+    own = added(lines(first(use_case=use_case)), lines(project))
     update(project)
     return Edited(project, {}, own)
 
@@ -149,7 +154,8 @@ def clashed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Edited:
 def test_conflicts_are_in_the_index(clashed: Edited) -> None:
     """So git refuses to commit them, and nothing of either side is lost."""
     project = clashed.project
-    names = ("Makefile", "pyproject.toml", f"{PACKAGE}/params.py", f"{PACKAGE}/validation/importance.py")
+    ours = package(project).relative_to(project)
+    names = ("Makefile", "pyproject.toml", ours / "params.py", ours / "validation/importance.py")
     assert conflicts(project) == {f"UU {name}" for name in names}
     assert not lost(clashed.own, project)
     refused = subprocess.run(("git", "commit", "-m", "x"), cwd=project, capture_output=True, text=True)
@@ -173,7 +179,7 @@ SIDES = re.compile(r"<<<<<<< before updating\n.*?=======\n(.*?)>>>>>>> after upd
 @pytest.mark.proof("After conflicts are resolved, the project's pipeline and tests pass")
 def test_a_resolved_update_works(project: Project, clashed: Edited) -> None:
     """The template's side taken, the project's own tests and pipeline pass, parameters of before included."""
-    mended = Project(clashed.project, "customer_churn", installed=False).using(project)
+    mended = Project(clashed.project, package(clashed.project).name, installed=False).using(project)
     for line in conflicts(mended.folder):
         path = mended.folder / line[3:]
         path.write_text(SIDES.sub(r"\1", path.read_text()))
