@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 from collections.abc import Generator, Iterator
@@ -21,7 +22,7 @@ PATIENCE = 60
 # What CPython and its modules link with, and what images other than Python's are for.
 INCLUDED = (
     "ca-certificates,git,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,"
-    "nginx-light,zlib1g"
+    "libstdc++6,nginx-light,zlib1g"
 )
 SEARCHED = "ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE = "python:3.11-slim-bookworm"
@@ -94,13 +95,15 @@ def base_system(folder: Path) -> None:
     folder.mkdir()
     root = folder / "root"
     sources = next(Path("/etc/apt/sources.list.d").glob("debian.sources"), Path("/etc/apt/sources.list"))
-    minimal = ("mmdebstrap", "--quiet", "--variant=minbase", f"--include={INCLUDED}", "--format=directory")
+    minimal = ("mmdebstrap", "--quiet", "--variant=essential", f"--include={INCLUDED}", "--format=directory")
     run(*minimal, "bookworm", root, sources, cwd=folder)
-    skipped = {"site-packages", "test", "__pycache__"}
+    prefix, library = Path(sys.base_prefix), Path(sysconfig.get_path("stdlib"))
+    programs = (prefix / f"bin/python3{version}" for version in ("", f".{sys.version_info[1]}"))
+    skipped = {"dist-packages", "site-packages", "test", "__pycache__"}
     with tarfile.open(folder / "python.tar", "w") as packed:
-        for part in ("bin/python3", f"bin/python3.{sys.version_info[1]}", "lib", "include"):
-            source = Path(sys.base_prefix) / part
-            packed.add(source, part, filter=lambda it: None if skipped & {*it.name.split("/")} else it)
+        for source in (*programs, library, *library.parent.glob("libpython3*.so*")):
+            names = source.relative_to(prefix)
+            packed.add(source, names, filter=lambda it: None if skipped & {*it.name.split("/")} else it)
     run("tar", "-C", root / "usr/local", "-xf", folder / "python.tar", cwd=folder)
     found = run("uv", "run", "python", "-c", "import shutil; print(shutil.which('uv'))", cwd=folder)
     shutil.copy2(Path(found.strip()).resolve(), root / "uv")
