@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple, TypeVar
 
 import pytest
+from helpers import once
 from project import Done, Json, Project
 
 PATIENCE = 30
@@ -184,7 +186,7 @@ def load(ask: Callable[[], T]) -> Generator[list[T]]:
 @pytest.fixture(scope="session")
 def slim(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the environment that an image would hold: the base dependencies alone."""
-    return base_environment(project, tmp_path_factory.mktemp("slim") / "env")
+    return once(tmp_path_factory, "slim", partial(base_environment, project))
 
 
 def base_environment(project: Project, folder: Path) -> Path:
