@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,8 +59,7 @@ IMAGE = """\
 FROM {image}
 COPY wrapper.py /app/wrapper/
 ENV PYTHONPATH=/app/wrapper
-HEALTHCHECK --interval=1s \\
-    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/ready')"]
+HEALTHCHECK --interval=1s {check}
 ENTRYPOINT ["uvicorn", "--factory", "wrapper:create_app", "--host", "0.0.0.0", "--port", "8000"]
 """
 FAULTS = ("fails", "slow", "shifted", "late")
@@ -212,7 +212,8 @@ def champion(docker: Docker, image: str, project: Project, tmp_path_factory: pyt
     """Build the image that answers at first, under the name of its version."""
     folder = tmp_path_factory.mktemp("champion")
     (folder / "wrapper.py").write_text(WRAPPER.format(package=project.package, late=LATE))
-    (folder / "Dockerfile").write_text(IMAGE.format(image=image))
+    (check,) = re.findall(r"^ +(CMD .*)", (project.folder / "Dockerfile").read_text(), re.MULTILINE)
+    (folder / "Dockerfile").write_text(IMAGE.format(image=image, check=check))
     docker.good("build", "--tag", version(project), folder)
     return version(project)
 
