@@ -207,9 +207,15 @@ def shorten(project: Project) -> None:
     commit(project.folder, "short trials")
 
 
+@pytest.fixture(scope="session")
+def kept(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the environment that runners keep between jobs, which each of them completes for itself."""
+    return environment(project, tmp_path_factory.mktemp("kept") / "env")
+
+
 @pytest.fixture(scope="module")
 def github(
-    render: Renderer, project: Project, docker: Docker, tmp_path_factory: pytest.TempPathFactory
+    render: Renderer, project: Project, docker: Docker, kept: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GitHub]:
     """Push the default project to a repository whose runners see its remote. Read-only: see `fork`."""
     require("docker-registry", "jq")
@@ -229,7 +235,7 @@ def github(
         patch.setenv("STATE", str(folder / "state"))
         patch.setenv("PORT", str(free_port()))
         variables = {"REGISTRY": address, "SERVER": "server", "PORT": str(free_port())}
-        yield GitHub(made, origin, folder, docker, variables, environment(made, folder / "kept"))
+        yield GitHub(made, origin, folder, docker, variables, kept)
 
 
 @pytest.fixture
