@@ -27,11 +27,11 @@ features = read_features(TRAIN, model.contract).to_numpy()
 features = np.random.default_rng(0).choice(features, count)
 outputs, events, began = model.run(features), Events(model, target), time.time() - count / 1000
 for start in range(0, count, 20_000):
-    batch = Batch(began + start / 1000)
+    answered = []
     for place in range(start, start + 20_000):
         came, row = began + place / 1000, slice(place, place + 1)
-        batch.add(Answered(f"r{{place}}", "champion", came, 0.0001, features[row], outputs[row]))
-    events.write([batch])
+        answered.append(Answered(f"r{{place}}", "champion", came, 0.0001, features[row], outputs[row]))
+    events.write([Batch(answered)])
 """
 
 

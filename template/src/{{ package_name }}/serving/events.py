@@ -3,8 +3,8 @@
 A request that was refused (422) or failed (500) is one row, without features and outputs.
 """
 
-from array import array
-from collections.abc import Collection, Iterable
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain, count
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from .metrics import Bins
 from .model import Model
 from .writer import Writer
 
-A_BATCH = 1000  # rows, after which another is begun
+A_FEW = 100  # requests, or rows of one, that are put into columns at once
 Matrix = NDArray[np.float32]
 
 
@@ -31,35 +31,28 @@ class Answered(NamedTuple):
     outputs: Matrix | None
     status: int = 200
 
+    @property
+    def rows(self) -> int:
+        """Rows of the event: one, if the request was refused."""
+        return 1 if self.features is None else len(self.features)
+
 
 class Batch:
     """Requests that wait to be written, column by column: that takes less memory, and less time later."""
 
-    def __init__(self, time: float) -> None:
-        """The first came at a time."""
-        self.time, self.rows = time, 0
-        self.ids: list[str] = []
-        self.roles: list[str] = []
-        self.times, self.seconds = array("d"), array("f")
-        self.statuses, self.sizes = array("h"), array("i")
-        self.features, self.outputs = array("f"), array("f")
+    def __init__(self, answered: Sequence[Answered]) -> None:
+        """Requests in the order in which they came."""
+        self.ids, self.roles, times, seconds, features, outputs, statuses = zip(*answered, strict=True)
+        self.time, self.times = times[0], np.array(times)
+        self.seconds, self.statuses = np.array(seconds, np.float32), np.array(statuses, np.int16)
+        self.sizes = np.array([it.rows for it in answered], np.int32)
+        self.rows = int(self.sizes.sum())
+        self.features, self.outputs = joined(features), joined(outputs)
 
-    def add(self, answered: Answered) -> int:
-        """Add a request; give the number of its rows: one, if it was refused."""
-        request, role, came, seconds, features, outputs, status = answered
-        rows = 1
-        if features is not None and outputs is not None:
-            rows = len(features)
-            self.features.frombytes(features.tobytes())
-            self.outputs.frombytes(outputs.tobytes())
-        self.ids.append(request)
-        self.roles.append(role)
-        self.times.append(came)
-        self.seconds.append(seconds)
-        self.statuses.append(status)
-        self.sizes.append(rows)
-        self.rows += rows
-        return rows
+
+def joined(parts: Iterable[Matrix | None]) -> Matrix:
+    """All numbers that there are, in a row; by their bytes, for numpy would look at each part anew."""
+    return np.frombuffer(bytearray().join(it for it in parts if it is not None), np.float32)
 
 
 class Events(Writer):
@@ -69,6 +62,7 @@ class Events(Writer):
         """Events of `model` for the store at `address`."""
         super().__init__(address)
         self._model, self._numbers = model, count()
+        self._fresh: deque[Answered] = deque()
         self.outputs = {label: Bins(edges) for label, edges in model.output_edges.items()}
 
     def new_id(self) -> str:
@@ -77,17 +71,35 @@ class Events(Writer):
 
     def record(self, answered: Answered) -> None:
         """Let a request wait to be written."""
+        self._fresh.append(answered)
+        if len(self._fresh) >= A_FEW or answered.rows >= A_FEW:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put what is fresh into columns. One by one would take several times as long."""
         with self._lock:
-            if not self._waiting or self._waiting[-1].rows >= A_BATCH:
-                self._waiting.append(Batch(answered.time))
-            self._count(self._waiting[-1].add(answered))
+            fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
+            if fresh:
+                self._waiting.append(Batch(fresh))
+                self._count(self._waiting[-1].rows)
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that are not written yet."""
+        self._settle()
+        return super().waiting_rows
+
+    def take(self) -> deque[Batch]:
+        """Hand over what waits."""
+        self._settle()
+        return super().take()
 
     def write(self, kept: list[Batch]) -> None:
         """Write one file, and count the outputs."""
         super().write(kept)
         outputs = matrix([it.outputs for it in kept], self.outputs)
         for column, bins in zip(outputs.T, self.outputs.values(), strict=True):
-            bins.add_all(column)
+            bins.add(column)
 
     def table(self, kept: list[Batch]) -> Table:
         """One row for each answered one: which, when, by whom, features and outputs; then those refused."""
@@ -119,7 +131,7 @@ def texts(values: Iterable[str]) -> Array:
     return Array([*values], type=DataType.utf8())
 
 
-def matrix(parts: list[array], names: Collection[str]) -> Matrix:
+def matrix(parts: list[Matrix], names: Collection[str]) -> Matrix:
     """Rows of named columns."""
     return np.concatenate(parts).reshape(-1, len(names))
 

@@ -35,7 +35,7 @@ class Writer(ABC):
     def __init__(self, address: str) -> None:
         """Write to the store at `address`."""
         self.address = address.rstrip("/")
-        self.waiting_rows = self.dropped_rows = self.failures = 0
+        self._rows = self.dropped_rows = self.failures = 0
         self.process = uuid4().hex[:12]
         self._waiting: deque[Any] = deque()
         self._lock, self._wake = threading.Lock(), threading.Event()
@@ -62,13 +62,24 @@ class Writer(ABC):
 
     def _count(self, rows: int) -> None:
         """So many more wait: wake the thread when they are many, drop the oldest when they are too many."""
-        before, self.waiting_rows = self.waiting_rows, self.waiting_rows + rows
-        while self.waiting_rows > MOST_WAITING and self._waiting:
+        before, self._rows = self._rows, self._rows + rows
+        while self._rows > MOST_WAITING and self._waiting:
             dropped = self._waiting.popleft().rows
-            self.waiting_rows -= dropped
+            self._rows -= dropped
             self.dropped_rows += dropped
-        if before < FULL <= self.waiting_rows:
+        if before < FULL <= self._rows:
             self._wake.set()
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that are not written yet."""
+        return self._rows
+
+    def take(self) -> deque[Any]:
+        """Hand over what waits."""
+        with self._lock:
+            taken, self._waiting = self._waiting, deque()
+        return taken
 
     def start(self) -> None:
         """Begin to write."""
@@ -86,8 +97,7 @@ class Writer(ABC):
             self._wake.wait(INTERVAL)
             self._wake.clear()
             stopping = self._stopping
-            with self._lock:
-                taken, self._waiting = self._waiting, deque()
+            taken = self.take()
             try:
                 if taken:
                     self.write(list(taken))
@@ -101,4 +111,4 @@ class Writer(ABC):
             else:
                 warned = False
                 with self._lock:
-                    self.waiting_rows -= sum(kept.rows for kept in taken)
+                    self._rows -= sum(kept.rows for kept in taken)
