@@ -50,8 +50,8 @@ class Batch:
         self.features, self.outputs = joined(features), joined(outputs)
 
 
-def joined(parts: Iterable[Matrix | None]) -> Matrix:
-    """All numbers that there are, in a row; by their bytes, for numpy would look at each part anew."""
+def joined(parts: Iterable[Any]) -> Matrix:
+    """All numbers of matrices, or none, in a row: by their bytes, for numpy would look at each part anew."""
     return np.frombuffer(bytearray().join(it for it in parts if it is not None), np.float32)
 
 
