@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 104, 8_930
+MAX_FILES, MAX_LINES = 104, 8_960
 
 
 def parse_ini(text: str) -> None:
