@@ -72,12 +72,10 @@ TYPED = {
 }
 
 
-def pairwise(
-    asked: Mapping[str, dict[str, Any]] | None = None, **more: list[str]
-) -> Iterator[dict[str, str]]:
-    """Give sets of answers, and of choices beside them, in which each two choices meet at least once."""
+def pairwise(asked: Mapping[str, dict[str, Any]] | None = None) -> Iterator[dict[str, str]]:
+    """Give sets of answers in which each two choices meet at least once."""
     axes = {name: TYPED.get(name, choices(question)) for name, question in (asked or questions()).items()}
-    axes = {name: offered for name, offered in (more | axes).items() if offered}
+    axes = {name: offered for name, offered in axes.items() if offered}
     for row in AllPairs(list(axes.values())):
         yield dict(zip(axes, row, strict=True))
 
