@@ -102,8 +102,8 @@ def base_system(folder: Path) -> None:
     skipped = {"dist-packages", "site-packages", "test", "__pycache__"}
     with tarfile.open(folder / "python.tar", "w") as packed:
         for source in (*programs, library, *library.parent.glob("libpython3*.so*")):
-            names = source.relative_to(prefix)
-            packed.add(source, names, filter=lambda it: None if skipped & {*it.name.split("/")} else it)
+            name = source.relative_to(prefix)
+            packed.add(source, name, filter=lambda it: None if skipped & {*it.name.split("/")} else it)
     run("tar", "-C", root / "usr/local", "-xf", folder / "python.tar", cwd=folder)
     found = run("uv", "run", "python", "-c", "import shutil; print(shutil.which('uv'))", cwd=folder)
     shutil.copy2(Path(found.strip()).resolve(), root / "uv")

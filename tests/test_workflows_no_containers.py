@@ -89,6 +89,6 @@ def test_a_remote_out_of_reach_is_told_first(
     assert run.failed == [(job, "./.github/actions/remote")], run.said
     assert "./.github/actions/setup" not in run.ran(job)
     told = run.said
-    if said not in told.replace("❗", "::error::"):  # act may lose what a step says that fails at once
+    if said not in told.replace("❗", "::error::"):  # once, act did not show it
         told = fork.act("push", workflow).said
     assert said in told.replace("❗", "::error::")

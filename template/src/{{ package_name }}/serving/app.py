@@ -61,7 +61,7 @@ class Server:
         yield
         watch.cancel()
         await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self._writers.values()))
-        gc.unfreeze()
+        gc.unfreeze()  # so that the process ends tidily: DuckDB lists what is left behind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._answers.get(scope["path"]) if scope["type"] == "http" else None

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from .metrics import Bins
 from .model import Model
-from .writer import Writer
+from .writer import AT_ONCE, Writer
 
-A_FEW = 100  # requests, or rows of one, that are put into columns at once
 Matrix = NDArray[np.float32]
 
 
@@ -52,7 +51,7 @@ class Batch:
 
 def joined(parts: Iterable[Any]) -> Matrix:
     """All numbers of matrices, or none, in a row: by their bytes, for numpy would look at each part anew."""
-    return np.frombuffer(bytearray().join(it for it in parts if it is not None), np.float32)
+    return np.frombuffer(b"".join(it for it in parts if it is not None), np.float32)
 
 
 class Events(Writer):
@@ -72,11 +71,11 @@ class Events(Writer):
     def record(self, answered: Answered) -> None:
         """Let a request wait to be written."""
         self._fresh.append(answered)
-        if len(self._fresh) >= A_FEW or answered.rows >= A_FEW:
+        if len(self._fresh) >= AT_ONCE or answered.rows >= AT_ONCE:
             self._settle()
 
     def _settle(self) -> None:
-        """Put what is fresh into columns. One by one would take several times as long."""
+        """Put what is fresh into columns."""
         with self._lock:
             fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
             if fresh:
@@ -89,10 +88,10 @@ class Events(Writer):
         self._settle()
         return super().waiting_rows
 
-    def take(self) -> deque[Batch]:
+    def _take(self) -> deque[Batch]:
         """Hand over what waits."""
         self._settle()
-        return super().take()
+        return super()._take()
 
     def write(self, kept: list[Batch]) -> None:
         """Write one file, and count the outputs."""

@@ -13,10 +13,9 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, gener
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from .writer import Writer
+from .writer import AT_ONCE, Writer
 
 STATUSES = (200, 405, 408, 413, 422, 500, 503)
-A_FEW = 100  # requests that are counted at once
 SECONDS = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 
 
@@ -55,11 +54,11 @@ class Metrics(Collector):
     def count(self, status: int, seconds: float) -> None:
         """A request was answered."""
         self._fresh.append((status, seconds))
-        if len(self._fresh) >= A_FEW:
+        if len(self._fresh) >= AT_ONCE:
             self._settle()
 
     def _settle(self) -> None:
-        """Add up what is fresh, many at a time."""
+        """Add up what is fresh."""
         for status, _ in self._fresh:
             self.requests[status] += 1
         self.seconds.add(np.array([seconds for _, seconds in self._fresh]))

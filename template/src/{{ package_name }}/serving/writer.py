@@ -18,6 +18,7 @@ import fsspec
 from arro3.core import Table
 from arro3.io import write_parquet
 
+AT_ONCE = 100  # requests that are added up together: one by one, each would take several times as long
 INTERVAL = 5.0  # seconds between files,
 FULL = 25_000  # or so many rows
 MOST_WAITING = 50_000  # rows
@@ -75,7 +76,7 @@ class Writer(ABC):
         """Rows that are not written yet."""
         return self._rows
 
-    def take(self) -> deque[Any]:
+    def _take(self) -> deque[Any]:
         """Hand over what waits."""
         with self._lock:
             taken, self._waiting = self._waiting, deque()
@@ -97,7 +98,7 @@ class Writer(ABC):
             self._wake.wait(INTERVAL)
             self._wake.clear()
             stopping = self._stopping
-            taken = self.take()
+            taken = self._take()
             try:
                 if taken:
                     self.write(list(taken))
