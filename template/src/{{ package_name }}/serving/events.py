@@ -97,8 +97,8 @@ class Events(Writer):
         """Write one file, and count the outputs."""
         super().write(kept)
         outputs = matrix([it.outputs for it in kept], self.outputs)
-        for column, bins in zip(outputs.T, self.outputs.values(), strict=True):
-            bins.add(column)
+        for index, bins in enumerate(self.outputs.values()):
+            bins.add(outputs[:, index])
 
     def table(self, kept: list[Batch]) -> Table:
         """One row for each answered one: which, when, by whom, features and outputs; then those refused."""
@@ -139,6 +139,6 @@ def named(kind: str, names: tuple[str, ...], answered: Matrix, refused: int) -> 
     """Columns of a kind: what was answered, and nothing for so many that were refused."""
     none = Array([None] * refused, type=DataType.float32())
     return {
-        f"{kind}:{name}": ChunkedArray([Array.from_numpy(column.copy()), none]).combine_chunks()
-        for name, column in zip(names, answered.T, strict=True)
+        f"{kind}:{name}": ChunkedArray([Array.from_numpy(answered[:, index].copy()), none]).combine_chunks()
+        for index, name in enumerate(names)
     }

@@ -121,7 +121,7 @@ class Model:
             best = np.argsort(-outputs, axis=1, kind="stable")[:, :TOP]
             return [
                 Ranking([Item(labels[item], float(scores[item])) for item in items])
-                for items, scores in zip(best, outputs, strict=True)
+                for items, scores in zip(best.tolist(), outputs, strict=True)
             ]
         return [
             Label(labels[best], dict(zip(labels, scores, strict=True)))

@@ -114,7 +114,7 @@ def sound_data(evidence: Evidence) -> Checks:
     yield Check("data", "test rows", verdict_if(rows >= gate.min_test_rows), said)
     if evidence.contract.task == "classification":
         counts = np.bincount(evidence.target, minlength=len(evidence.contract.labels))
-        for label, count in zip(evidence.contract.labels, counts, strict=True):
+        for label, count in zip(evidence.contract.labels, counts.tolist(), strict=True):
             said = f"{count} test rows; must be at least gate.min_label_rows ({gate.min_label_rows})"
             yield Check("data", f"label {label}", verdict_if(count >= gate.min_label_rows), said)
     apart = not split["shared_keys"] and split["twins"] <= evidence.params.split.max_overlap_share

@@ -1,0 +1,49 @@
+"""A project on the Pythons that it may run on, not only on the one that the tests run on."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import Renderer, choices, leave_out, questions
+from project import Project, rendered
+
+OFFERED = choices(questions()["python_min"])
+LATER = "3.14"  # not offered as the oldest one, but allowed
+
+
+def interpreter(version: str) -> Path | None:
+    """Path of a Python of this version, from PATH, uv or pyenv; None if there is none."""
+    for finder in (("uv", "python", "find", "--no-project"), ("pyenv", "prefix")):
+        try:
+            done = subprocess.run((*finder, version), capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        path = Path(done.stdout.strip())
+        return path / "bin/python" if path.is_dir() else path
+    return None
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["oldest", "newest"])
+def test_a_fresh_project_is_green(render: Renderer, tmp_path: Path, place: int) -> None:
+    """Before anything is changed in it, its hooks, types and tests object to nothing."""
+    pythons = [path for version in OFFERED if (path := interpreter(version))]
+    if len(pythons) == 1:
+        leave_out(
+            f"{pythons[0]} is the only one of Python {', '.join(OFFERED)} (uv python install brings more)"
+        )
+    made = rendered(render, tmp_path / "project")
+    said = made.make("setup", "check", "test", f"UV_PYTHON={pythons[place]}")
+    assert "types (ty)" in said
+    assert "Failed" not in said
+
+
+@pytest.mark.parametrize("version", [*OFFERED, LATER])
+def test_types_hold_with_the_libraries_of_each_python(project: Project, tmp_path: Path, version: str) -> None:
+    """The lock holds several numpys, and their stubs differ. Reading them takes no such Python."""
+    libraries = tmp_path / f"lib/python{version}/site-packages"
+    needed = project.good("uv", "export", "--quiet", "--frozen", "--no-emit-project", "--no-hashes")
+    (tmp_path / "needed.txt").write_text(needed)
+    install = ("uv", "pip", "install", "--quiet", "--no-deps", "--target", libraries)
+    project.good(*install, "--python-version", version, "--requirements", tmp_path / "needed.txt")
+    assert list(libraries.glob("numpy-*.dist-info"))
+    project.good(".venv/bin/ty", "check", "--python-version", version, "--python", tmp_path)
