@@ -1,5 +1,6 @@
 # Every target runs through uv; where uv is missing, it is installed into .uv/ first.
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # make -j check test: in this order, whatever -j says
 .PHONY: help demo test check bench release
 
 # Compiled Python is kept where it is first used: imports are several times slower without.

@@ -73,6 +73,15 @@ def test_without_a_bundle_it_does_not_start(docker: Docker, image: str) -> None:
         raise RuntimeError("it started")
 
 
+def test_it_starts_whatever_the_umask(docker: Docker, work: Project) -> None:
+    """Its user is none that the builder's files were for."""
+    for path in (work.folder / "models", work.folder / "src"):
+        work.good("chmod", "--recursive", "go=", path)
+    docker.good("build", "--tag", "narrow", work.folder)
+    with docker.serve("narrow") as (server, _):
+        assert len(server.predictions(work.json("models/bundle/example.json"))) == 1
+
+
 def test_an_unlocked_project_is_not_built(docker: Docker, work: Project) -> None:
     """What an image holds is decided by uv.lock, not by the day it is built."""
     (work.folder / "uv.lock").unlink()

@@ -45,13 +45,14 @@ def podman(base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
     subprocess.run(reset, env=environment, check=True, capture_output=True)
 
 
-def test_podman_builds_it_too(podman: dict[str, str], project: Project) -> None:
-    """The same Dockerfile, without a daemon."""
+def test_podman_builds_it_too(podman: dict[str, str], work: Project) -> None:
+    """The same Dockerfile, without a daemon: then the umask is that of who builds, as files' modes are."""
+    work.good("chmod", "--recursive", "go=", "models", "src", "uv.lock")
     how = ("--isolation", "chroot", "--network", "host", "--pull=never", "--format", "docker")
-    build = ("buildah", "bud", *how, "--tag", "served", project.folder)
-    done = subprocess.run(build, env=podman, capture_output=True, text=True, check=False)
+    build = ("buildah", "bud", *how, "--tag", "served", work.folder)
+    done = subprocess.run(build, env=podman, capture_output=True, text=True, check=False, umask=0o077)
     assert done.returncode == 0, done.stderr
     say = ("podman", "run", "--rm", "--read-only", "--entrypoint", "python", "served", "-c")
-    code = f"import {project.package}.serving.app as app; print(app.create_app().api.version)"
+    code = f"import {work.package}.serving.app as app; print(app.create_app().api.version)"
     said = subprocess.run((*say, code), env=podman, capture_output=True, text=True, check=False)
-    assert said.stdout.strip() == project.json("models/bundle/metadata.json")["version"], said.stderr
+    assert said.stdout.strip() == work.json("models/bundle/metadata.json")["version"], said.stderr

@@ -56,6 +56,7 @@ PLAIN = {
     ".conf",
     ".dockerignore",
     ".dvcignore",
+    ".gitattributes",
     ".gitignore",
     ".md",
     "CODEOWNERS",
@@ -177,6 +178,26 @@ def test_rendering_is_pure(render: Renderer, tmp_path: Path) -> None:
     assert relative == [path.relative_to(second) for path in files(second)]
     for path in relative:
         assert (first / path).read_bytes() == (second / path).read_bytes(), path
+
+
+def crlf(folder: Path) -> list[Path]:
+    """List the files that have a carriage return; git's own are not looked at."""
+    return [path for path in files(folder) if ".git" not in path.parts and b"\r" in path.read_bytes()]
+
+
+def test_lines_end_alike_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git for Windows writes CR LF unless told otherwise: scripts do not start, and hashes differ."""
+    template, project, clone = tmp_path / "template", tmp_path / "project", tmp_path / "clone"
+    commit(snapshot(template), "first")
+    git("tag", "v100.0.0", cwd=template)
+    (tmp_path / ".gitconfig").write_text("[core]\nautocrlf = true\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # Not in this process, in which Copier keeps the environment of before.
+    run(sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", template, project, cwd=tmp_path)
+    assert crlf(project) == []
+    commit(project, "start")
+    git("clone", "--quiet", project, clone, cwd=tmp_path)
+    assert crlf(clone) == []
 
 
 def test_nothing_asks_for_trust() -> None:

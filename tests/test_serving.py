@@ -56,6 +56,23 @@ def both(request: pytest.FixtureRequest) -> tuple[Project, Server]:
     return project, server
 
 
+def smoke(project: Project, address: str, proxy: int) -> str:
+    """Run the smoke test, which must succeed, where all goes through a proxy at this port."""
+    proxies = ("no_proxy=", f"http_proxy=http://127.0.0.1:{proxy}")
+    return project.good("env", *proxies, "deploy/smoke.py", address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_smoke_asks_this_machine_directly(project: Project, server: Server, host: str) -> None:
+    """A proxy would ask itself; this one is not even there."""
+    assert "smoke: one row: 200" in smoke(project, f"http://{host}:{server.port}", proxy=free_port())
+
+
+def test_smoke_asks_others_through_the_proxy(project: Project, server: Server) -> None:
+    """There may be no other way to them. Here, the server itself answers in the proxy's place."""
+    assert "smoke: one row: 200" in smoke(project, "http://model.example", proxy=server.port)
+
+
 def columns(project: Project) -> list[Row]:
     """List the columns that a request consists of, from the bundle's contract."""
     contract = project.json("models/bundle/contract.json")

@@ -1,0 +1,75 @@
+"""`make setup` on machines unlike ours, and with settings of their owners."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import Renderer, files, git
+from project import Project, rendered
+
+
+@pytest.fixture(scope="module")
+def fresh(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Set a project up where make runs many jobs at once, and where umask hides files from others."""
+    made = rendered(render, tmp_path_factory.mktemp("fresh") / "project")
+    made.good("chmod", "--recursive", "go=", ".")
+    made.make("--jobs=8", "setup", "check")
+    return made
+
+
+def test_what_containers_mount_can_be_read_by_their_users(fresh: Project) -> None:
+    """Prometheus and Grafana run as users of their own."""
+    folder = fresh.folder / "deploy/monitoring"
+    assert {path.stat().st_mode & 0o444 for path in files(folder)} == {0o444}
+    assert {path.stat().st_mode & 0o555 for path in (folder, *folder.rglob("*/"))} == {0o555}
+    assert git("status", "--porcelain", "--untracked-files=no", cwd=fresh.folder) == ""
+
+
+def test_hooks_elsewhere_are_told_of(fresh: Project) -> None:
+    """Many companies set core.hooksPath; all else is set up, and what is missing is said."""
+    assert (fresh.folder / ".git/hooks/pre-commit").exists()
+    git("config", "core.hooksPath", "elsewhere", cwd=fresh.folder)
+    said = fresh.make("setup")
+    assert "warning: no hook is installed" in said
+    assert "make check" in said
+    git("config", "core.hooksPath", "", cwd=fresh.folder)  # pre-commit takes it for not set
+    assert "pre-commit installed" in fresh.make("setup")
+
+
+@pytest.fixture
+def bare(render: Renderer, tmp_path: Path) -> Project:
+    """Render a project; see `fails`."""
+    return Project(render.into(tmp_path / "project"), "")
+
+
+def fails(bare: Project, *tools: str, python3: Path | None = None) -> str:
+    """Run `make setup` where PATH has these tools alone; it must fail. Give what it said."""
+    path = bare.folder.parent / "bin"
+    path.mkdir()
+    for tool in ("make", "sh", "rm", *tools):
+        (path / tool).symlink_to(str(shutil.which(tool)))
+    if python3:
+        (path / "python3").symlink_to(python3)
+    done = bare.run("env", f"PATH={path}", "make", "setup")
+    assert done.returncode == 2
+    assert not (bare.folder / ".uv").exists()
+    return done.stderr
+
+
+def test_without_python_it_says_what_is_needed(bare: Project) -> None:
+    """Neither uv nor Python is there."""
+    assert "Python is needed as python3, or uv on PATH." in fails(bare, "git")
+
+
+def test_without_venv_it_says_what_to_install(bare: Project) -> None:
+    """Debian's Python has no venv of its own; this one has, but cannot make any."""
+    program = bare.folder.parent / "program"
+    program.write_text("#!/bin/sh\ntest $1 = --version\n")
+    program.chmod(0o755)
+    assert "apt-get install python3-venv" in fails(bare, "git", python3=program)
+
+
+def test_without_git_it_says_so_first(bare: Project) -> None:
+    """Before the environment is made."""
+    assert "git is needed." in fails(bare, "uv")
+    assert not (bare.folder / ".venv").exists()
