@@ -8,7 +8,15 @@ from helpers import Renderer, snapshot
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-CONTAINERS = {"test_workflows", "test_image", "test_loop", "test_operations", "test_rollout", "test_stack"}
+CONTAINERS = {
+    "test_workflows",
+    "test_image",
+    "test_loop",
+    "test_operations",
+    "test_rollout",
+    "test_secrets",
+    "test_stack",
+}
 pytest_plugins = ["project", "serving", "hosts", "images", "actions", "proof", "releases"]
 
 

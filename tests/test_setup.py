@@ -36,6 +36,14 @@ def test_hooks_elsewhere_are_told_of(fresh: Project) -> None:
     assert "pre-commit installed" in fresh.make("setup")
 
 
+def test_a_check_of_nothing_fails(bare: Project) -> None:
+    """Where git tracks no file, each hook would be skipped, and all would pass."""
+    git("init", "--quiet", cwd=bare.folder)
+    done = bare.run("make", "check")
+    assert done.returncode == 2
+    assert "git add --all" in done.stderr
+
+
 @pytest.fixture
 def bare(render: Renderer, tmp_path: Path) -> Project:
     """Render a project; see `fails`."""
