@@ -71,7 +71,8 @@ class Tune(Section, frozen=True):
 class Bundle(Section, frozen=True):
     """What a bundle must keep."""
 
-    parity_tolerance: Positive = 1e-4  # ONNX against estimator, relative to the range of outputs
+    # ONNX against estimator, relative to the range of outputs; another label is refused at any tolerance.
+    parity_tolerance: Positive = 1e-4
 
 
 class Gate(Section, frozen=True):

@@ -9,11 +9,11 @@ from typing import Any
 
 import joblib
 import msgspec
-import numpy as np
 import pandas as pd
 
 from .. import params, problem
 from ..contract import Contract
+from ..contract.rows import RowCodec
 from ..contract.tables import connect, literal, numbers, quote, read_features, read_row
 from ..data.statistics import Distribution, distribution, model_columns
 from ..serving.model import Metadata, Model, Session, content_version, digest
@@ -28,16 +28,11 @@ from ..stage import (
     call,
     write_json,
 )
-from ..validation.metrics import Estimator, outputs
 from .conversion import convert
+from .parity import check_parity
 
 DRAFT = BUNDLE.with_name("bundle.new")  # becomes the bundle when it is whole and proven
 LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "pandas", "duckdb")
-
-
-def parity(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Largest difference of two output matrices, relative to the range of the expected one."""
-    return float(np.max(np.abs(expected - actual)) / max(float(np.ptp(expected)), 1e-12))
 
 
 def git_commit() -> str:
@@ -56,6 +51,8 @@ def main() -> None:
     DRAFT.mkdir(parents=True)
     model = convert(estimator, contract).SerializeToString(deterministic=True)
     (DRAFT / "model.onnx").write_bytes(model)
+    run = Session(DRAFT / "model.onnx").run
+    parity = check_parity(estimator, run, contract, settings.bundle.parity_tolerance)
     write_json(DRAFT / "contract.json", contract)
     write_json(DRAFT / "reference.json", reference(contract, settings.memory_gb))
     write_json(DRAFT / "example.json", read_row(TEST, contract))
@@ -68,8 +65,7 @@ def main() -> None:
         libraries={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     )
     write_json(DRAFT / "metadata.json", metadata)
-    measured = {
-        "parity": check_parity(estimator, settings.bundle.parity_tolerance),
+    measured = parity | {
         "size_mb": sum(path.stat().st_size for path in DRAFT.iterdir()) / 1e6,
         "latency_ms": latency(Model(DRAFT)),
     }
@@ -94,28 +90,14 @@ def reference(contract: Contract, memory_gb: float) -> dict[str, Distribution]:
 
 
 def latency(model: Model, repeats: int = 200) -> float:
-    """Milliseconds to answer one row, in the median."""
-    row = np.zeros((1, len(model.contract.feature_names)), np.float32)
+    """Milliseconds to answer the example, in the median."""
+    row = RowCodec(model.contract).decode(msgspec.json.encode(model.example))
     taken = []
     for _ in range(repeats):
         started = perf_counter()
         model.answers(model.run(row))
         taken.append(1000 * (perf_counter() - started))
     return median(taken)
-
-
-def check_parity(estimator: Estimator, tolerance: float) -> float:
-    """Prove on the whole test split that the bundle answers as the estimator does; return the difference."""
-    features = read_features(TEST, problem.CONTRACT)
-    expected = outputs(estimator, features, problem.CONTRACT)
-    difference = parity(expected, Model(DRAFT).run(features.to_numpy()))
-    print(f"bundle: differs from the estimator by {difference:.1e} over {len(features):,} rows")
-    if not difference <= tolerance:
-        raise ProjectError(
-            f"bundle: ONNX and estimator differ by {difference:.1e} of the outputs' range, over "
-            f"bundle.parity_tolerance ({tolerance:.0e}). Often a scaler before trees: drop it."
-        )
-    return difference
 
 
 if __name__ == "__main__":

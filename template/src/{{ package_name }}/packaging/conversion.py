@@ -1,14 +1,19 @@
 """An estimator as ONNX: one float32 matrix in, one of outputs out, all learned steps inside."""
 
 import logging
+from collections.abc import Iterator
+from copy import deepcopy
+from types import FunctionType, ModuleType
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
+from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 
 from ..contract import Contract
 from ..stage import ProjectError
@@ -33,7 +38,7 @@ def convert(estimator: BaseEstimator, contract: Contract) -> onnx.ModelProto:
     )
     options = {"zipmap": False} if contract.task != "regression" else None
     try:
-        model = convert_sklearn(estimator, contract.target, inputs, options=options)
+        model = convert_sklearn(floor_thresholds(estimator), contract.target, inputs, options=options)
     except Exception as error:  # the converter raises errors of many kinds
         raise ProjectError(explain(estimator, error)) from None
     if by_name:
@@ -41,6 +46,47 @@ def convert(estimator: BaseEstimator, contract: Contract) -> onnx.ModelProto:
     keep_output(model, OUTPUTS[contract.task])
     onnx.checker.check_model(model)
     return model
+
+
+def floor_thresholds(estimator: BaseEstimator) -> BaseEstimator:
+    """Give a copy whose HistGradientBoosting trees compare float32 features exactly as before, in float32.
+
+    Their thresholds are float64 and lie between the values of training. The converter rounds them, half of
+    them up: then a feature that lies just there goes the other way.
+    """
+    if not any(isinstance(part, TreePredictor) for part in parts(estimator)):
+        return estimator
+    copied = deepcopy(estimator)
+    for part in parts(copied):
+        if isinstance(part, TreePredictor):
+            part.nodes["num_threshold"] = float32_below(part.nodes["num_threshold"])
+    return copied
+
+
+def float32_below(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The largest float32 that is not above each number."""
+    with np.errstate(over="ignore"):  # beyond float32, the nearest is infinite
+        nearest = numbers.astype(np.float32)
+    return np.where(nearest > numbers, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def parts(estimator: BaseEstimator) -> Iterator[object]:
+    """An estimator and all objects that it holds, however deep: steps, fitted copies, trees."""
+    waiting, seen = [estimator], {}
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, (type, FunctionType, ModuleType)):
+            continue
+        seen[id(part)] = part
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, (list, tuple)):
+            waiting += part
+        elif isinstance(part, np.ndarray) and part.dtype == object:
+            waiting += part.ravel().tolist()
+        elif hasattr(part, "__dict__"):
+            yield part
+            waiting += vars(part).values()
 
 
 def join_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> None:

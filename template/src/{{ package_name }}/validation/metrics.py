@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..contract import Contract, Task
+from ..stage import ProjectError
 
 TOP = 10
 
@@ -21,9 +22,18 @@ Metric = Callable[[NDArray, NDArray, NDArray], NDArray]  # target, outputs, coun
 
 
 def outputs(estimator: Estimator, features: pd.DataFrame, contract: Contract) -> NDArray:
-    """What the bundle will answer: (rows, labels) probabilities or scores, or (rows, 1) values."""
+    """What the bundle will answer: (rows, labels) probabilities or scores, or (rows, 1) values.
+
+    Raises:
+        ProjectError: an estimator for labels has no `predict_proba`.
+    """
     if contract.task == "regression":
         return np.asarray(estimator.predict(features)).reshape(-1, 1)
+    if not hasattr(estimator, "predict_proba"):
+        raise ProjectError(
+            f"problem.estimator: {type(estimator).__name__} has no predict_proba, and {contract.task} needs "
+            "probabilities. Wrap it in CalibratedClassifierCV, or take another estimator."
+        )
     found = np.zeros((len(features), len(contract.labels)))
     found[:, estimator.classes_] = estimator.predict_proba(features)  # a fold may lack rare labels
     return found

@@ -129,6 +129,9 @@ def within_budget(evidence: Evidence) -> Checks:
     gate, bundle = evidence.params.gate, evidence.reports["bundle"]
     said = f"reports/bundle.json is of {bundle['version']}, the bundle is {evidence.version}; must be one"
     yield Check("bundle", "version", verdict_if(bundle["version"] == evidence.version), said)
+    others = bundle.get("other_labels", 0)  # reports of earlier releases do not say
+    said = f"{others} rows get another label than by its estimator; must be none"
+    yield Check("bundle", "labels", verdict_if(not others), said)
     limits = {
         "parity": evidence.params.bundle.parity_tolerance,
         "size_mb": gate.max_size_mb,
