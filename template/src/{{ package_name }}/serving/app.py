@@ -22,7 +22,7 @@ from .api import Complaint, Predictions, Recorded, Refusal, create_api
 from .events import Answered, Events
 from .intake import Intake, TurnedAwayError
 from .metrics import Metrics
-from .model import Model
+from .model import Model, NoAnswerError
 from .truth import Truths
 from .writer import Writer
 
@@ -98,6 +98,10 @@ class Server:
             self._metrics.rows += len(features)
         except RowError as error:
             status, content = 422, self._encode(Refusal(error.problems))
+        except NoAnswerError as error:
+            LOG.error("request %s failed: %s", request, error)
+            status, content = 500, self._encode(Complaint(str(error)))
+            features = outputs = None
         except Exception:  # whatever it is: the client gets an answer, and the next one too
             LOG.exception("request %s failed", request)
             status, content = 500, self._encode(Complaint(f"failed; the log tells why, under {request}"))

@@ -2,7 +2,8 @@
 
     python -m <package>.serving.batch IN OUT
 
-Each row comes out with what the API would answer, or with `error`: the rules that it breaks.
+Each row comes out with what the API would answer, or with `error`: the rules that it breaks, or that the
+model has no finite answer.
 """
 
 import argparse
@@ -18,6 +19,9 @@ from ..contract import Contract
 from ..contract.tables import connect, explained, literal, numbers, one, quote, reasons, texts
 from ..stage import ProjectError
 from .model import TOP, Model
+
+FINITE = "len(list_filter(__outputs, lambda x: NOT isfinite(x))) = 0"
+NO_ANSWER = "the model gives a number that is not finite"
 
 
 def scores(model: Model, features: pa.ChunkedArray) -> pa.Array:
@@ -76,9 +80,13 @@ def batch(model: Model, source: Path, target: Path) -> tuple[int, int]:
             CREATE VIEW checked AS SELECT *, {reasons(contract.features)} AS __reasons,
                 [{", ".join(numbers(contract))}] AS __features FROM input;
             CREATE VIEW scored AS SELECT *,
-                CASE WHEN len(__reasons) = 0 THEN score(__features) END AS __scores FROM checked;
-            COPY (SELECT * EXCLUDE (__reasons, __features, __scores), {answers},
-                nullif(array_to_string(__reasons, '; '), '') AS error FROM scored) TO {literal(target)}
+                CASE WHEN len(__reasons) = 0 THEN score(__features) END AS __outputs FROM checked;
+            CREATE VIEW answered AS SELECT * EXCLUDE (__outputs, __features),
+                CASE WHEN {FINITE} THEN __outputs END AS __scores FROM scored;
+            COPY (SELECT * EXCLUDE (__reasons, __scores), {answers},
+                CASE WHEN len(__reasons) > 0 THEN array_to_string(__reasons, '; ')
+                    WHEN __scores IS NULL THEN {literal(NO_ANSWER)} END AS error FROM answered)
+                TO {literal(target)}
         """)
         con.remove_function("score")
         return one(con, f"SELECT count(*), count(error) FROM {written}")

@@ -26,10 +26,11 @@ class Bins:
         self.edges, self.counts, self.sum = edges, [0] * (len(edges) + 1), 0.0
 
     def add(self, values: NDArray) -> None:
-        """Count values."""
+        """Count values; what is not finite has no place in a sum."""
+        values = values[np.isfinite(values)]
         found = np.bincount(np.searchsorted(self.edges, values), minlength=len(self.counts))
         self.counts = (found + self.counts).tolist()
-        self.sum += float(values.sum())
+        self.sum += float(values.sum(dtype=float))
 
     @property
     def buckets(self) -> list[tuple[str, float]]:

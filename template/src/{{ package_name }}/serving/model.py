@@ -62,6 +62,10 @@ Answer = Label | Value | Ranking
 ANSWERS: dict[str, type[Answer]] = {"classification": Label, "regression": Value, "ranking": Ranking}
 
 
+class NoAnswerError(ArithmeticError):
+    """Outputs that are no finite numbers, of which no answer can be made; the message names the row."""
+
+
 def digest(*paths: Path) -> str:
     """One SHA-256 over files, in the given order."""
     found = hashlib.sha256()
@@ -113,8 +117,11 @@ class Model:
             ) from None
 
     def answers(self, outputs: NDArray[np.float32]) -> list[Answer]:
-        """One answer for each row of outputs."""
+        """One answer for each row of outputs; raise `NoAnswerError` if one has none."""
         labels = self.contract.labels
+        if not np.isfinite(outputs).all():
+            row, label = np.argwhere(~np.isfinite(outputs))[0].tolist()
+            raise NoAnswerError(f"row {row}: the model gives {outputs[row, label]} for {labels[label]}")
         if self.contract.task == "regression":
             return [Value(value) for value in outputs[:, 0].tolist()]
         if self.contract.task == "ranking":
