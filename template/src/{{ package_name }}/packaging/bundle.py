@@ -81,7 +81,7 @@ def reference(contract: Contract, memory_gb: float) -> dict[str, Distribution]:
     answers = Session(DRAFT / "model.onnx").run(read_features(TEST, contract).to_numpy())
     labels = [f"output:{label}" for label in contract.labels]
     with connect(memory_gb) as con:
-        con.sql(f"CREATE VIEW inputs AS SELECT {selected} FROM {literal(TRAIN)}")
+        con.sql(f"CREATE TABLE inputs AS SELECT {selected} FROM {literal(TRAIN)}")
         con.register("outputs", pd.DataFrame(answers, columns=labels))
         return {
             name: distribution(con, "outputs" if name in labels else "inputs", name, categories)

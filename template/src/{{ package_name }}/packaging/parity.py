@@ -1,6 +1,7 @@
 """Parity: the bundle answers as its estimator does, with missing values too, or it is refused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -13,28 +14,38 @@ from ..stage import TEST, ProjectError
 from ..validation.metrics import Estimator, outputs
 from .conversion import parts
 
-SAMPLE_ROWS = 100  # test rows that are asked about again for each nullable column: a wide table has many
+SAMPLE_ROWS = 100  # test rows that are asked about again for each nullable column: a wide table has many,
+BLOCKS = 20  # so these are asked about together: each call of an estimator looks at every column
 TIED = 2e-4  # probabilities so close may change places within the default tolerance: no other decision
 IMPUTE = "Impute it in the estimator (SimpleImputer), or declare the column with nullable=False."
 SCALERS = ("StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler", "PowerTransformer", "Normalizer")
 
 
 class Probe(NamedTuple):
-    """Rows that estimator and bundle are both asked about."""
+    """Rows that estimator and bundle are both asked about, in blocks of one size."""
 
     features: pd.DataFrame
     rows: NDArray[np.intp]  # their positions in the test split
-    missing: tuple[str, ...] = ()  # columns whose values were taken away
+    missing: tuple[str, ...] = ("",)  # what was taken away from each block
 
     @property
     def title(self) -> str:
         """What the rows are, for a message."""
-        return f"test rows with {', '.join(self.missing)} missing" if self.missing else "the test split"
+        if not any(self.missing):
+            return "the test split"
+        return f"test rows with {' or '.join(self.missing)} missing"
+
+    def blocks(self) -> "Iterator[Probe]":
+        """Each block alone."""
+        size = len(self.rows) // len(self.missing)
+        for index, name in enumerate(self.missing):
+            block = slice(index * size, (index + 1) * size)
+            yield Probe(self.features.iloc[block], self.rows[block], (name,))
 
     def describe(self, position: int, key: str) -> str:
         """A row by its key, and its features without a value."""
         absent = self.features.columns[self.features.iloc[position].isna()]
-        blank = f", missing {', '.join(absent)}" if len(absent) else ""
+        blank = f", missing {', '.join(absent[:10])}{', …' * (len(absent) > 10)}" if len(absent) else ""
         return f"{key} {read_column(TEST, quote(key))[self.rows[position]]}{blank}"
 
 
@@ -68,32 +79,49 @@ def check_parity(
     Raises:
         ProjectError: outputs differ by more, a label differs, or one of both has no finite answer.
     """
-    parity, scale, probes = 0.0, 0.0, list_probes(read_features(TEST, contract), contract)
-    for probe in probes:
+    features = read_features(TEST, contract)
+    scale = 0.0
+
+    def measure(probe: Probe) -> float:
+        nonlocal scale
         difference = compare(estimator, run, probe, contract)
         scale = scale or max(float(np.ptp(difference.expected)), 1e-12)  # of the test split, which is first
         distances = np.abs(difference.expected - difference.actual).max(axis=1) / scale
-        parity = max(parity, float(distances.max()))
-        if difference.other.any() or not parity <= tolerance:
+        if difference.other.any() or not distances.max() <= tolerance:
             raise ProjectError(explain(estimator, contract, probe, difference, distances, tolerance))
-        if not probe.missing:
-            print(f"bundle: differs from the estimator by {parity:.1e} over {len(distances):,} rows")
+        return float(distances.max())
+
+    parity = measure(Probe(features, np.arange(len(features))))
+    print(f"bundle: differs from the estimator by {parity:.1e} over {len(features):,} rows")
+    for probe in incomplete(features, contract):
+        try:
+            parity = max(parity, measure(probe))
+        except ProjectError:
+            for block in probe.blocks():  # the message is to name one column
+                measure(block)
+            raise
     return {"parity": parity, "other_labels": 0}
 
 
-def list_probes(features: pd.DataFrame, contract: Contract) -> Iterator[Probe]:
-    """The test split as it stands; then a sample of it without each nullable column, and without all."""
-    yield Probe(features, np.arange(len(features)))
+def incomplete(features: pd.DataFrame, contract: Contract) -> Iterator[Probe]:
+    """A sample of the test rows without each nullable column, and without all of them."""
     rows = np.unique(np.linspace(0, len(features) - 1, SAMPLE_ROWS).astype(int))
     sample = features.iloc[rows].to_numpy()
     nullable = [column for column in contract.features if column.nullable]
-    together = [nullable] if len(nullable) > 1 else []
-    for columns in [*([column] for column in nullable), *together]:
-        names = {name for column in columns for name in column.encoded_names}
-        values = np.where(features.columns.isin(names), np.float32(np.nan), sample)
-        yield Probe(
-            pd.DataFrame(values, columns=features.columns), rows, tuple(column.name for column in columns)
-        )
+    absent = {column.name: column.encoded_names for column in nullable}
+    if len(nullable) > 1:
+        absent["all nullable columns"] = tuple(name for names in absent.values() for name in names)
+    for titles in batched(absent, BLOCKS):
+        values = [np.where(features.columns.isin(absent[it]), np.float32(np.nan), sample) for it in titles]
+        table = pd.DataFrame(np.concatenate(values), columns=features.columns)
+        yield Probe(table, np.tile(rows, len(titles)), titles)
+
+
+def batched(names: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
+    """Names, so many at a time."""
+    left = iter(names)
+    while batch := tuple(islice(left, size)):
+        yield batch
 
 
 def compare(
