@@ -20,6 +20,7 @@ SHIFTED = (
 )
 CENTS = f"{USUAL} SELECT * REPLACE (least(100 * monthly_charges, 1000) AS monthly_charges)"
 LOST = f"{USUAL} SELECT * REPLACE (NULL AS total_charges)"
+STUCK = f"FROM ({USUAL} ORDER BY time LIMIT 336) SELECT * REPLACE (40::FLOAT AS temperature)"
 
 # A window of real rows and a reference of others, over and over: equal but for chance.
 SIMULATE = """
@@ -34,7 +35,7 @@ from {package}.stage import BUNDLE, CLEAN
 from {package}.validation.inference import homogeneity
 
 for bins in (2, 3, 4, 11, 26):
-    for least in (20, 90, 2000):
+    for least in (30, 90, 2000):
         table = np.random.default_rng(bins).integers(least, 2 * least, (2, bins))
         assert np.isclose(homogeneity(table), scipy.stats.chi2_contingency(table, correction=False).pvalue)
 
@@ -161,6 +162,15 @@ def test_a_bug_upstream_is_an_alert(
     said = work.refusal("monitoring.monitor", "--events", ask(work, slim, tmp_path, query))
     assert accused(work) - {"answer: Yes"} == {column}
     assert f"drift, {column}: 100% of the rows are not as they were; most: {most}, 100.0% now" in said
+
+
+def test_a_sensor_that_is_stuck_for_a_week_is_an_alert(
+    demand_work: Project, slim: Path, tmp_path: Path
+) -> None:
+    """Half-hours of a day are alike: seven days are worth seven rows, which is enough for this."""
+    said = demand_work.refusal("monitoring.monitor", "--events", ask(demand_work, slim, tmp_path, STUCK))
+    assert {"temperature"} <= accused(demand_work) <= {"temperature", "answer: demand"}
+    assert "ALERT drift, temperature: 90% of the rows are not as they were" in said
 
 
 def test_few_rows_wait_for_the_next_run(work: Project, slim: Path, usual: Path, tmp_path: Path) -> None:

@@ -5,11 +5,15 @@ tenths of the reference, missing values in a bin of their own.
 
 - Size: the share of the rows that would have to fall into other bins for both distributions to be equal
   (total variation distance, between 0 and 1).
-- Doubt: Pearson's chi-square test of homogeneity, corrected for the number of columns (Holm, 1979).
+- Doubt: Pearson's chi-square test of homogeneity, and where it needs more rows a binomial test, corrected
+  for the number of columns (Holm, 1979).
 
 A column is accused only if the test leaves no doubt and the size is over `monitor.warn_drift` (a warning)
 or `monitor.max_drift` (an alert): of many rows each difference is beyond doubt, of few each is large. So
 equal distributions are accused in at most 1 - `monitor.confidence` of all windows, all columns together.
+
+Rows may be too few to tell. Then a column is a warning and names how many would be enough: if rows that are
+all in one bin would leave doubt, or if a size over `monitor.max_drift` does.
 
 That holds for rows that come by themselves. Where rows tell of the same case again (a customer asked about
 each day), k of them prove what one does: `monitor.rows_alike` is that k, and divides the events' counts
@@ -17,6 +21,7 @@ each day), k of them prove what one does: `monitor.rows_alike` is that k, and di
 window shorter than a year has its own.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Literal
 
@@ -32,6 +37,7 @@ from ..validation.inference import holm, homogeneity
 
 Verdict = Literal["ok", "warn", "alert"]  # from best to worst
 Reference = dict[str, Distribution]
+MOST_ROWS = 1_000_000  # where the search for enough rows ends
 
 
 class Drift(msgspec.Struct):
@@ -45,6 +51,7 @@ class Drift(msgspec.Struct):
     p_value: float
     judged: bool
     verdict: Verdict = "ok"
+    enough: int = 0  # rows that it takes to tell, if these are too few
 
     @property
     def said(self) -> str:
@@ -60,11 +67,17 @@ def find_drift(
     con: Connection, table: str, reference: Reference, contract: Contract, monitor: Monitor
 ) -> list[Drift]:
     """Compare each column of the events in `table` (SQL) with its reference; the worst come first."""
-    found = [
-        compare(name, then, tally(con, table, name, then), contract, monitor.rows_alike)
+    tables = {
+        name: as_table(then, tally(con, table, name, then), monitor.rows_alike)
         for name, then in reference.items()
-    ]
+    }
+    found = [compare(name, reference[name], counts, contract) for name, counts in tables.items()]
     judge(found, monitor)
+    level = (1 - monitor.confidence) / max(1, sum(drift.judged for drift in found))
+    for drift, counts in zip(found, tables.values(), strict=True):
+        if drift.judged and drift.verdict == "ok":
+            drift.enough = enough_rows(counts, level, monitor.max_drift) * monitor.rows_alike
+            drift.verdict = "warn" if drift.enough else "ok"
     return sorted(found, key=lambda drift: (not drift.judged, -drift.moved))
 
 
@@ -77,9 +90,37 @@ def judge(found: list[Drift], monitor: Monitor) -> None:
             drift.verdict = "alert" if drift.moved > monitor.max_drift else "warn"
 
 
-def compare(name: str, then: Distribution, now: Distribution, contract: Contract, alike: int) -> Drift:
-    """Hold two distributions in the same bins against each other."""
+def enough_rows(counts: NDArray, level: float, limit: float) -> int:
+    """How many rows it takes to tell drift from chance: 0 if those here are enough.
+
+    Enough leave no doubt of what moved over the limit here, nor of a value that is stuck: of those that would
+    be over the limit, the most usual.
+
+    Args:
+        counts: Of shape (2, bins): of the reference, and of the events as far as they are not alike.
+        level: The p-value that leaves no doubt.
+        limit: A size, as `monitor.max_drift`.
+    """
+    then, now = counts / counts.sum(axis=1, keepdims=True)
+    bins, rows = np.arange(len(then)), counts[1].sum()
+    shapes = [now] if np.abs(now - then).sum() / 2 > limit else []
+    if over := [index for index in bins if 1 - then[index] > limit]:
+        shapes.append(bins == max(over, key=lambda index: then[index]))
+
+    def is_enough(rows: float) -> bool:
+        return all(homogeneity(np.array([counts[0], rows * shape])) <= level for shape in shapes)
+
+    return 0 if is_enough(rows) else bisect_left(range(MOST_ROWS), True, int(rows) + 1, key=is_enough)
+
+
+def as_table(then: Distribution, now: Distribution, alike: int) -> NDArray:
+    """The counts of two distributions in the same bins, of shape (2, bins), as far as rows are not alike."""
     counts = np.array([[*then.counts, then.missing], [*now.counts, now.missing]], float)
+    return counts / [[1], [alike]]
+
+
+def compare(name: str, then: Distribution, counts: NDArray, contract: Contract) -> Drift:
+    """Hold two distributions in the same bins against each other."""
     shares: NDArray = counts / counts.sum(axis=1, keepdims=True)
     return Drift(
         name=name.removeprefix("feature:").replace("output:", "answer: "),
@@ -87,7 +128,7 @@ def compare(name: str, then: Distribution, now: Distribution, contract: Contract
         then=shares[0].tolist(),
         now=shares[1].tolist(),
         moved=float(np.abs(shares[1] - shares[0]).sum() / 2),
-        p_value=homogeneity(counts / [[1], [alike]]),
+        p_value=homogeneity(counts),
         judged=name not in set(unjudged(contract)),
     )
 

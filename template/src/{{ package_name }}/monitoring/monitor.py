@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from scipy.stats import binom
 
-from .. import params
+from .. import params, problem
 from ..contract.tables import Connection, connect, literal
 from ..serving.model import Model
 from ..stage import BUNDLE, MONITORING_REPORT, ProjectError
@@ -93,16 +93,46 @@ def find_unanswered(traffic: list[Traffic], settings: params.Monitor) -> Iterato
             yield Finding("alert", name, "requests", said)
 
 
+def find_few(rows: int, drifts: list[Drift], settings: params.Monitor) -> Iterator[Finding]:
+    """Say which columns cannot be judged by so few rows."""
+    alike, counted = settings.rows_alike, f"{rows:,}"
+    if alike > 1:
+        counted += f" ({rows // alike:,} effective: monitor.rows_alike is {alike})"
+    if rows < settings.min_rows:
+        said = f"too few to be judged: {counted} of this model, monitor.min_rows is {settings.min_rows:,}"
+        yield Finding("warn", "traffic", "rows", said)
+    if few := [it for it in drifts if it.enough]:
+        names, enough = ", ".join(it.name for it in few), max(it.enough for it in few)
+        said = f"too few rows to tell drift from chance: {counted}; {enough:,} would be enough"
+        yield Finding("warn", "drift", names, said)
+
+
+def find_unmeasured(truth_rows: int, measured: list[Measured], settings: params.Monitor) -> Iterator[Finding]:
+    """Say which KPIs have no value though truth has come."""
+    if 0 < truth_rows < settings.min_rows:
+        said = f"too few rows to be judged: {truth_rows:,}, monitor.min_rows is {settings.min_rows:,}"
+        yield Finding("warn", "kpi", "truth", said)
+    elif truth_rows:
+        whole = {it.metric for it in measured if not it.segment}
+        said = f"has no value over {truth_rows:,} rows with truth: is that the same in nearly all of them?"
+        for metric in dict.fromkeys(kpi.metric for kpi in problem.KPIS if kpi.metric not in whole):
+            yield Finding("warn", "kpi", metric, said)
+
+
 def find_reasons(
-    traffic: list[Traffic], rows: int, drifts: list[Drift], measured: list[Measured], settings: params.Monitor
+    traffic: list[Traffic],
+    rows: int,
+    truth_rows: int,
+    drifts: list[Drift],
+    measured: list[Measured],
+    settings: params.Monitor,
 ) -> list[Finding]:
     """What is to be said, the gravest first."""
     found = [*find_unanswered(traffic, settings)]
-    found += [Finding(it.verdict, "drift", it.name, it.said) for it in drifts if it.verdict != "ok"]
+    drifted = [it for it in drifts if it.verdict != "ok" and not it.enough]
+    found += [Finding(it.verdict, "drift", it.name, it.said) for it in drifted]
     found += [Finding(it.verdict, "kpi", it.metric, it.said) for it in measured if it.verdict != "ok"]
-    if rows < settings.min_rows:
-        said = f"too few to be judged: {rows:,} of this model, monitor.min_rows is {settings.min_rows:,}"
-        found.append(Finding("warn", "traffic", "rows", said))
+    found += [*find_few(rows, drifts, settings), *find_unmeasured(truth_rows, measured, settings)]
     hours = (now() - max(part.last for part in traffic)) / timedelta(hours=1)
     if hours > settings.max_age_hours:
         said = f"the newest is {hours:.0f} hours old, monitor.max_age_hours is {settings.max_age_hours:g}"
@@ -130,14 +160,15 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
     least, rows = settings.monitor.min_rows, sum(part.rows for part in ours)
     drifts = find_drift(con, "events", reference, model.contract, settings.monitor) if rows >= least else []
     measured = measure_truth(con, model.contract, settings) if truth_rows >= least else []
-    found = find_reasons(ours, rows, drifts, measured, settings.monitor)
+    found = find_reasons(ours, rows, truth_rows, drifts, measured, settings.monitor)
+    are_few = rows < least or any(drift.enough for drift in drifts)
     return Monitoring(
         verdict=found[0].verdict if found else "ok",
         reasons=found,
         model_version=version,
         made=now(),
         since=since,
-        go_on_from=max(part.last for part in traffic) if rows >= least else since,
+        go_on_from=since if are_few else max(part.last for part in traffic),
         rows=rows,
         truth_rows=truth_rows,
         traffic=traffic,

@@ -108,7 +108,8 @@ def sections(found: Monitoring) -> list[Section]:
     truth = f"{found.truth_rows:,} rows have truth. In brackets: where the figure lies, given these rows."
     drift = (
         "Moved: the share of the rows that would have to fall into other bins for both distributions to be "
-        "equal. Doubt: how likely a test finds as much between equal ones. Inputs are held against the "
+        "equal. Doubt: how likely a test finds as much between equal ones. Too few: these rows cannot tell "
+        "drift from chance. Inputs are held against the "
         "training split, answers against those for the test split. The calendar is shown, and not judged."
     )
     return [
@@ -120,7 +121,7 @@ def sections(found: Monitoring) -> list[Section]:
 
 def drift_row(it: Drift) -> dict[str, Any]:
     return {
-        "": SIGNS[it.verdict] if it.judged else "",
+        "": ("TOO FEW" if it.enough else SIGNS[it.verdict]) if it.judged else "",
         "column": it.name,
         "moved": f"{it.moved:.1%}",
         "doubt": f"{it.p_value:.1g}" if it.p_value > 1e-9 else "< 1e-9",
