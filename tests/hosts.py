@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import require, run
 from project import Project
+from serving import PATIENCE
 
 # Network namespaces are root's to make.
 SUDO = () if os.geteuid() == 0 else ("sudo",)
@@ -48,7 +49,7 @@ class Host:
     def good(self, *command: str | Path) -> str:
         """Run a command that must succeed; give what it said."""
         with self.start(*command) as process:
-            said = process.communicate(timeout=120)[0]
+            said = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 0, said
         return said
 
@@ -102,7 +103,7 @@ def dask(work: Project, libraries: Path) -> Generator[tuple[Host, Host, str]]:
         for host in (first, second):
             worker = (work.python, "-m", "distributed.cli.dask_worker", address)
             host.start(*worker, "--nthreads", "1", "--no-dashboard")
-        wait = f"from distributed import Client; Client({address!r}).wait_for_workers(2, timeout=60)"
+        wait = f"from distributed import Client; Client({address!r}).wait_for_workers(2, timeout={PATIENCE})"
         first.good(work.python, "-c", wait)
         yield first, second, address
 

@@ -18,7 +18,7 @@ from helpers import once, require, run
 from project import Done, Project
 from serving import Server, free_port
 
-PATIENCE = 60
+PATIENCE = 120
 # What CPython and its modules link with, and what images other than Python's are for.
 INCLUDED = (
     "ca-certificates,git,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,"

@@ -18,7 +18,7 @@ import pytest
 from helpers import once
 from project import Done, Json, Project
 
-PATIENCE = 30
+PATIENCE = 120  # seconds, for what takes one or two where nothing else runs
 CLIENTS, PAUSE, MOST = 4, 0.03, 4000  # of a load: threads, seconds between their requests, requests of each
 T = TypeVar("T")
 
@@ -92,6 +92,15 @@ class Server:
         """Ask it to end, and see that it does."""
         self.process.terminate()
         self.process.wait(PATIENCE)
+
+
+def refuses(server: Server) -> bool:
+    """Whether it takes no connections any more."""
+    try:
+        server.get("/health")
+    except ConnectionError:
+        return True
+    return False
 
 
 def schemathesis(server: Server, *options: str) -> Done:

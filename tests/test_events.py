@@ -40,6 +40,11 @@ def metric(server: Server, name: str) -> float:
     return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 
 
+def written(server: Server) -> bool:
+    """Whether all that was to be kept is in the store: a server that ends gives that only seconds."""
+    return metric(server, "event_waiting_rows") == metric(server, "truth_waiting_rows") == 0
+
+
 def example(project: Project) -> Json:
     """Give a row that the contract allows."""
     return project.json("models/bundle/example.json")

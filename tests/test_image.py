@@ -5,8 +5,10 @@ import time
 from http.client import HTTPConnection
 
 import pytest
-from images import BASE, Docker
+from images import BASE, PATIENCE, Docker
 from project import Project
+from serving import refuses
+from test_events import until
 
 MOST_BYTES = 150_000_000
 
@@ -42,7 +44,7 @@ def test_its_health_check_tells_a_server_from_none(docker: Docker, image: str) -
     assert alone.returncode == 1
     assert "refused" in alone.stderr
     with docker.serve(image) as (_, name):
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while docker.good("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
             assert time.monotonic() < end
             time.sleep(0.5)
@@ -52,15 +54,13 @@ def test_a_request_is_answered_before_it_goes(docker: Docker, image: str, projec
     """SIGTERM, as an engine sends it, in the middle of a request."""
     row = json.dumps(project.json("models/bundle/example.json")).encode()
     with docker.serve(image) as (server, name):
-        connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         connection.putrequest("POST", "/predict")
         connection.putheader("content-length", str(len(row)))
         connection.endheaders(row[:10])
         time.sleep(0.2)
         docker.good("kill", "--signal", "TERM", name)
-        time.sleep(0.5)
-        with pytest.raises(ConnectionError):
-            server.get("/health")
+        until(lambda: refuses(server))
         connection.send(row[10:])
         assert connection.getresponse().status == 200
         assert docker.good("wait", name) == "0"

@@ -15,8 +15,8 @@ from statistics import median
 import pytest
 from helpers import ROOT
 from project import Json, Project
-from serving import PATIENCE, Server, schemathesis, serving
-from test_events import example, metric, recording
+from serving import PATIENCE, Server, refuses, schemathesis, serving
+from test_events import example, metric, recording, until
 
 MEBIBYTE = 2**20
 MOST = 16 * MEBIBYTE
@@ -106,7 +106,7 @@ def test_beyond_its_queue_a_server_says_so(server: Server, project: Project) -> 
     row = body(project)
     with ExitStack() as stack:
         taken = [stack.enter_context(closing(begin(server, row))) for _ in range(500)]
-        time.sleep(1)
+        until(lambda: server.ask("POST", "/predict", row).status == 503)
         answer = server.ask("POST", "/predict", row)
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         server.get("/health")
@@ -152,9 +152,7 @@ def test_what_was_taken_is_answered_and_kept(project: Project, slim: Path, tmp_p
         for _ in range(100):
             server.predictions(example(project))
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        with pytest.raises(ConnectionError):
-            server.get("/health")
+        until(lambda: refuses(server))
         assert {end(connection, row).status for connection in taken} == {200}
         server.process.wait(PATIENCE)
     assert project.rows(f"SELECT count(*) AS n FROM '{events}/*/*.parquet'") == [{"n": 150}]  # noqa: S608

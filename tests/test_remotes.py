@@ -15,6 +15,7 @@ import pytest
 from helpers import Renderer, files, git, require, run
 from project import Project, rendered
 from serving import base_environment, free_port, running, serving
+from test_events import until, written
 
 BUCKET = "customer-churn-data"  # as copier.yml proposes it
 MAKE = "import fsspec, sys; fsspec.filesystem(sys.argv[1]).mkdir(sys.argv[2])"
@@ -162,6 +163,7 @@ def test_events_go_to_a_store(kept: tuple[Project, Store], tmp_path: Path) -> No
         server.predictions([row] * 700)
         truth = {"id": "nobody asked", "churn": "No"}
         assert server.ask("POST", "/truth", json.dumps(truth)).status == 202
+        until(lambda: written(server))
     said = work.refusal("monitoring.monitor", "--events", events)
     assert "drift, tenure" in said
     assert work.json("reports/monitoring.json")["rows"] == 700

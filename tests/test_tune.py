@@ -14,6 +14,7 @@ import hosts
 import pytest
 from helpers import git
 from project import Json, Project
+from serving import PATIENCE
 
 CLUSTERS = {"ray": hosts.ray, "dask": hosts.dask}
 TRIALS = """
@@ -98,7 +99,7 @@ def told(work: Project) -> list[str]:
 
 def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     """Wait for something to be so while a process runs."""
-    end = time.monotonic() + 90
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         if time.monotonic() > end:
@@ -266,7 +267,7 @@ def lose_a_host(tuned: Project, libraries: Path, name: str) -> tuple[str, str, i
             time.sleep(0.3)
             second.die()
             died = len(told(tuned))
-            said = process.communicate(timeout=90)[0]
+            said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, said
     return first.name, second.name, died
 

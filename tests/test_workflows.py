@@ -14,7 +14,7 @@ import pytest
 from actions import DEPLOYED, GitHub
 from helpers import git
 from project import Done, Project
-from serving import load
+from serving import PATIENCE, load
 
 OLDEST = "--matrix=python:oldest"  # the newest may not be on this machine; test_pythons has it
 
@@ -96,7 +96,7 @@ def ask(github: GitHub, project: Project) -> int:
     row = (project.folder / "models/bundle/example.json").read_bytes()
     address = f"http://127.0.0.1:{github.variables['PORT']}/predict"
     try:
-        with urlopen(Request(address, row, {"X-Client-Id": uuid4().hex}), timeout=10) as answer:
+        with urlopen(Request(address, row, {"X-Client-Id": uuid4().hex}), timeout=PATIENCE) as answer:
             return answer.status
     except HTTPError as refusal:
         return refusal.code
@@ -104,7 +104,7 @@ def ask(github: GitHub, project: Project) -> int:
 
 def version(github: GitHub) -> str:
     """Ask production which model answers."""
-    with urlopen(f"http://127.0.0.1:{github.variables['PORT']}/ready", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{github.variables['PORT']}/ready", timeout=PATIENCE) as answer:
         return json.load(answer)["version"]
 
 
