@@ -10,7 +10,8 @@ from project import Project
 from serving import refuses
 from test_events import until
 
-MOST_BYTES = 150_000_000
+# The run-time of ONNX alone was 24 MB in its release 1.25, 31 in 1.31 and 37 in 1.32.
+MOST_BYTES = 160_000_000
 
 
 def test_it_is_small(docker: Docker, image: str) -> None:
