@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -13,9 +15,14 @@ from numpy.typing import NDArray
 from . import Column, Contract
 
 MAX_ROWS = 10_000
-SHOWN_PROBLEMS = 100
+SHOWN_PROBLEMS = 100  # no more are looked for: a refusal costs no more than an answer
+MAX_NAMES = 100_000  # colons of a row; what has more is not taken apart
+SHORT = 1_000  # bytes of a value that is read to be shown
+LONGEST = 200  # characters of a decoder's message
 
+ROWS = f"must be from 1 to {MAX_ROWS} rows"
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+NO_ROW = msgspec.Raw()
 Numbers = tuple[float, ...]
 
 
@@ -29,54 +36,92 @@ class Problem(msgspec.Struct, omit_defaults=True):
 
 
 class RowError(ValueError):
-    """Rows that the contract forbids; `problems` names each (at most `SHOWN_PROBLEMS`)."""
+    """Rows that the contract forbids; `problems` names the first of them (at most `SHOWN_PROBLEMS`)."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__(f"{len(problems)} broken rules")
         self.problems = problems
+        shown_all = len(problems) < SHOWN_PROBLEMS
+        self.note = "" if shown_all else f"the first {SHOWN_PROBLEMS} problems; there may be more"
 
 
 class RowReader:
     """Read JSON rows (an object, or an array of objects) that keep the rules of columns."""
 
-    def __init__(self, columns: tuple[Column, ...], name: str) -> None:
-        """Rows of these columns, documented by a name."""
+    def __init__(
+        self, columns: tuple[Column, ...], name: str, max_lengths: dict[str, int] | None = None
+    ) -> None:
+        """Rows of columns, documented by a name.
+
+        Args:
+            columns: What a row consists of.
+            name: Title of a row in the API's documentation.
+            max_lengths: Most characters of a text, by its column; such a text is not empty.
+        """
+        lengths = max_lengths or {}
         self._columns = {column.name: column for column in columns}
-        row: Any = row_type(columns, name)
+        self._rules = {column.name: column.rule for column in columns}
+        self._rules |= {column: f"a text of 1 to {most} characters" for column, most in lengths.items()}
+        types: dict[str, Any] = {column.name: annotation(column) for column in columns}
+        types |= {column: text_type(types[column], most) for column, most in lengths.items()}
+        row: Any = row_type(columns, types, name)
         limits = msgspec.Meta(min_length=1, max_length=MAX_ROWS)
         self.body_type: Any = row | Annotated[list[row], limits]
         self._decoder = msgspec.json.Decoder(self.body_type)
+        # Made once: to make one takes longer than what it does for a value.
+        self._row, self._parts = msgspec.json.Decoder(row), msgspec.json.Decoder(dict[str, msgspec.Raw])
+        self._values = {column: msgspec.json.Decoder(value) for column, value in types.items()}
 
     def read(self, body: bytes) -> list[tuple[Any, ...]]:
-        """The values of each row, in the order of the columns; raise `RowError` with every broken rule."""
+        """The values of each row, in the order of the columns.
+
+        Raises:
+            RowError: there are too many rows, or some break rules.
+        """
+        if len(body) > MAX_ROWS and body.count(b"{") > MAX_ROWS:  # a text may hold it too
+            split_rows(body)
         try:
             rows = self._decoder.decode(body)
-        except UNREADABLE as error:
-            raise RowError(self._problems(body, str(error))) from None
+        except UNREADABLE:
+            raise RowError(self._problems(body)) from None
         return [*map(msgspec.structs.astuple, rows if isinstance(rows, list) else [rows])]
 
-    def _problems(self, body: bytes, first: str) -> list[Problem]:
-        """Look again, slowly, for all that is wrong: the fast decoder stops at the first error."""
-        try:
-            rows = msgspec.json.decode(body)
-        except UNREADABLE as error:
-            return [Problem(0, "", "must be JSON: an object, or an array of objects", str(error))]
-        rows = rows if isinstance(rows, list) else [rows]
+    def _problems(self, body: bytes) -> list[Problem]:
+        """Look again, row by row, for what is wrong: the fast decoder stops at the first error."""
+        rows = split_rows(body)
         found = (problem for index, row in enumerate(rows) for problem in self._row_problems(index, row))
-        too_many = Problem(0, "", f"must be from 1 to {MAX_ROWS} rows", first)
-        return list(islice(found, SHOWN_PROBLEMS)) or [too_many]
+        return list(islice(found, SHOWN_PROBLEMS)) or [Problem(0, "", ROWS)]
 
-    def _row_problems(self, index: int, row: Any) -> Iterator[Problem]:
-        if not isinstance(row, dict):
-            yield Problem(index, "", "must be an object with the contract's columns", shorten(row))
-            return
+    def _row_problems(self, index: int, row: msgspec.Raw) -> list[Problem]:
+        """What is wrong with one row."""
+        rule, got = "must be an object with the contract's columns", shorten(row)
+        try:
+            self._row.decode(row)
+        except UNREADABLE as error:
+            got = str(error)[:LONGEST] if memoryview(row)[:1] == b"{" else got
+        else:
+            return []
+        if bytes(row).count(b":") > MAX_NAMES:
+            return [Problem(index, "", rule, got)]
+        try:
+            values = self._parts.decode(row)
+        except UNREADABLE:
+            return [Problem(index, "", rule, got)]
+        # None, though the row is wrong: it has a column twice.
+        return list(islice(self._value_problems(index, values), SHOWN_PROBLEMS)) or [
+            Problem(index, "", rule, got)
+        ]
+
+    def _value_problems(self, index: int, values: dict[str, msgspec.Raw]) -> Iterator[Problem]:
+        """What is wrong with the values of a row, by their columns' names."""
         for name, column in self._columns.items():
-            if name in row and not fits(row[name], column):
-                yield Problem(index, name, f"must be {column.rule}", shorten(row[name]))
-            if name not in row and not column.nullable:
-                yield Problem(index, name, f"missing; must be {column.rule}")
-        for name in row.keys() - self._columns.keys():
-            yield Problem(index, name[:40], "not a column of the contract")
+            if name in values and not reads(values[name], self._values[name]):
+                yield Problem(index, name, f"must be {self._rules[name]}", shorten(values[name]))
+            if name not in values and not column.nullable:
+                yield Problem(index, name, f"missing; must be {self._rules[name]}")
+        for name in values:
+            if name not in self._columns:
+                yield Problem(index, name[:40], "not a column of the contract")
 
 
 class RowCodec(RowReader):
@@ -100,12 +145,41 @@ class RowCodec(RowReader):
         ]
 
 
-def row_type(columns: tuple[Column, ...], name: str) -> type[msgspec.Struct]:
+@cache
+def splitter() -> msgspec.json.Decoder:
+    """A decoder that takes an array of up to `MAX_ROWS` values apart, and stops at one more.
+
+    It reads none of them, so whatever they are costs neither memory nor much time.
+    """
+    rows: list[Any] = [(f"row{index}", msgspec.Raw, NO_ROW) for index in range(MAX_ROWS)]
+    return msgspec.json.Decoder(
+        msgspec.defstruct("Rows", rows, array_like=True, forbid_unknown_fields=True, gc=False)
+    )
+
+
+def split_rows(body: bytes) -> list[msgspec.Raw]:
+    """The rows of a body, not read yet.
+
+    Raises:
+        RowError: there are more than `MAX_ROWS`, or the body is not JSON.
+    """
+    try:
+        if not body.lstrip(b" \t\r\n").startswith(b"["):
+            return [msgspec.json.decode(body, type=msgspec.Raw)]
+        return [row for row in msgspec.structs.astuple(splitter().decode(body)) if row is not NO_ROW]
+    except msgspec.ValidationError:
+        raise RowError([Problem(0, "", ROWS, "more")]) from None
+    except UNREADABLE as error:
+        rule = "must be JSON: an object, or an array of objects"
+        raise RowError([Problem(0, "", rule, str(error)[:LONGEST])]) from None
+
+
+def row_type(columns: tuple[Column, ...], types: dict[str, Any], name: str) -> type[msgspec.Struct]:
     """Columns as a msgspec type: checked while parsed, documented as JSON schema."""
     fields: list[Any] = []
     for index, column in enumerate(columns):
         default = (None,) if column.nullable else ()
-        fields.append((f"c{index}", annotation(column), *default))
+        fields.append((f"c{index}", types[column.name], *default))
     names = {f"c{index}": column.name for index, column in enumerate(columns)}
     return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True, rename=names)
 
@@ -133,6 +207,11 @@ def annotation(column: Column) -> Any:
     return Annotated[value, meta]
 
 
+def text_type(text: Any, most: int) -> Any:
+    """The type of a text that is not empty, and has at most so many characters."""
+    return Annotated[text, msgspec.Meta(min_length=1, max_length=most)]
+
+
 def encoder(column: Column) -> Callable[[Any], Numbers]:
     """How a value becomes the numbers of `Column.encoded_names`; in SQL: `tables.encoded`."""
     if column.kind == "time":
@@ -145,16 +224,20 @@ def encoder(column: Column) -> Callable[[Any], Numbers]:
     return tuple if column.length else lambda value: (value,)
 
 
-def fits(value: Any, column: Column) -> bool:
-    """Whether a value from JSON keeps the column's rule."""
+def reads(value: msgspec.Raw, decoder: msgspec.json.Decoder) -> bool:
+    """Whether a value from JSON is what a decoder takes."""
     try:
-        msgspec.convert(value, annotation(column))
-    except msgspec.ValidationError:
+        decoder.decode(value)
+    except UNREADABLE:
         return False
     return True
 
 
-def shorten(value: Any) -> str:
+def shorten(value: msgspec.Raw) -> str:
     """A value as it came, cut to be shown."""
-    text = value if isinstance(value, str) and value else repr(value)
+    text = bytes(memoryview(value)[:SHORT]).decode(errors="replace").lstrip('"')
+    if len(memoryview(value)) <= SHORT:
+        with suppress(*UNREADABLE):
+            read = msgspec.json.decode(value)
+            text = read if isinstance(read, str) and read else repr(read)
     return text if len(text) <= 40 else text[:39] + "…"

@@ -30,10 +30,11 @@ class Recorded(msgspec.Struct):
     rows: int
 
 
-class Refusal(msgspec.Struct):
-    """What is wrong with the rows."""
+class Refusal(msgspec.Struct, omit_defaults=True):
+    """What is wrong with the rows; a note, if there may be more."""
 
     detail: list[Problem]
+    note: str = ""
 
 
 class Complaint(msgspec.Struct):

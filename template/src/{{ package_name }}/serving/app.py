@@ -97,7 +97,7 @@ class Server:
             status, content = 200, self._encode(answers)
             self._metrics.rows += len(features)
         except RowError as error:
-            status, content = 422, self._encode(Refusal(error.problems))
+            status, content = 422, self._encode(Refusal(error.problems, error.note))
         except NoAnswerError as error:
             LOG.error("request %s failed: %s", request, error)
             status, content = 500, self._encode(Complaint(str(error)))
@@ -115,7 +115,7 @@ class Server:
         try:
             return 202, self._encode(Recorded(self._truths.tell(body)))
         except RowError as error:
-            return 422, self._encode(Refusal(error.problems))
+            return 422, self._encode(Refusal(error.problems, error.note))
 
 
 def create_app() -> Server:
