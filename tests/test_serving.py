@@ -471,6 +471,22 @@ def test_the_documentation_needs_nobody_else(server: Server) -> None:
         assert server.get(address).body
 
 
+def test_a_server_under_a_prefix(project: Project, slim: Path, tmp_path: Path, row: Row) -> None:
+    """A proxy takes the prefix away: each page is there, its parts too, and requests are counted."""
+    with serving(project, slim, tmp_path, UVICORN_ROOT_PATH="/churn", EVENTS=str(tmp_path / "e")) as server:
+        for path in ("/health", "/ready", "/metrics", "/docs", "/openapi.json"):
+            server.get(path)
+        answer = server.ask("POST", "/predict", json.dumps(row))
+        label = {"id": answer.headers["x-request-id"], "churn": "No"}
+        told = server.ask("POST", "/truth", json.dumps(label))
+        assert (answer.status, told.status) == (200, 202)
+        assert server.ask("GET", "/predict").status == 405
+        assert counted(server, 'predict_requests_total{status="200"}') == 1
+        page = server.get("/docs").body.decode()
+        for address in re.findall(r'(?:src|href)="([^"]+)"', page):
+            assert server.get(address.removeprefix("/churn")).body
+
+
 def test_serving_needs_little(project: Project, slim: Path, server: Server) -> None:
     """The server of these tests ran without any of what training takes."""
     heavy = ["pandas", "sklearn", "scipy", "duckdb", "pyarrow", "matplotlib", "dvc", "skl2onnx"]

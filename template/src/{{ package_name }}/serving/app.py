@@ -64,7 +64,8 @@ class Server:
         gc.unfreeze()  # so that the process ends tidily: DuckDB lists what is left behind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = self._answers.get(scope["path"]) if scope["type"] == "http" else None
+        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        answer = self._answers.get(path)
         if answer is None:
             await self.api(scope, receive, send)
             return
@@ -83,7 +84,7 @@ class Server:
         headers.append((b"x-request-id", request.encode("latin-1")))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
-        if scope["path"] == "/predict":
+        if path == "/predict":
             self._metrics.count(status, perf_counter() - started)
 
     def predict(self, body: bytes, request: str, role: str) -> tuple[int, bytes]:
