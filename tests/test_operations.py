@@ -20,6 +20,7 @@ SAID = (
     "churn:second answers",
     "churn:first answers again",
     "monitor: ok",
+    '{"rows":1}',
     "ALERT drift, contract:",
 )
 

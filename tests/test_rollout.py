@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException
@@ -432,6 +433,25 @@ def test_what_the_gateway_lets_through(production: Production) -> None:
         connection.request(method, path, body=json.dumps([production.row] * rows))
         assert connection.getresponse().status == status, (path, rows)
         connection.close()
+
+
+@pytest.mark.proof("Through the gateway, labels need a token; whoever has none changes no KPI")
+def test_labels_need_a_token(production: Production, champion: str) -> None:
+    """None is taken until there is one; then only from who shows it. A shell that has it not loses none."""
+
+    def tell(**headers: str) -> int:
+        with closing(HTTPConnection("127.0.0.1", production.port, timeout=PATIENCE)) as connection:
+            connection.request("POST", "/truth", body='{"id": "a", "churn": "No"}', headers=headers)
+            return connection.getresponse().status
+
+    mine = {"authorization": "Bearer mine"}
+    assert [tell(), tell(**mine), tell(**{"x-role": ""})] == [403, 403, 403]
+    (production.state / "slots.env").write_text("FEEDBACK_TOKEN=mine\n")
+    production.good("promote", champion)
+    assert [tell(), tell(authorization="Bearer yours"), tell(**mine)] == [401, 401, 202]
+    production.extra |= {"FEEDBACK_TOKEN": "yours"}
+    production.good("promote", champion)
+    assert [tell(), tell(authorization="Bearer yours"), tell(**mine)] == [401, 202, 401]
 
 
 # ── trials ───────────────────────────────────────────────────────────────────────────────────────

@@ -92,7 +92,9 @@ def compose(state: State, *words: str) -> Done:
     """Run Docker Compose on the server's services."""
     images = {slot.upper(): image for slot, image in state.images.items()}
     environment = os.environ | images | {"STATE": str(STATE)}
-    command = ["docker", "compose", "--file", str(SERVICES), *words]
+    kept = STATE / "slots.env"  # variables that are not to be lost with the shell that set them
+    options = ["--env-file", str(kept)] if kept.exists() else []
+    command = ["docker", "compose", "--file", str(SERVICES), *options, *words]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, close_fds=False
     )

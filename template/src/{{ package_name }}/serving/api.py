@@ -1,7 +1,8 @@
 """Health, metrics and documentation, by FastAPI; its OpenAPI document describes the other routes too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from .intake import BUSY, TOO_LARGE, TOO_LATE
 from .metrics import Metrics
 from .model import ANSWERS, Model
 
+TOKEN = {401: "The token of FEEDBACK_TOKEN is missing or wrong", 403: "Set FEEDBACK_TOKEN first"}
 PLACE = "#/components/schemas/{name}"
 
 
@@ -69,22 +71,45 @@ def create_api(
     answer: Any = ANSWERS[model.contract.task]
     predictions = msgspec.defstruct("Predictions", [("model_version", str), ("predictions", list[answer])])
     describe(api, "/predict", "Answer one row, or a list of rows", codec, 200, predictions)
-    describe(api, "/truth", "Tell what predictions should have been", truth, 202, Recorded)
+    describe(api, "/truth", "Tell what predictions should have been", truth, 202, Recorded, TOKEN)
     document = api.openapi()["paths"]
     document["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"] = model.example
     return api
 
 
 def describe(
-    api: FastAPI, path: str, summary: str, reader: RowReader, good: int, answer: type[msgspec.Struct]
+    api: FastAPI,
+    path: str,
+    summary: str,
+    reader: RowReader,
+    good: int,
+    answer: type[msgspec.Struct],
+    others: Mapping[int, str] = MappingProxyType({}),
 ) -> None:
-    """Add a route to the OpenAPI document, its schemas taken from the contract."""
+    """Add a route to the OpenAPI document, its schemas taken from the contract.
+
+    Args:
+        api: The application whose document it is.
+        path: Of the route.
+        summary: What the route does.
+        reader: Of the body.
+        good: Status of the usual answer.
+        answer: Type of the usual answer.
+        others: Statuses that this route alone has, and why.
+    """
     document = api.openapi()
     types = (reader.body_type, answer, Refusal, Complaint)
     (body, *answers), components = msgspec.json.schema_components(types, ref_template=PLACE)
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     accepted, refused, complaint = ({"content": {"application/json": {"schema": it}}} for it in answers)
-    complaints = {405: "Only POST is allowed", 408: TOO_LATE, 413: TOO_LARGE, 500: "Failed", 503: BUSY}
+    complaints = {
+        405: "Only POST is allowed",
+        408: TOO_LATE,
+        413: TOO_LARGE,
+        500: "Failed",
+        503: BUSY,
+        **others,
+    }
     document["paths"][path] = {
         "post": {
             "summary": summary,

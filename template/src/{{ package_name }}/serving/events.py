@@ -3,9 +3,10 @@
 A request that was refused (422) or failed (500) is one row, without features and outputs.
 """
 
+import os
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from itertools import chain, count
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from .metrics import Bins
 from .model import Model
-from .writer import AT_ONCE, Writer
+from .writer import AT_ONCE, MAX_STORE_GB, Writer
 
 Matrix = NDArray[np.float32]
+LARGE = 2**16  # bytes of a request's features and outputs, which are not added up with others
+REQUEST_BYTES = 512  # that a request takes while it waits, beside its features and outputs
 
 
 class Answered(NamedTuple):
@@ -47,6 +50,7 @@ class Batch:
         self.sizes = np.array([it.rows for it in answered], np.int32)
         self.rows = int(self.sizes.sum())
         self.features, self.outputs = joined(features), joined(outputs)
+        self.size = self.features.nbytes + self.outputs.nbytes + REQUEST_BYTES * len(answered)
 
 
 def joined(parts: Iterable[Any]) -> Matrix:
@@ -54,24 +58,36 @@ def joined(parts: Iterable[Any]) -> Matrix:
     return np.frombuffer(b"".join(it for it in parts if it is not None), np.float32)
 
 
+def new_ids() -> Iterator[str]:
+    """Ids of 128 random bits, which nobody can guess: who knows one may label its prediction.
+
+    Many are drawn at once, because to ask the system takes several times as long as all else here.
+    """
+    while True:
+        drawn = os.urandom(16 * 1024).hex()
+        yield from (drawn[start : start + 32] for start in range(0, len(drawn), 32))
+
+
 class Events(Writer):
     """The events of one server."""
 
-    def __init__(self, model: Model, address: str) -> None:
-        """Events of `model` for the store at `address`."""
-        super().__init__(address)
-        self._model, self._numbers = model, count()
+    def __init__(self, model: Model, address: str, max_gb: float = MAX_STORE_GB) -> None:
+        """Events of `model` for the store at `address`: at most so much, if it is a folder."""
+        super().__init__(address, max_gb)
+        self._model, self._ids = model, new_ids()
         self._fresh: deque[Answered] = deque()
+        row_bytes = 4 * len(model.contract.feature_names + model.contract.labels)
+        self._many = max(1, min(AT_ONCE, LARGE // row_bytes))  # rows that do not wait for those of others
         self.outputs = {label: Bins(edges) for label, edges in model.output_edges.items()}
 
     def new_id(self) -> str:
         """A name for a request that brings none."""
-        return f"{self.process}-{next(self._numbers)}"
+        return next(self._ids)
 
     def record(self, answered: Answered) -> None:
         """Let a request wait to be written."""
         self._fresh.append(answered)
-        if len(self._fresh) >= AT_ONCE or answered.rows >= AT_ONCE:
+        if len(self._fresh) >= AT_ONCE or answered.rows >= self._many:
             self._settle()
 
     def _settle(self) -> None:
@@ -80,7 +96,7 @@ class Events(Writer):
             fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
             if fresh:
                 self._waiting.append(Batch(fresh))
-                self._count(self._waiting[-1].rows)
+                self._count(self._waiting[-1])
 
     @property
     def waiting_rows(self) -> int:
