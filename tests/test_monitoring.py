@@ -207,18 +207,23 @@ def test_truth_that_has_come_is_used(work: Project, usual: Path, tmp_path: Path)
     assert "kpi, roc_auc: is 0.1" in said
     assert "must be at least 0.8" in said
     strange = truth(work, tmp_path / "strange.csv", "'Perhaps'")
-    said = work.refusal("monitoring.monitor", "--events", usual, "--since", "1d", "--truth", strange)
-    assert "1407 rows are not one of 'No', 'Yes' in churn" in said
+    found = monitor(work, usual, "--since", "1d", "--truth", strange)
+    said = "1,407 labels are not what the contract allows, and left out"
+    assert found["reasons"] == [{"verdict": "warn", "rule": "labels", "subject": "invalid", "said": said}]
+    assert (found["truth_rows"], found["performance"]) == (0, [])
 
 
-def test_of_what_is_told_twice_the_newest_counts(work: Project, usual: Path, tmp_path: Path) -> None:
-    """By the server's endpoint: turned truth, and later the right one, is as if that alone had been told."""
+@pytest.mark.proof("Who tells other labels later moves no KPI, and is reported")
+def test_of_what_is_told_twice_the_first_counts(work: Project, usual: Path, tmp_path: Path) -> None:
+    """Right labels, and later turned ones: the KPI is that of the right ones, and the others are counted."""
     events = shutil.copytree(usual, tmp_path / "events")
-    for number, answer in enumerate(("CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END", "churn")):
+    for number, answer in enumerate(("churn", "CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END")):
         path = truth(work, tmp_path / "told.csv", answer)
         work.script(TELL, path, events / f"truth/2026-01-0{2 - number}/{number}.parquet", str(number))
     found = monitor(work, events)
-    assert (found["verdict"], found["truth_rows"]) == ("ok", found["rows"])
+    said = f"{found['rows']:,} rows have a later label that differs: the first counts"
+    assert found["reasons"] == [{"verdict": "warn", "rule": "labels", "subject": "conflicts", "said": said}]
+    assert (found["verdict"], found["truth_rows"]) == ("warn", found["rows"])
     assert found["performance"][0]["found"]["value"] > 0.8
 
 

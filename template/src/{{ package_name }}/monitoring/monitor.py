@@ -25,7 +25,7 @@ from ..stage import BUNDLE, MONITORING_REPORT, ProjectError
 from . import report
 from .drift import Drift, Reference, Verdict, find_drift
 from .events import find_files, read_events
-from .performance import Measured, join_truth, measure_truth
+from .performance import NO_LABELS, Labels, Measured, join_truth, measure_truth
 from .report import Finding, Monitoring, Traffic
 
 ORDER: tuple[Verdict, ...] = ("ok", "warn", "alert")
@@ -122,7 +122,7 @@ def find_unmeasured(truth_rows: int, measured: list[Measured], settings: params.
 def find_reasons(
     traffic: list[Traffic],
     rows: int,
-    truth_rows: int,
+    labels: Labels,
     drifts: list[Drift],
     measured: list[Measured],
     settings: params.Monitor,
@@ -132,7 +132,8 @@ def find_reasons(
     drifted = [it for it in drifts if it.verdict != "ok" and not it.enough]
     found += [Finding(it.verdict, "drift", it.name, it.said) for it in drifted]
     found += [Finding(it.verdict, "kpi", it.metric, it.said) for it in measured if it.verdict != "ok"]
-    found += [*find_few(rows, drifts, settings), *find_unmeasured(truth_rows, measured, settings)]
+    found += [Finding("warn", "labels", kind, said) for kind, said in labels.problems.items()]
+    found += [*find_few(rows, drifts, settings), *find_unmeasured(labels.rows, measured, settings)]
     hours = (now() - max(part.last for part in traffic)) / timedelta(hours=1)
     if hours > settings.max_age_hours:
         said = f"the newest is {hours:.0f} hours old, monitor.max_age_hours is {settings.max_age_hours:g}"
@@ -156,11 +157,11 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
         ours = choose_events(con, version, traffic)
         if truth and not told:
             raise ProjectError(f"monitor: no .csv or .parquet file with truth at {truth}")
-        truth_rows = join_truth(con, told, model) if told else 0
+        labels = join_truth(con, told, model) if told else NO_LABELS
     least, rows = settings.monitor.min_rows, sum(part.rows for part in ours)
     drifts = find_drift(con, "events", reference, model.contract, settings.monitor) if rows >= least else []
-    measured = measure_truth(con, model.contract, settings) if truth_rows >= least else []
-    found = find_reasons(ours, rows, truth_rows, drifts, measured, settings.monitor)
+    measured = measure_truth(con, model.contract, settings) if labels.rows >= least else []
+    found = find_reasons(ours, rows, labels, drifts, measured, settings.monitor)
     are_few = rows < least or any(drift.enough for drift in drifts)
     return Monitoring(
         verdict=found[0].verdict if found else "ok",
@@ -170,7 +171,7 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
         since=since,
         go_on_from=since if are_few else max(part.last for part in traffic),
         rows=rows,
-        truth_rows=truth_rows,
+        truth_rows=labels.rows,
         traffic=traffic,
         drift=drifts,
         performance=measured,

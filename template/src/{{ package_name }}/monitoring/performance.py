@@ -1,12 +1,13 @@
 """Performance: how good the answers were, for rows whose truth has come.
 
 Truth is a CSV or Parquet file, or a folder of them, with the columns `id` (of the request), the target, and
-`row` where requests had several rows. With a column `told_at`, as the server writes it, something may be
-told again: the newest counts. A KPI is accused when all of its bootstrap interval misses its threshold:
-falsely in at most (1 - `monitor.confidence`) / 2 of all windows.
+`row` where requests had several rows. The first label of a row counts: by the column `told_at`, as the server
+writes it, or by its place in the files. A KPI is accused when all of its bootstrap interval misses its
+threshold: falsely in at most (1 - `monitor.confidence`) / 2 of all windows.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,6 +27,28 @@ from .drift import Verdict
 MOST_ROWS = 10_000  # more are drawn by chance: intervals would hardly be narrower, but take long
 
 
+class Labels(NamedTuple):
+    """What came of joining labels and events."""
+
+    rows: int  # of events that have a label
+    conflicts: int  # of them, those that were labelled again, and otherwise
+    invalid: int  # labels of these events that the contract forbids
+    ambiguous: int  # labels whose id belongs to several requests
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong with labels, by kind."""
+        texts = {
+            "conflicts": f"{self.conflicts:,} rows have a later label that differs: the first counts",
+            "invalid": f"{self.invalid:,} labels are not what the contract allows, and left out",
+            "ambiguous": f"{self.ambiguous:,} labels are left out: different requests have the same id",
+        }
+        return {kind: text for kind, text in texts.items() if getattr(self, kind)}
+
+
+NO_LABELS = Labels(0, 0, 0, 0)
+
+
 class Measured(msgspec.Struct):
     """A KPI over rows with truth: all of them, or a segment's."""
 
@@ -37,15 +60,27 @@ class Measured(msgspec.Struct):
     said: str = ""
 
 
-def join_truth(con: Connection, files: list[str], model: Model) -> int:
-    """Make the table `judged` of this model's events whose truth is in `files`; give the number of its rows.
+def join_truth(con: Connection, files: list[str], model: Model) -> Labels:
+    """Make the table `judged` of this model's events whose truth is in `files`: one row for each label.
 
     Truth comes late: it is looked up in all events that are kept, not only in those since the last run.
 
     Raises:
-        ProjectError: truth lacks a column, says something twice, or breaks the contract.
+        ProjectError: truth cannot be read, or lacks a column.
     """
-    target = model.contract.column(model.contract.target)
+    read_labels(con, files, model.contract.column(model.contract.target))
+    ours = f"model_version = {literal(model.metadata.version)}"
+    con.sql(f"CREATE TABLE judged AS FROM kept JOIN labels USING (id, row) WHERE {ours}")
+    ambiguous = drop_ambiguous(con, model.contract)
+    conflicts, invalid = one(
+        con, "SELECT count(*) FILTER (conflict), coalesce(sum(invalid), 0)::BIGINT FROM judged"
+    )
+    con.sql("DELETE FROM judged WHERE truth IS NULL")
+    return Labels(one(con, "SELECT count(*) FROM judged")[0], conflicts, invalid, ambiguous)
+
+
+def read_labels(con: Connection, files: list[str], target: Column) -> None:
+    """Make the table `labels`: for each id and row the first label, and what else was told of it."""
     reader = "read_csv({}, all_varchar=true, union_by_name=true)"
     if files[0].endswith(".parquet"):
         reader = "read_parquet({}, union_by_name=true)"
@@ -55,22 +90,37 @@ def join_truth(con: Connection, files: list[str], model: Model) -> int:
     if absent := [name for name in ("id", target.name) if name not in columns]:
         raise ProjectError(f"monitor: truth lacks {', '.join(absent)}; it has {', '.join(columns)}")
     row = "row::INTEGER" if "row" in columns else "0"
-    newest = "QUALIFY row_number() OVER (PARTITION BY id, row ORDER BY told_at DESC) = 1"
+    order = "told_at" if "told_at" in columns else "NULL"
     with explained("monitor: truth cannot be read"):
-        con.sql(
-            f"CREATE TABLE truth AS SELECT id::VARCHAR AS id, {row} AS row, "
-            f"({encoded(target)[0]})::DOUBLE AS truth FROM told WHERE {quote(target.name)} IS NOT NULL "
-            + (newest if "told_at" in columns else "")
-        )
-    wrong, twice = one(con, "SELECT count(*) - count(truth), count(*) - count(DISTINCT (id, row)) FROM truth")
-    if wrong or twice:
-        raise ProjectError(
-            f"monitor: of the truth, {wrong} rows are not {target.rule} in {target.name}, and {twice} repeat "
-            "an id and row"
-        )
-    ours = f"model_version = {literal(model.metadata.version)}"
-    con.sql(f"CREATE TABLE judged AS FROM kept JOIN truth USING (id, row) WHERE {ours}")
-    return one(con, "SELECT count(*) FROM judged")[0]
+        con.sql(f"""
+            CREATE TABLE labels AS
+            SELECT id, row, arg_min(truth, (time, place)) AS truth, min(truth) < max(truth) AS conflict,
+                count(*) FILTER (truth IS NULL) AS invalid
+            FROM (
+                SELECT id::VARCHAR AS id, {row} AS row, ({encoded(target)[0]})::DOUBLE AS truth,
+                    {order} AS time, row_number() OVER () AS place
+                FROM told WHERE {quote(target.name)} IS NOT NULL
+            ) GROUP BY id, row
+        """)
+
+
+def drop_ambiguous(con: Connection, contract: Contract) -> int:
+    """Leave one event for each label in `judged`, and none where it is unknown which is meant.
+
+    A request that was sent again is the same event. Different requests of one id (of a nightly job, say) are
+    ambiguous: a label could be that of any. Gives the number of labels that are left out.
+    """
+    names = [f"feature:{name}" for name in contract.feature_names]
+    names += [f"output:{label}" for label in contract.labels]
+    content = f"hash({', '.join(map(quote, names))})"
+    con.sql(f"""
+        CREATE TABLE ambiguous AS SELECT DISTINCT id FROM
+        (SELECT id FROM judged GROUP BY id, row HAVING min({content}) < max({content}))
+    """)
+    left_out = one(con, "SELECT count(DISTINCT (id, row)) FROM judged SEMI JOIN ambiguous USING (id)")[0]
+    con.sql("DELETE FROM judged WHERE id IN (FROM ambiguous)")
+    con.sql("DELETE FROM judged WHERE rowid NOT IN (SELECT min(rowid) FROM judged GROUP BY id, row)")
+    return left_out
 
 
 def measure_truth(con: Connection, contract: Contract, settings: Params) -> list[Measured]:
