@@ -198,6 +198,8 @@ def test_an_unknown_champion_is_told(told: Project) -> None:
 
 def test_a_deployment_is_a_tag_and_an_alias(fresh: Project) -> None:
     """Said twice it is one; the next commit's is the next of the day, and ten comes after nine."""
+    commit(fresh.folder, "the first")
+    fresh.good("dvc", "push")
     script(fresh, STATE)
     tags = [re.findall(r" as (\S+)", fresh.make("deployed"))[0] for _ in range(2)]
     assert tags[0] == tags[1]

@@ -11,9 +11,7 @@ from typing import Any
 import msgspec
 
 from ..stage import GATE_REPORT, ProjectError, call
-from ..validation.card import CARDS, LOCK
-
-RESULTS = (LOCK, GATE_REPORT.parent, *CARDS)
+from ..validation.card import CARDS, RESULTS
 
 
 def readable(path: Path, address: str) -> str:

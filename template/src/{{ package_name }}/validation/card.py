@@ -136,6 +136,8 @@ def data_card(facts: Facts) -> str:
 
 
 CARDS = {MODEL_CARD: model_card, DATA_CARD: data_card}
+RESULTS = (LOCK, GATE_REPORT.parent, *CARDS)
+"""What the pipeline and the gate write and git keeps."""
 
 
 def write() -> None:

@@ -1,0 +1,53 @@
+"""What git and the remote record of a model: only what is so, and whole."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import git
+from project import Project
+
+
+def clone(work: Project, folder: Path) -> Project:
+    """Clone a project as a colleague would, who reaches the same remote."""
+    git("clone", "--quiet", work.folder, folder, cwd=work.folder.parent)
+    return Project(folder, work.package, installed=False).using(work)
+
+
+@pytest.fixture
+def colleague(work: Project, tmp_path: Path) -> Project:
+    """Push the first model, and clone it."""
+    work.good("dvc", "push")
+    return clone(work, tmp_path / "clone")
+
+
+def test_a_model_that_the_remote_lacks_is_not_deployed(work: Project, tmp_path: Path) -> None:
+    """Nobody else could compare a model with it. Where the remote cannot be asked, that is said."""
+    assert "the remote lacks models/bundle" in work.refusal("validation.production")
+    assert git("tag", cwd=work.folder) == ""
+    work.good("dvc", "push")
+    other = clone(work, tmp_path / "clone")
+    assert " as production/" in other.stages("validation.production")
+    remote = tmp_path / "customer-churn-remote"
+    for folder in (work.folder / ".dvc/cache", other.folder / ".dvc/cache"):
+        shutil.rmtree(folder, ignore_errors=True)
+    remote.rename(tmp_path / "away")
+    told = other.stages("validation.production")
+    assert "warning: the remote cannot be asked whether it has the model: there is no folder" in told
+
+
+def test_another_bundle_than_the_tag_says_is_not_compared_with(colleague: Project) -> None:
+    """Who exchanges a whole bundle, its metadata included, is found out."""
+    tag = colleague.stages("validation.production").split()[-1]
+    colleague.good("dvc", "pull")
+    colleague.stages("params", "validation.gate")
+    (fetched,) = colleague.folder.glob(".production/*")
+    reference = fetched / "reference.json"
+    reference.write_text(reference.read_text() + "\n")
+    code = (
+        "import json, sys; from pathlib import Path; from {0}.serving.model import content_version as v;"
+        "f = Path(sys.argv[1]); m = json.loads((f / 'metadata.json').read_text());"
+        "(f / 'metadata.json').write_text(json.dumps(m | {{'version': v(f)}}))"
+    )
+    colleague.script(code.format(colleague.package), fetched)
+    assert f"the model in production ({tag}) is " in colleague.refusal("validation.gate")
