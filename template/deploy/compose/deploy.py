@@ -74,6 +74,17 @@ def write(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def read() -> State:
+    """The state, as the last command left it; nothing answers, if there was none."""
+    path = STATE / "state.json"
+    try:
+        return State(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return State()
+    except (OSError, TypeError, ValueError) as error:  # cut off, or of a newer model's deploy.py
+        sys.exit(f"deploy: {path} cannot be read ({error}): use the deploy.py of the model that answers")
+
+
 @contextmanager
 def locked() -> Generator[State]:
     """The state, for one process at a time."""
@@ -84,8 +95,7 @@ def locked() -> Generator[State]:
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         os.set_inheritable(lock.fileno(), True)  # a command that outlives this process keeps others waiting
-        path = STATE / "state.json"
-        yield State(**json.loads(path.read_text())) if path.exists() else State()
+        yield read()
 
 
 def compose(state: State, *words: str) -> Done:
@@ -95,9 +105,12 @@ def compose(state: State, *words: str) -> Done:
     kept = STATE / "slots.env"  # variables that are not to be lost with the shell that set them
     options = ["--env-file", str(kept)] if kept.exists() else []
     command = ["docker", "compose", "--file", str(SERVICES), *options, *words]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, close_fds=False
-    )
+    try:
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, close_fds=False
+        )
+    except FileNotFoundError:
+        sys.exit("deploy: docker is not on PATH")
 
 
 def must(done: Done) -> str:
@@ -243,8 +256,9 @@ def status(state: State, as_json: bool) -> str:
         return json.dumps(known | {name: getattr(state, name) for name in ("doing", "share", "since")})
     notes = {"canary": f" of {state.share:g} %", "promote": ", unfinished", "rollback": ", unfinished"}
     use = state.doing + notes.get(state.doing, "") if state.doing else "before"
-    lines = [f"answers: {state.image}", f"{use}: {state.other}", f"events: {events}"]
-    return "\n".join([*lines, compose(state, "ps").stdout.strip()])
+    lines = [f"answers: {state.image or 'nothing'}", f"{use}: {state.other}", f"events: {events}"]
+    print("\n".join(lines), flush=True)  # also where Docker cannot be asked
+    return must(compose(state, "ps")).strip()
 
 
 def percentage(text: str) -> float:
@@ -276,11 +290,11 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     asked = arguments()
     verbs = {"shadow": shadow, "canary": canary, "promote": promote, "rollback": rollback}
+    if asked.verb == "status":  # reads only: what is written is written whole, so it needs no lock
+        print(status(read(), asked.what))
+        return
     with locked() as state:
-        if asked.verb == "status":
-            print(status(state, asked.what))
-        else:
-            print("deploy: " + verbs[asked.verb](state, asked.what))
+        print("deploy: " + verbs[asked.verb](state, asked.what))
 
 
 if __name__ == "__main__":

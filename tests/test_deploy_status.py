@@ -1,0 +1,74 @@
+"""What the server says of itself when nothing, or not all, is there; no container is started."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import Renderer, require
+
+LIVE = {"live": "blue", "images": {"blue": "churn:first"}}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Where a server would keep its state; it is not there."""
+    return tmp_path / "state"
+
+
+def deploy(render: Renderer, state: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run the server's command where there is no Docker."""
+    environment = {"STATE": str(state), "PATH": str(state.parent)}
+    command = (sys.executable, "deploy/compose/deploy.py", *words)
+    return subprocess.run(command, cwd=render(), env=environment, capture_output=True, text=True, check=False)
+
+
+def test_status_only_reads(render: Renderer, state: Path) -> None:
+    """No folder and no lock come to be; what answers is said also where Docker cannot be asked."""
+    done = deploy(render, state, "status", "--json")
+    assert (done.returncode, json.loads(done.stdout)["answers"]) == (0, None), done.stderr
+    done = deploy(render, state, "status")
+    assert done.stdout.startswith("answers: nothing\n")
+    assert done.stderr == "deploy: docker is not on PATH\n"
+    assert not state.exists()
+    state.mkdir()
+    (state / "state.json").write_text(json.dumps(LIVE))
+    assert deploy(render, state, "status").stdout.startswith("answers: churn:first\n")
+    assert [path.name for path in state.iterdir()] == ["state.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"weight": 3}', '{"live": "blue"', "\x00"])
+@pytest.mark.parametrize("verb", [("status",), ("status", "--json"), ("rollback",)])
+def test_a_state_that_cannot_be_read_is_told(
+    render: Renderer, state: Path, text: str, verb: tuple[str, ...]
+) -> None:
+    """Cut off, or written by a newer release; in one sentence, in the hour of need."""
+    state.mkdir()
+    (state / "state.json").write_text(text)
+    done = deploy(render, state, *verb)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"deploy: {state}/state.json cannot be read (")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "production"),
+    [(None, False), ({}, False), ({"images": {"blue": "x"}, "doing": "promote"}, False), (LIVE, True)],
+)
+def test_monitor_looks_where_an_image_answers(
+    render: Renderer, state: Path, written: dict[str, object] | None, production: bool
+) -> None:
+    """A folder that a failed trial left behind is no production."""
+    require("make")
+    if written is not None:
+        (state / "events").mkdir(parents=True)
+        (state / "state.json").write_text(json.dumps(written))
+    done = subprocess.run(
+        ("make", "--dry-run", "monitor", f"STATE={state}"),
+        cwd=render(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f'EVENTS="{f"{state}/events" if production else "events"}"' in done.stdout
