@@ -142,8 +142,9 @@ def break_production(work: Project) -> None:
     contract.write_text(contract.read_text().replace("600", "601"))
 
 
-def nothing(work: Project) -> None:
-    """Leave all as it is."""
+def forget_the_verdict(work: Project) -> None:
+    """Lose the report from before the model was in production, which would stay as it is."""
+    (work.folder / "reports/gate.json").unlink()
 
 
 MUTATIONS = [
@@ -189,7 +190,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the same model again",
-        nothing,
+        forget_the_verdict,
         "training.train",
         "validation.gate",
         "keep",
@@ -354,8 +355,7 @@ def test_the_newest_tag_is_the_one_with_the_highest_number(deployed: Project) ->
     """Ten comes after nine."""
     for number in (9, 10):
         git("tag", f"production/2026-01-31-{number}", cwd=deployed.folder)
-    deployed.stages("validation.gate")
-    assert "production/2026-01-31-10" in deployed.json("reports/gate.json")["reasons"][0]
+    assert "production/2026-01-31-10" in deployed.stages("validation.gate")
 
 
 @pytest.mark.parametrize(
@@ -481,12 +481,56 @@ def test_a_stale_card_is_red(work: Project, path: str, old: str, new: str, messa
     assert message in checked(work)
 
 
-def test_a_model_without_its_card_cannot_be_committed(work: Project) -> None:
-    """After `dvc repro` alone, or a blocked gate, the cards are of the model before."""
-    boosted("max_iter=1, learning_rate=1e-9")(work)
-    assert "the gate blocks model" in work.run("make", "pipeline").stderr
+def test_a_blocked_model_is_committed_without_cards(work: Project) -> None:
+    """By the hooks, as everybody's first models; with a card of the model before, it is refused."""
+    before = git("rev-parse", "HEAD", cwd=work.folder)
+    work.params("gate: {min_test_rows: 5000}\n")
+    assert "The model has no cards" in work.run("make", "gate").stderr
     work.good("pre-commit", "install")
     git("add", "--all", cwd=work.folder)
-    done = work.run("git", "-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "-m", "new model")
+    git("reset", "--quiet", "--", "docs", cwd=work.folder)
+    command = ("git", "-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "-m", "blocked")
+    done = work.run(*command)
     assert done.returncode != 0
-    assert "stale cards" in done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert "the gate blocks this model, so it has none" in said
+    assert "docs/model-card.md is there, but model" in said
+    assert git("rev-parse", "HEAD", cwd=work.folder) == before
+    work.good(*command, "--all")
+    assert "card.md" not in git("ls-files", "docs", cwd=work.folder)
+    assert git("status", "--porcelain", cwd=work.folder) == ""
+    work.run("make", "gate")
+    assert git("status", "--porcelain", cwd=work.folder) == ""
+
+
+def test_a_pipeline_that_stopped_is_told_from_a_stale_card(work: Project) -> None:
+    """`make pipeline` does not help where it cannot get to its end."""
+    (work.folder / "reports/bundle.json").unlink()
+    assert "bundle.json is missing, for the pipeline stopped before it" in checked(work)
+    for path in (work.folder / "docs").glob("*-card.md"):
+        path.unlink()
+    assert checked(work) == ""
+
+
+def test_a_model_of_dvc_repro_alone_has_stale_cards(work: Project) -> None:
+    """The gate was not asked about it."""
+    boosted("max_iter=1, learning_rate=1e-9")(work)
+    work.good("dvc", "repro", "--quiet")
+    assert "`make pipeline` renews them" in checked(work)
+
+
+def test_reports_of_production_stay(deployed: Project) -> None:
+    """Byte for byte: held against itself, a model would lose how it compared with the one before it."""
+    for _ in range(2):
+        told = deployed.make("gate")
+        assert "gate: keep model" in told
+        assert "stay as they are" in told
+        assert git("status", "--porcelain", cwd=deployed.folder) == ""
+    deployed.params("gate: {min_test_rows: 400}")
+    assert "stay as they are" not in deployed.make("gate")
+    assert deployed.json("reports/gate.json")["verdict"] == "keep"
+    deployed.params("gate: {min_test_rows: 4000}")
+    assert "the gate blocks model" in deployed.run("make", "gate").stderr
+    deployed.params("gate: {min_test_rows: 400}")
+    assert "stay as they are" not in deployed.make("gate")
+    assert checked(deployed) == ""

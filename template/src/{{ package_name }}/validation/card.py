@@ -22,19 +22,21 @@ DATA_CARD = Path("docs/data-card.md")
 LOCK = Path("dvc.lock")
 ANSWERS = Path(".copier-answers.yml")
 
+REPORTS = {
+    "gate": GATE_REPORT,
+    "bundle": BUNDLE_REPORT,
+    "split": SPLIT_REPORT,
+    "data": DATA_REPORT / "data.json",
+}
+ALONE = "code and parameters alone: git commit src params.yaml"
+
 Facts = dict[str, Any]
 
 
 def read_facts() -> Facts:
     """What the run recorded; raise `ProjectError` if a report is missing."""
-    paths = {
-        "gate": GATE_REPORT,
-        "bundle": BUNDLE_REPORT,
-        "split": SPLIT_REPORT,
-        "data": DATA_REPORT / "data.json",
-    }
     try:
-        facts = {name: msgspec.json.decode(path.read_bytes()) for name, path in paths.items()}
+        facts = {name: msgspec.json.decode(path.read_bytes()) for name, path in REPORTS.items()}
     except FileNotFoundError as error:
         raise ProjectError(f"card: {error.filename} is missing: `make pipeline` writes it") from None
     return facts | {"project": yaml.safe_load(ANSWERS.read_text(encoding="utf-8"))}
@@ -162,10 +164,38 @@ def stale(facts: Facts) -> list[str]:
         found.append(
             f"{GATE_REPORT} judges model {facts['gate']['model_version']}, not {facts['bundle']['version']}"
         )
+    blocked = facts["gate"]["verdict"] == "block"
     for path, card in CARDS.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != card(facts):
+        if blocked and path.exists():
+            found.append(f"{path} is there, but model {facts['gate']['model_version']} is blocked")
+        elif not blocked and (not path.exists() or path.read_text(encoding="utf-8") != card(facts)):
             found.append(f"{path} is not what the reports say")
     return found
+
+
+def check() -> None:
+    """Stop a commit whose cards, reports and `dvc.lock` are not of one model.
+
+    Raises:
+        ProjectError: they are not. Before a model was judged, and where none has a card, nothing can be.
+    """
+    missing = [path for path in REPORTS.values() if not path.exists()]
+    if not LOCK.exists() or (missing and not any(path.exists() for path in CARDS)):
+        return
+    if missing:
+        raise ProjectError(
+            f"stale cards: {missing[0]} is missing, for the pipeline stopped before it. "
+            f"Mend that and `make pipeline`, or commit {ALONE}"
+        )
+    facts = read_facts()
+    if found := stale(facts):
+        way = "`make pipeline` renews them"
+        if facts["gate"]["verdict"] == "block":
+            way = "the gate blocks this model, so it has none; `make gate` removes them"
+        raise ProjectError(
+            f"stale cards: {way}. Commit {LOCK}, {GATE_REPORT.parent}/ and {MODEL_CARD.parent}/ together, or "
+            f"{ALONE}\n- " + "\n- ".join(found)
+        )
 
 
 def main() -> None:
@@ -173,10 +203,10 @@ def main() -> None:
         description="Write the cards, or check that they belong to the current bundle."
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a card is stale")
-    if not parser.parse_args().check:
+    if parser.parse_args().check:
+        check()
+    else:
         write()
-    elif LOCK.exists() and (found := stale(read_facts())):
-        raise ProjectError("stale cards; `make pipeline` renews them\n- " + "\n- ".join(found))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ DVC does not watch. `block` ends with exit code 1; `keep` and `promote` are told
 """
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,6 +31,9 @@ from .evaluate import baseline, groups
 from .expectations import Behaviour
 from .metrics import METRICS
 from .rules import RULES, Check, Evidence, Production, Verdict, overview, worst
+
+VOLATILE = ("production", "segment", "bundle")
+"""Rules that compare with the model in production, or with figures of one run (latency)."""
 
 
 class Judgement(msgspec.Struct):
@@ -139,21 +143,54 @@ def write_report(found: Judgement, evidence: Evidence, path: Path) -> None:
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def lasting(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Checks that come out alike as long as model, data and limits are the same."""
+    return [check for check in checks if check["rule"] not in VOLATILE]
+
+
+def is_recorded(judgement: Judgement, evidence: Evidence) -> bool:
+    """Whether the reports are of the model in production already, and nothing but that has changed since.
+
+    They say how it compared with the model before it; held against itself, it would lose that.
+    """
+    in_production = evidence.production and evidence.production.version == judgement.model_version
+    if not in_production or judgement.verdict == "block" or not GATE_REPORT.exists():
+        return False
+    recorded = msgspec.json.decode(GATE_REPORT.read_bytes())
+    is_same = recorded["model_version"] == judgement.model_version and recorded["verdict"] != "block"
+    checks = msgspec.json.decode(msgspec.json.encode(judgement.checks))
+    return is_same and lasting(recorded["checks"]) == lasting(checks)
+
+
+def record(judgement: Judgement, evidence: Evidence) -> None:
+    """Write the reports. A blocked model gets no cards, and those of the last one would not be of it."""
+    write_json(GATE_REPORT, judgement)
+    plots.draw(evidence, judgement.checks, GATE_REPORT.with_suffix(".png"))
+    write_report(judgement, evidence, GATE_REPORT.with_suffix(".md"))
+    if judgement.verdict == "block":
+        for path in card.CARDS:
+            path.unlink(missing_ok=True)
+
+
 def main() -> None:
     evidence = gather(Model(BUNDLE), params.load())
     found = judge(evidence)
-    write_json(GATE_REPORT, found)
-    plots.draw(evidence, found.checks, GATE_REPORT.with_suffix(".png"))
-    write_report(found, evidence, GATE_REPORT.with_suffix(".md"))
-    if found.verdict != "block":  # a blocked model has no card: the last one is stale, and says so
+    stays = is_recorded(found, evidence)
+    if not stays:
+        record(found, evidence)
+    if found.verdict != "block":
         card.write()
     tracking.log_run()
     reasons = "".join(f"\n- {reason}" for reason in found.reasons)
     if found.verdict == "block":
         raise ProjectError(
-            f"the gate blocks model {found.model_version}{reasons}\n{GATE_REPORT.with_suffix('.md')} says all"
+            f"the gate blocks model {found.model_version}{reasons}\n"
+            f"{GATE_REPORT.with_suffix('.md')} says all. "
+            f"The model has no cards. Commit all of it, or {card.ALONE}"
         )
     print(f"gate: {found.verdict} model {found.model_version}{reasons}")
+    if stays:
+        print(f"gate: {GATE_REPORT} and the cards are of this model already, and stay as they are")
 
 
 if __name__ == "__main__":
