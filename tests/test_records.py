@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import git
+from helpers import commit, git
 from project import Project
 
 
@@ -51,3 +51,44 @@ def test_another_bundle_than_the_tag_says_is_not_compared_with(colleague: Projec
     )
     colleague.script(code.format(colleague.package), fetched)
     assert f"the model in production ({tag}) is " in colleague.refusal("validation.gate")
+
+
+def objects(work: Project) -> list[Path]:
+    """What the project's remote holds."""
+    return [path for path in (work.folder.parent / "customer-churn-remote").rglob("*") if path.is_file()]
+
+
+def test_a_pickle_does_not_leave_the_machine(work: Project, colleague: Project) -> None:
+    """Loaded, it runs code: who can write to the remote would run it in `train`."""
+    estimator = (work.folder / "models/estimator.joblib").read_bytes()
+    assert estimator not in [path.read_bytes() for path in objects(work)]
+    assert "in sync" in work.good("dvc", "status", "--cloud")
+    assert "WARNING" not in colleague.good("dvc", "pull")
+    assert not (colleague.folder / "models/estimator.joblib").exists()
+
+
+@pytest.mark.parametrize("index", [0, -1], ids=["smallest", "largest"])
+def test_what_was_changed_in_the_remote_is_refused(work: Project, colleague: Project, index: int) -> None:
+    """Also where a file cannot be written, which DVC takes for a sign that nobody did."""
+    files = [path for path in objects(work) if path.suffix != ".dir"]
+    victim = sorted(files, key=lambda path: path.stat().st_size)[index]
+    victim.chmod(0o644)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    victim.chmod(0o444)
+    assert colleague.run("dvc", "pull").returncode != 0
+
+
+def test_packaging_that_changed_works_in_a_clone(colleague: Project) -> None:
+    """The estimator is trained again for it, to the same bundle; one of another branch is not taken."""
+    colleague.good("dvc", "pull")
+    bundle = colleague.problem.parent / "packaging/bundle.py"
+    bundle.write_text(bundle.read_text() + "# another word\n")
+    said = colleague.make("stages")
+    assert "Running stage 'train'" in said
+    assert "Running stage 'bundle'" in said
+    commit(colleague.folder, "another word")
+    estimator = colleague.folder / "models/estimator.joblib"
+    estimator.write_bytes(estimator.read_bytes() + b"of another branch")
+    assert "Running stage" not in colleague.make("stages").replace("Running stage 'params'", "")
+    assert not estimator.exists()
+    assert git("status", "--porcelain", cwd=colleague.folder) == ""

@@ -27,6 +27,7 @@ METRICS = Path("reports/metrics.json")
 IMPORTANCE_REPORT = Path("reports/importance.json")
 GATE_REPORT = Path("reports/gate.json")
 MONITORING_REPORT = Path("reports/monitoring.json")
+LOCK = Path("dvc.lock")
 
 
 class ProjectError(Exception):

@@ -14,12 +14,11 @@ import msgspec
 import yaml
 
 from .. import problem
-from ..stage import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, SPLIT_REPORT, ProjectError, table
+from ..stage import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, LOCK, SPLIT_REPORT, ProjectError, table
 from .inference import Estimate
 
 MODEL_CARD = Path("docs/model-card.md")
 DATA_CARD = Path("docs/data-card.md")
-LOCK = Path("dvc.lock")
 ANSWERS = Path(".copier-answers.yml")
 
 REPORTS = {
