@@ -1,6 +1,47 @@
-"""What is not proposed: a blocked model, and one that no commit could make again."""
+"""What is proposed, from where, and what is not: a blocked model, and one that no commit could make again."""
 
+import os
+from pathlib import Path
+
+import pytest
+from actions import STAND_INS
+from helpers import commit, git
 from project import Project
+
+
+@pytest.fixture
+def origin(work: Project, tmp_path: Path) -> Path:
+    """The project's origin, which has its first model."""
+    git("clone", "--quiet", "--bare", work.folder, tmp_path / "origin.git", cwd=tmp_path)
+    git("remote", "add", "origin", tmp_path / "origin.git", cwd=work.folder)
+    for name, value in (("user.name", "Tester"), ("user.email", "tester@example.com")):
+        git("config", name, value, cwd=work.folder)
+    return tmp_path / "origin.git"
+
+
+@pytest.fixture
+def github(origin: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the stand-in for gh, which is on PATH now, keeps what it was told."""
+    monkeypatch.setenv("PATH", f"{STAND_INS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GITHUB_STAND_IN", str(origin.parent))
+    return origin.parent
+
+
+def results(work: Project) -> None:
+    """Have other results than the last commit."""
+    metrics = work.folder / "reports/metrics.json"
+    metrics.write_text(metrics.read_text().replace('"roc_auc": 0.8', '"roc_auc": 0.7'))
+
+
+def state(work: Project) -> str:
+    """What is checked out, and what differs from it."""
+    branch = git("branch", "--show-current", cwd=work.folder)
+    return branch + git("rev-parse", "HEAD", cwd=work.folder) + git("status", "--short", cwd=work.folder)
+
+
+def branches(origin: Path) -> set[str]:
+    """The branches at origin."""
+    return set(git("for-each-ref", "--format=%(refname:strip=2)", "refs/heads", cwd=origin).split())
 
 
 def test_a_blocked_model_is_not_proposed(work: Project) -> None:
@@ -20,6 +61,72 @@ def test_an_edit_that_is_not_committed_is_named(work: Project) -> None:
     assert "metrics.json" not in said
 
 
+@pytest.mark.usefixtures("origin")
 def test_without_news_there_is_nothing_to_do(work: Project) -> None:
-    """Also without GitHub's command line."""
+    """Also without GitHub's command line, and on a branch."""
     assert "nothing new" in work.stages("packaging.propose")
+    git("switch", "--quiet", "--create", "other", cwd=work.folder)
+    (work.folder / "news.txt").write_text("A word.\n")
+    commit(work.folder, "no other model")
+    assert "nothing new" in work.stages("packaging.propose")
+
+
+def test_what_is_lacking_shows_before_anything_is_pushed(work: Project, tmp_path: Path) -> None:
+    """No branch, no origin, no command line of GitHub's: a sentence each, and nothing has changed."""
+    results(work)
+    git("switch", "--quiet", "--detach", cwd=work.folder)
+    assert "no branch is checked out" in work.refusal("packaging.propose")
+    git("switch", "--quiet", "main", cwd=work.folder)
+    assert "there is no remote `origin`" in work.refusal("packaging.propose")
+    git("init", "--quiet", "--bare", tmp_path / "empty.git", cwd=tmp_path)
+    git("remote", "add", "origin", tmp_path / "empty.git", cwd=work.folder)
+    assert "origin has no default branch yet" in work.refusal("packaging.propose")
+    git("push", "--quiet", "origin", "HEAD:main", cwd=work.folder)
+    git("symbolic-ref", "HEAD", "refs/heads/main", cwd=tmp_path / "empty.git")
+    before = state(work)
+    with pytest.MonkeyPatch.context() as patch:
+        bare = [folder for folder in os.environ["PATH"].split(":") if not Path(folder, "gh").exists()]
+        patch.setenv("PATH", ":".join(bare))
+        git("config", "user.name", "Tester", cwd=work.folder)
+        git("config", "user.email", "tester@example.com", cwd=work.folder)
+        assert "gh is not on PATH" in work.refusal("packaging.propose")
+    assert (state(work), branches(tmp_path / "empty.git")) == (before, {"main"})
+    assert not (tmp_path / "customer-churn-remote").exists()
+
+
+def test_the_same_command_finishes_what_failed(work: Project, origin: Path, github: Path) -> None:
+    """The push, then the pull request; what is checked out stays as it is."""
+    results(work)
+    before = state(work)
+    hook = origin / "hooks/pre-receive"
+    hook.write_text("#!/bin/sh\necho not today >&2\nexit 1\n")
+    hook.chmod(0o755)
+    assert "not today" in work.refusal("packaging.propose")
+    hook.unlink()
+    (github / "pull-request").mkdir()  # the stand-in cannot write there
+    (github / "open").mkdir()
+    assert "gh pr create" in work.refusal("packaging.propose")
+    (github / "pull-request").rmdir()
+    (github / "open").rmdir()
+    work.stages("packaging.propose")
+    assert (github / "pull-request").read_text().startswith("create\n--head\nmodel/main\n--base\nmain\n")
+    assert '"roc_auc": 0.7' in git("show", "model/main:reports/metrics.json", cwd=origin)
+    work.stages("packaging.propose")
+    assert (github / "pull-request").read_text().startswith("edit\n")
+    assert (state(work), branches(origin)) == (before, {"main", "model/main"})
+
+
+@pytest.mark.parametrize("branch", ["more-trees", "model/more-trees"])
+def test_committed_results_are_proposed_from_a_branch(
+    work: Project, origin: Path, github: Path, branch: str
+) -> None:
+    """To the default branch of origin, under one name."""
+    git("switch", "--quiet", "--create", branch, cwd=work.folder)
+    results(work)
+    commit(work.folder, "more trees")
+    before = state(work)
+    work.stages("packaging.propose")
+    head = "--head\nmodel/more-trees\n--base\nmain\n"
+    assert (github / "pull-request").read_text().startswith(f"create\n{head}")
+    assert (state(work), branches(origin)) == (before, {"main", "model/more-trees"})
+    assert git("rev-parse", "model/more-trees", cwd=origin) == git("rev-parse", "HEAD", cwd=work.folder)

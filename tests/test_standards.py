@@ -1,5 +1,6 @@
 """The workflow `standards`, run by a local runner: from the template's next release to a pull request."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from actions import GitHub, Run
 from helpers import answers, commit, git, migrate, require, snapshot
 from images import Docker
-from project import Project
+from project import Done, Project
 
 BRANCH = "standards/1.1.0"
 STEP = "gh auth setup-git && make standards"
@@ -131,3 +132,43 @@ def test_a_migration_runs_only_if_trusted(github: GitHub) -> None:
     assert run.failed == [("standards", STEP)], run.said
     assert "potentially unsafe feature: migrations" in run.said
     assert git("branch", cwd=github.origin).split() == ["*", "main"]
+
+
+def by_hand(github: GitHub, **changed: str) -> Done:
+    """Run the command as a person, in a clone."""
+    project = github.project
+    environment = github.environment() | changed
+    command = (project.python, "-m", f"{project.package}.standards", "--trust")
+    environment |= {"PYTHONPATH": str(project.folder / "src")}
+    return subprocess.run(
+        command, cwd=project.folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_same_command_finishes_what_failed(conflicting: GitHub, project: Project) -> None:
+    """Without gh, without a push, without a pull request: what is checked out stays as it is."""
+    made = conflicting.project.using(project)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("AUTHOR", "Tester"), ("COMMITTER", "Tester")):
+            patch.setenv(f"GIT_{name}_NAME", value)
+            patch.setenv(f"GIT_{name}_EMAIL", "tester@example.com")
+        before = git("rev-parse", "HEAD", cwd=made.folder)
+        folders = conflicting.environment()["PATH"].split(os.pathsep)
+        path = os.pathsep.join(it for it in folders if not Path(it, "gh").exists())
+        done = by_hand(conflicting, PATH=path)
+        assert "gh is not on PATH" in done.stderr, done.stderr
+        hook = conflicting.origin / "hooks/pre-receive"
+        hook.write_text("#!/bin/sh\necho not today >&2\nexit 1\n")
+        hook.chmod(0o755)
+        assert "not today" in by_hand(conflicting).stderr
+        hook.unlink()
+        assert git("status", "--porcelain", cwd=made.folder) == ""
+        assert f"{BRANCH} needs a hand" in by_hand(conflicting).stderr
+        assert conflicting.pull_request.startswith(f"create\n--draft\n--head\n{BRANCH}\n--base\nmain\n")
+        for name in ("open", "pull-request"):
+            (conflicting.folder / name).unlink()
+        assert f"{BRANCH} is there already" in by_hand(conflicting).stdout
+        assert conflicting.pull_request.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
+        assert git("rev-parse", "HEAD", cwd=made.folder) == before
+        assert git("branch", "--show-current", cwd=made.folder) == "main\n"
+        assert git("status", "--porcelain", cwd=made.folder) == ""

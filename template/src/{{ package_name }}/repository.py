@@ -1,8 +1,8 @@
 """What git says of this clone and of `origin`: branches, and what no commit holds yet."""
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .stage import ProjectError, call
 
@@ -58,15 +58,15 @@ def default_branch(command: str) -> str:
     return branches[0].removeprefix("refs/heads/")
 
 
-def pushed_commit(branch: str) -> str:
-    """The commit of a branch at `origin`; nothing, if it is not there."""
-    return call("git", "ls-remote", "origin", f"refs/heads/{branch}").partition("\t")[0]
+def commit_aside(title: str, *paths: Path | str) -> str:
+    """Commit paths on top of HEAD, on no branch: branch, index and working folder stay as they are.
 
-
-@contextmanager
-def back_afterwards(branch: str) -> Generator[None]:
-    """Check the branch out again at the end, also after a failure."""
-    try:
-        yield
-    finally:
-        call("git", "switch", "--quiet", branch)
+    Returns:
+        The commit, to be pushed; what failed on the way leaves nothing behind.
+    """
+    with TemporaryDirectory() as folder:
+        index = str(Path(folder, "index"))
+        call("git", "read-tree", "HEAD", GIT_INDEX_FILE=index)
+        call("git", "add", "--all", "--", *paths, GIT_INDEX_FILE=index)
+        tree = call("git", "write-tree", GIT_INDEX_FILE=index)
+    return call("git", "commit-tree", tree, "-p", "HEAD", "-m", title)

@@ -3,7 +3,7 @@
     python -m <package>.standards [--trust]
 
 On GitHub the workflow `standards` does this; on a laptop it needs GitHub's `gh`, logged in. The arguments are
-those of `update`.
+those of `update`. What is checked out stays as it is, so the same command finishes what failed on the way.
 """
 
 import sys
@@ -13,8 +13,12 @@ from tempfile import TemporaryDirectory
 import msgspec
 import yaml
 
+from .repository import commit_aside, default_branch
 from .stage import ProjectError, call
 from .update import ANSWERS
+
+UNDECIDED = ": needs a hand"
+"""How the title of a draft ends."""
 
 HOSTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/"}
 """How Copier lets an address begin."""
@@ -55,35 +59,58 @@ def take() -> tuple[str, str]:
     return told, ""
 
 
-def propose(branch: str, title: str, body: str, *options: str) -> None:
+def request(branch: str, title: str, body: str) -> None:
+    """Open the pull request; a draft, if somebody has to decide."""
+    draft = ["--draft"] if title.endswith(UNDECIDED) else []
+    words = ("--head", branch, "--base", default_branch("standards"), "--title", title, "--body", body)
+    print(call("gh", "pr", "create", *draft, *words))
+
+
+def propose(branch: str, title: str, body: str) -> None:
     """Push what is there as a branch with a pull request; without one, it would only count as proposed."""
-    base = call("git", "branch", "--show-current")
-    call("git", "add", "--all")
-    call("git", "switch", "--quiet", "--create", branch)
-    call("git", "commit", "--quiet", "--no-verify", "--message", title)
+    commit = commit_aside(title, ".")
     refused = "standards: the branch was refused; docs/workflows.md says what its token must be allowed:"
-    call("git", "push", "--quiet", "origin", branch, failure=refused)
-    words = ("--head", branch, "--base", base, "--title", title, "--body", body)
+    call("git", "push", "--quiet", "origin", f"{commit}:refs/heads/{branch}", failure=refused)
     try:
-        print(call("gh", "pr", "create", *options, *words))
+        request(branch, title, body)
     except ProjectError:
         call("git", "push", "--quiet", "--delete", "origin", branch)
         raise
 
 
+def is_proposed(branch: str, news: str) -> bool:
+    """Whether the branch is at `origin`; it is given the pull request that it never had.
+
+    Asks `gh` in any case, so that what it lacks shows before anything is pushed.
+    """
+    known = call("gh", "pr", "list", "--head", branch, "--state", "all", "--json", "url", "--jq", ".[].url")
+    default_branch("standards")
+    if not call("git", "ls-remote", "--heads", "origin", f"refs/heads/{branch}"):
+        return False
+    if not known:
+        call("git", "fetch", "--quiet", "origin", f"refs/heads/{branch}")
+        request(branch, call("git", "log", "--max-count=1", "--format=%s", "FETCH_HEAD"), news)
+    print(f"standards: {branch} is there already")
+    return True
+
+
 def main() -> None:
     release = newest()
-    branch = f"standards/{release}"
-    if not release or call("git", "ls-remote", "--heads", "origin", branch):
-        print(f"standards: {f'{branch} is there already' if release else 'nothing new'}")
+    if not release:
+        print("standards: nothing new")
         return
-    news = changes(release)
+    branch, news = f"standards/{release}", changes(release)
+    if is_proposed(branch, news):
+        return
     told, fault = take()
-    body = "\n\n".join(part for part in (fault, told, news) if part)
+    title = f"Standards {release}{UNDECIDED if fault else ''}"
+    try:
+        propose(branch, title, "\n\n".join(part for part in (fault, told, news) if part))
+    finally:  # Copier began with a clean folder: only what it brought is taken back
+        call("git", "add", "--all", "--", ".")
+        call("git", "restore", "--source=HEAD", "--staged", "--worktree", "--", ".")
     if fault:
-        propose(branch, f"Standards {release}: needs a hand", body, "--draft")
         raise ProjectError(f"standards: {branch} needs a hand:\n{fault}")
-    propose(branch, f"Standards {release}", body)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Propose: push the model that was just made, and open its pull request, or renew the open one.
 
-On GitHub the workflow `train` does this; on a laptop it needs GitHub's `gh`, logged in.
+On GitHub the workflow `train` does this; on a laptop it needs GitHub's `gh`, logged in. From a branch `x`
+the pull request leads from `model/x` to the default branch of `origin`. Results may be committed or not; what
+is checked out stays as it is, so the same command finishes what failed on the way.
 """
 
 import os
@@ -10,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from ..repository import changes, commit_aside, current_branch, default_branch
 from ..stage import GATE_REPORT, ProjectError, call
-from ..validation.card import CARDS, RESULTS
+from ..validation.card import CARDS, RESULTS, check
 
 
 def readable(path: Path, address: str) -> str:
@@ -22,16 +25,15 @@ def readable(path: Path, address: str) -> str:
     )
 
 
-def body(gate: dict[str, Any]) -> str:
-    """What reviewers read: the gate's report, metrics beside those of production, the cards."""
+def body(gate: dict[str, Any], commit: str, base: str) -> str:
+    """What reviewers read: the gate's report, metrics beside those of production or the base, the cards."""
     repository = call("gh", "repo", "view", "--json", "url", "--jq", ".url")
-    address = f"{repository}/raw/{call('git', 'rev-parse', 'HEAD')}"
-    before = gate["production"] or "HEAD~1"
+    address, before = f"{repository}/raw/{commit}", gate["production"] or base
     parts = [
         f"Why: {os.environ.get('REASON', 'by hand')}",
         readable(GATE_REPORT.with_suffix(".md"), address),
         f"## Metrics, and those of {before}",
-        call("dvc", "metrics", "diff", "--md", "--all", before, "HEAD"),
+        call("dvc", "metrics", "diff", "--md", "--all", before, commit),
     ]
     for path in CARDS:
         parts += [f"<details><summary>{path}</summary>", readable(path, address), "</details>"]
@@ -43,28 +45,36 @@ def find_open(branch: str) -> str:
     return call("gh", "pr", "list", "--head", branch, "--state", "open", "--json", "url", "--jq", ".[].url")
 
 
+def check_edits() -> None:
+    """Refuse to propose a model that was made with edits that no commit has."""
+    others = (f":!{path}" for path in RESULTS)
+    if edited := changes((".", *others), "--untracked-files=no"):
+        raise ProjectError(
+            f"propose: the model was made with edits that no commit has; commit them:\n{edited}"
+        )
+    check()
+
+
 def main() -> None:
     gate = msgspec.json.decode(GATE_REPORT.read_bytes())
     if gate["verdict"] == "block":
         raise ProjectError(f"propose: the gate blocks model {gate['model_version']}: {GATE_REPORT} says why")
-    if not call("git", "status", "--porcelain", *RESULTS):
-        print("propose: nothing new")
+    check_edits()
+    branch, base = current_branch("propose"), default_branch("propose")
+    head, title = (
+        f"model/{branch.removeprefix('model/')}",
+        f"Model {gate['model_version']}: {gate['verdict']}",
+    )
+    call("git", "fetch", "--quiet", "origin", f"+refs/heads/{base}:refs/remotes/origin/{base}")
+    commit = commit_aside(title, *RESULTS) if changes(RESULTS) else call("git", "rev-parse", "HEAD")
+    if not call("git", "diff", "--name-only", f"refs/remotes/origin/{base}...{commit}", "--", *RESULTS):
+        print(f"propose: nothing new, {base} at origin has these results")
         return
-    others = (f":!{path}" for path in RESULTS)
-    if edited := call("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *others):
-        raise ProjectError(
-            f"propose: the model was made with edits that no commit has; commit them:\n{edited}"
-        )
-    base = call("git", "branch", "--show-current")
-    branch, title = f"model/{base}", f"Model {gate['model_version']}: {gate['verdict']}"
+    known, text = find_open(head), body(gate, commit, f"origin/{base}")  # before anything is pushed
     call("dvc", "push")
-    call("git", "switch", "--quiet", "--force-create", branch)
-    call("git", "add", *RESULTS)
-    call("git", "commit", "--quiet", "--message", title)
-    call("git", "push", "--quiet", "--force", "origin", branch)
-    known = find_open(branch)
-    verb = ("edit", known) if known else ("create", "--head", branch, "--base", base)
-    print(call("gh", "pr", *verb, "--title", title, "--body", body(gate)))
+    call("git", "push", "--quiet", "--force", "origin", f"{commit}:refs/heads/{head}")
+    verb = ("edit", known) if known else ("create", "--head", head, "--base", base)
+    print(call("gh", "pr", *verb, "--title", title, "--body", text))
 
 
 if __name__ == "__main__":
