@@ -127,7 +127,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             raise ProjectError(f"contract: declared twice: {', '.join(twice)}")
         numbers = ("number", "integer")
         targets = numbers if self.task == "regression" else ("category",)
-        self._check_role("key", self.key, ("text", "time", "category", *numbers))
+        self._check_role("key", self.key, ("text", "integer", "time", "category"))
         self._check_role("target", self.target, targets)
         if self.time is not None:
             self._check_role("time", self.time, ("time", *numbers))

@@ -9,34 +9,40 @@ import os
 import tempfile
 from collections.abc import Iterator
 from glob import glob
+from itertools import groupby
 from pathlib import Path
-
-from duckdb import DuckDBPyRelation as Relation
 
 from .. import params, problem
 from ..contract import Contract
-from ..contract.tables import Connection, connect, explained, literal, one, quote, texts, typed
+from ..contract.tables import Connection, connect, explained, literal, one, texts
 from ..stage import RAW, ProjectError
+from .merge import Part, count_rounded, describe, fold, key_text, merge
 
 CHUNK = 100_000
 
 
-def fetch(con: Connection, ingest: params.Ingest, folder: Path) -> Relation:
-    """Open the source as a table; what has to be downloaded goes to `folder`."""
+def fetch(con: Connection, ingest: params.Ingest, folder: Path) -> list[Part]:
+    """Open the source as tables; what has to be downloaded goes to `folder`."""
     if ingest.source == "sample":
         sample = getattr(problem, "sample", None)  # gone, once one's own data is in
         if sample is None:
             raise ProjectError("ingest.source is 'sample', which problem.py lacks; CI trains on it")
-        return con.from_df(sample())
+        con.register("sample", sample())
+        return [describe(con, "sample")]
     if ingest.query:
         address = os.path.expandvars(ingest.source)  # passwords come from the environment
-        parts = tuple(query_parts(address, ingest.query, folder))
-        return con.sql(f"FROM read_parquet({texts(parts)}, union_by_name=true)")
-    files = texts(local_files(ingest.source, folder))
+        return parquet_tables(con, tuple(query_parts(address, ingest.query, folder)))
+    files = local_files(ingest.source, folder)
     if ".parquet" in ingest.source or ".pq" in ingest.source:
-        return con.sql(f"FROM read_parquet({files}, union_by_name=true)")
+        return parquet_tables(con, files)
     # CSV is read as text: the contract decides on types, and says so where a value does not fit.
-    return con.sql(f"FROM read_csv({files}, all_varchar=true, union_by_name=true)")
+    return [describe(con, f"read_csv({texts(files)}, all_varchar=true, union_by_name=true)")]
+
+
+def parquet_tables(con: Connection, files: tuple[str, ...]) -> list[Part]:
+    """One table for neighbouring files with the same types: those of others need care."""
+    typed = groupby(files, lambda file: describe(con, f"read_parquet({literal(file)})").columns)
+    return [describe(con, f"read_parquet({texts(tuple(group))}, union_by_name=true)") for _, group in typed]
 
 
 def query_parts(address: str, query: str, folder: Path) -> Iterator[str]:
@@ -81,32 +87,46 @@ def local_files(source: str, folder: Path) -> tuple[str, ...]:
     return (files,) if isinstance(files, str) else tuple(sorted(files))
 
 
-def add(con: Connection, new: Relation, contract: Contract, raw: Path) -> int:
-    """Write `raw` and `new` to `raw`, the new row where both have a key; return the new count."""
-    if contract.key not in new.columns:
+def add(con: Connection, fetched: list[Part], contract: Contract, raw: Path) -> int:
+    """Add the fetched rows to `raw`, the new row where both have a key; return the new count."""
+    names = list(dict.fromkeys(name for part in fetched for name, _ in part.columns.values()))
+    if contract.key not in names:
         raise ProjectError(
             f"ingest: the source has no column {contract.key!r}, the contract's key; it has "
-            f"{', '.join(new.columns)}. The key keeps the name that it has in the source."
+            f"{', '.join(names)}. The key keeps the name that it has in the source."
         )
-    new.to_view("new")
-    con.sql(f"CREATE VIEW old AS {known_rows(con, contract, raw)}")
-    key = typed(contract.column(contract.key))
-    # Rows without a key cannot be told apart: the last fetch's stay, and `validate` rejects them.
-    keys = f"SELECT {key} FROM new WHERE {key} IS NOT NULL"
+    refuse_rounded_keys(con, fetched, contract.key, "the source", "Fetch it as an integer or as text.")
+    known = known_rows(con, fetched, contract, raw)
+    merged = merge(con, [*known, *fetched], contract, exact="" if known else contract.key)
     fresh = raw.with_suffix(".new.parquet")
-    kept = f"SELECT * FROM old WHERE {key} NOT IN ({keys})"
-    con.sql(f"COPY ({kept} UNION ALL BY NAME FROM new) TO {literal(fresh)}")
+    con.sql(f"COPY ({merged}) TO {literal(fresh)}")
     fresh.replace(raw)
     return one(con, f"SELECT count(*) FROM {literal(raw)}")[0]
 
 
-def known_rows(con: Connection, contract: Contract, raw: Path) -> str:
-    """SQL for the rows ingested before: none, if what is there is another table altogether."""
-    if raw.exists():
-        if contract.key in con.read_parquet(str(raw)).columns:
-            return f"FROM {literal(raw)}"
+def refuse_rounded_keys(con: Connection, parts: list[Part], key: str, what: str, way_out: str) -> None:
+    """Stop at keys of which nobody can know what they were."""
+    rounded = sum(count_rounded(con, part, key) for part in parts)
+    if rounded:
+        raise ProjectError(
+            f"ingest: {what} has the key {key!r} as a float, and {rounded:,} of its values are so large that "
+            f"one float stands for several keys. {way_out}"
+        )
+
+
+def known_rows(con: Connection, fetched: list[Part], contract: Contract, raw: Path) -> list[Part]:
+    """The rows ingested before whose keys are not fetched: none, if it is another table altogether."""
+    if not raw.exists():
+        return []
+    old = describe(con, literal(raw))
+    if fold(contract.key) not in old.columns:
         print(f"ingest: {raw} has no {contract.key!r}: another problem's table; starting anew")
-    return f"SELECT NULL AS {quote(contract.key)} WHERE false"
+        return []
+    refuse_rounded_keys(con, [old], contract.key, str(raw), f"Remove {raw} and fetch all rows anew.")
+    # Rows without a key cannot be told apart: the last fetch's stay, and `validate` rejects them.
+    tables = (f"SELECT {key_text(part, contract)} AS key FROM {part.table}" for part in fetched)
+    keys = f"SELECT key FROM ({' UNION ALL '.join(tables)}) WHERE key IS NOT NULL"
+    return [Part(f"(FROM {old.table} WHERE {key_text(old, contract)} NOT IN ({keys}))", old.columns)]
 
 
 def main() -> None:
@@ -114,9 +134,10 @@ def main() -> None:
     RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         with explained(f"ingest.source: {settings.ingest.source!r} cannot be read"):
-            new = fetch(con, settings.ingest, Path(folder))
-            total = add(con, new, problem.CONTRACT, RAW)
-        print(f"ingest: {len(new):,} rows fetched; {total:,} rows in all")
+            fetched = fetch(con, settings.ingest, Path(folder))
+            rows = sum(one(con, f"SELECT count(*) FROM {part.table}")[0] for part in fetched)
+            total = add(con, fetched, problem.CONTRACT, RAW)
+        print(f"ingest: {rows:,} rows fetched; {total:,} rows in all")
 
 
 if __name__ == "__main__":
