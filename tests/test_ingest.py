@@ -205,14 +205,20 @@ def test_the_same_rows_again_change_nothing(either_work: Project) -> None:
     assert (either_work.folder / RAW).read_bytes() == before
 
 
-def test_the_same_rows_from_elsewhere_are_no_new_rows(work: Project, exported: Path) -> None:
+def test_the_same_rows_from_elsewhere_are_no_new_rows(
+    work: Project, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The key is compared as the contract reads it: 7 in a database is 7 in a file."""
+    monkeypatch.setenv("INGEST", "keep")
     said = ingest(work, exported / "rows.csv")
     assert counts(said) == (7043, 7043)
 
 
-def test_the_same_times_from_elsewhere_are_no_new_rows(demand_work: Project) -> None:
+def test_the_same_times_from_elsewhere_are_no_new_rows(
+    demand_work: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A time is a key too, however it is written."""
+    monkeypatch.setenv("INGEST", "keep")
     header, known = "time,demand,workday,temperature", "2014-01-01T00:30:00,3.5,0,18"
     text = f"{header}\n{known}\n2015-01-01 00:00:00,3.4,0,19\n"
     said = ingest(demand_work, table(demand_work, text))
@@ -255,8 +261,9 @@ def test_columns_may_come_and_go(bare: Project) -> None:
     assert raw(bare, "customer_id, tenure, plan") == [("1", "10", None), ("2", None, "gold")]
 
 
-def test_a_column_may_change_its_type(work: Project) -> None:
+def test_a_column_may_change_its_type(work: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was a number yesterday is a text today: the contract will say what it thinks of it."""
+    monkeypatch.setenv("INGEST", "keep")
     ingest(work, table(work, "customer_id,tenure\n7,unknown\n"))
     (row,) = work.rows(f"SELECT tenure, churn FROM '{RAW}' WHERE customer_id = '7'")  # noqa: S608
     assert row == {"tenure": "unknown", "churn": None}
@@ -269,11 +276,26 @@ def test_keys_that_look_like_numbers_stay_texts(bare: Project) -> None:
 
 
 def test_another_problems_table_is_replaced(work: Project) -> None:
-    """The starter's rows must not end up below one's own."""
+    """Its rows cannot be told from the fetched ones without the key."""
     work.edit("SELECT * RENAME (customer_id AS passenger) FROM raw")
-    said = ingest(work, table(work, "customer_id,tenure\n1,10\n"))
+    said = work.stages("data.ingest")
     assert "customer_id" in said  # why nothing of what was there is left
+    assert counts(said) == (7043, 7043)
+
+
+def test_a_changed_source_stops_until_somebody_chooses(work: Project) -> None:
+    """Through make and DVC, as people meet it: own rows replace the sample, and no other rows."""
+    choose(work, table(work, "customer_id,tenure\n1,10\n", "own.csv"))
+    assert "rows of the sample replaced" in work.make("ingest")
+    choose(work, table(work, "customer_id,tenure\n2,20\n", "other.csv"))
+    done = work.run("make", "ingest")
+    assert done.returncode != 0
+    assert "make ingest KEEP=1" in done.stderr
     assert raw(work) == [("1", "10")]
+    work.make("ingest", "KEEP=1")
+    assert raw(work) == [("1", "10"), ("2", "20")]
+    work.make("ingest", "RESET=1")
+    assert raw(work) == [("2", "20")]
 
 
 def test_a_source_without_the_key_is_refused(work: Project) -> None:

@@ -76,6 +76,11 @@ def write(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
+def readable_json(content: object) -> bytes:
+    """Any msgspec structure, list or dictionary as readable JSON."""
+    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+
+
 def write_json(path: Path, content: object) -> None:
     """Write any msgspec structure, list or dictionary as readable JSON."""
-    write(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    write(path, readable_json(content))

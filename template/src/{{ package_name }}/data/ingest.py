@@ -17,6 +17,7 @@ from ..contract import Contract
 from ..contract.tables import Connection, connect, explained, literal, one, texts
 from ..stage import RAW, ProjectError
 from .merge import Part, count_rounded, describe, fold, key_text, merge
+from .source import identity, reason_to_replace
 
 CHUNK = 100_000
 
@@ -30,8 +31,8 @@ def fetch(con: Connection, ingest: params.Ingest, folder: Path) -> list[Part]:
         con.register("sample", sample())
         return [describe(con, "sample")]
     if ingest.query:
-        address = os.path.expandvars(ingest.source)  # passwords come from the environment
-        return parquet_tables(con, tuple(query_parts(address, ingest.query, folder)))
+        database = os.path.expandvars(ingest.source)  # passwords come from the environment
+        return parquet_tables(con, tuple(query_parts(database, ingest.query, folder)))
     files = local_files(ingest.source, folder)
     if ".parquet" in ingest.source or ".pq" in ingest.source:
         return parquet_tables(con, files)
@@ -87,21 +88,24 @@ def local_files(source: str, folder: Path) -> tuple[str, ...]:
     return (files,) if isinstance(files, str) else tuple(sorted(files))
 
 
-def add(con: Connection, fetched: list[Part], contract: Contract, raw: Path) -> int:
-    """Add the fetched rows to `raw`, the new row where both have a key; return the new count."""
-    names = list(dict.fromkeys(name for part in fetched for name, _ in part.columns.values()))
-    if contract.key not in names:
-        raise ProjectError(
-            f"ingest: the source has no column {contract.key!r}, the contract's key; it has "
-            f"{', '.join(names)}. The key keeps the name that it has in the source."
-        )
-    refuse_rounded_keys(con, fetched, contract.key, "the source", "Fetch it as an integer or as text.")
-    known = known_rows(con, fetched, contract, raw)
-    merged = merge(con, [*known, *fetched], contract, exact="" if known else contract.key)
+def write_rows(con: Connection, query: str, raw: Path, source: dict[str, str]) -> int:
+    """Write the rows of a query to `raw`, with the source's identity as metadata; return their count."""
     fresh = raw.with_suffix(".new.parquet")
-    con.sql(f"COPY ({merged}) TO {literal(fresh)}")
+    metadata = ", ".join(f"{name}: {literal(value)}" for name, value in source.items())
+    con.sql(f"COPY ({query}) TO {literal(fresh)} (KV_METADATA {{{metadata}}})")
     fresh.replace(raw)
     return one(con, f"SELECT count(*) FROM {literal(raw)}")[0]
+
+
+def check_keys(con: Connection, fetched: list[Part], key: str) -> None:
+    """Refuse a source without the key, or with one of which nobody can know what it was."""
+    names = list(dict.fromkeys(name for part in fetched for name, _ in part.columns.values()))
+    if key not in names:
+        raise ProjectError(
+            f"ingest: the source has no column {key!r}, the contract's key; it has "
+            f"{', '.join(names)}. The key keeps the name that it has in the source."
+        )
+    refuse_rounded_keys(con, fetched, key, "the source", "Fetch it as an integer or as text.")
 
 
 def refuse_rounded_keys(con: Connection, parts: list[Part], key: str, what: str, way_out: str) -> None:
@@ -122,11 +126,24 @@ def known_rows(con: Connection, fetched: list[Part], contract: Contract, raw: Pa
     if fold(contract.key) not in old.columns:
         print(f"ingest: {raw} has no {contract.key!r}: another problem's table; starting anew")
         return []
-    refuse_rounded_keys(con, [old], contract.key, str(raw), f"Remove {raw} and fetch all rows anew.")
+    refuse_rounded_keys(con, [old], contract.key, str(raw), "Start anew: make ingest RESET=1.")
     # Rows without a key cannot be told apart: the last fetch's stay, and `validate` rejects them.
     tables = (f"SELECT {key_text(part, contract)} AS key FROM {part.table}" for part in fetched)
     keys = f"SELECT key FROM ({' UNION ALL '.join(tables)}) WHERE key IS NOT NULL"
     return [Part(f"(FROM {old.table} WHERE {key_text(old, contract)} NOT IN ({keys}))", old.columns)]
+
+
+def ingest(con: Connection, settings: params.Ingest, contract: Contract, folder: Path) -> tuple[int, int]:
+    """Fetch rows and add them to `data/raw.parquet`; return how many came, and how many there are."""
+    replaces = reason_to_replace(con, settings, RAW)
+    fetched = fetch(con, settings, folder)
+    check_keys(con, fetched, contract.key)
+    known = [] if replaces else known_rows(con, fetched, contract, RAW)
+    merged = merge(con, [*known, *fetched], contract, exact="" if known else contract.key)
+    total = write_rows(con, merged, RAW, identity(settings))
+    if replaces:
+        print(f"ingest: {replaces}")
+    return sum(one(con, f"SELECT count(*) FROM {part.table}")[0] for part in fetched), total
 
 
 def main() -> None:
@@ -134,9 +151,7 @@ def main() -> None:
     RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         with explained(f"ingest.source: {settings.ingest.source!r} cannot be read"):
-            fetched = fetch(con, settings.ingest, Path(folder))
-            rows = sum(one(con, f"SELECT count(*) FROM {part.table}")[0] for part in fetched)
-            total = add(con, fetched, problem.CONTRACT, RAW)
+            rows, total = ingest(con, settings.ingest, problem.CONTRACT, Path(folder))
         print(f"ingest: {rows:,} rows fetched; {total:,} rows in all")
 
 
