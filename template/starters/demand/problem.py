@@ -18,6 +18,7 @@ CONTRACT = Contract(
     key="time",
     target="demand",
     time="time",
+    key_is_feature=False,
     columns=(
         Column("time", "time", description="Start of the half-hour, local standard time."),
         Column("demand", "number", 0, 20, description="Electricity demand, in gigawatts."),

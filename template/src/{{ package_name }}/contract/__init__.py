@@ -34,7 +34,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     length: int | None = None
     nullable: bool = False
     feature: bool = True
-    known_at_prediction: bool = True  # False for what is only learned after the fact: never a feature
+    known_at_prediction: bool = True  # False: only learned after the fact, so never a feature
     segment: bool = False  # metrics are reported for each of its values
     protected: bool = False  # models must treat its groups alike
     personal: bool | None = None  # True: dropped at validation; None: text is scanned; False: harmless
@@ -120,6 +120,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     target: str
     columns: tuple[Column, ...]
     time: str | None = None  # orders the rows: the newest are the test split, validation looks ahead
+    key_is_feature: bool = True  # False: the key only identifies rows; a key that is the time stays a feature
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
@@ -152,10 +153,17 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     @cached_property
     def features(self) -> tuple[Column, ...]:
         """The columns that a model sees and an API row consists of."""
+        without = {self.target}
+        if not self.key_is_feature and self.key != self.time:
+            without.add(self.key)
         return tuple(
             column
             for column in self.columns
-            if column.feature and column.kind != "text" and not column.personal and column.name != self.target
+            if column.feature
+            and column.known_at_prediction
+            and column.kind != "text"
+            and not column.personal
+            and column.name not in without
         )
 
     @cached_property

@@ -26,11 +26,6 @@ def find_leaks(features: pd.DataFrame, target: NDArray, contract: Contract, limi
         target: numbers, or positions in the target's categories; as long as `features`.
     """
     regression = contract.task == "regression"
-    late = [
-        f"{column.name} is a feature but not known at prediction time"
-        for column in contract.features
-        if not column.known_at_prediction
-    ]
     plain = [column.name for column in contract.features if column.encoded_names == (column.name,)]
     values = {name: np.nan_to_num(features[name].to_numpy(float), nan=-1e9) for name in plain}
     alone = {name: score(values[name][:, None], target, regression) for name in plain}
@@ -39,7 +34,7 @@ def find_leaks(features: pd.DataFrame, target: NDArray, contract: Contract, limi
         f"{first} with {second}": score(combine(values[first], values[second]), target, regression)
         for first, second in combinations(harmless[-MAX_FEATURES_IN_PAIRS:], 2)
     }
-    return late + [
+    return [
         f"{name} all but determines {contract.target} (score {found:.3f})"
         for name, found in (alone | pairs).items()
         if found >= limit

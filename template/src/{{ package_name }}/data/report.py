@@ -27,6 +27,7 @@ def write_report(findings: "Findings", contract: Contract, folder: Path) -> None
     parts = [
         "# Data report",
         verdict if findings.failures else "**Fit for training.**",
+        "\n".join(f"- Warning: {warning}" for warning in findings.warnings),
         f"{findings.rows:,} rows: {clean:,} clean, {findings.rejected:,} rejected.",
         table([{"rule broken": rule, "rows": count} for rule, count in findings.reasons.items()]),
         "![Distribution of each column](distributions.png)" if drawn else "",

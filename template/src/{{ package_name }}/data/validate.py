@@ -36,6 +36,7 @@ class Findings(msgspec.Struct):
     reasons: dict[str, int]
     failures: list[str]
     columns: dict[str, Statistics]
+    warnings: list[str] = []
 
 
 def check_rows(con: Connection, prepared: Relation, contract: Contract) -> None:
@@ -129,6 +130,17 @@ def label_problems(contract: Contract, target: Statistics, settings: params.Vali
     ]
 
 
+def key_warnings(contract: Contract) -> list[str]:
+    """Say so if the model learns from what only identifies a row."""
+    if contract.key == contract.time or contract.column(contract.key) not in contract.features:
+        return []
+    return [
+        f"{contract.key}: the key is a feature: the model learns from it, and the API asks for it. If it "
+        "only identifies rows, set key_is_feature=False in the contract. That makes a new model, which "
+        "cannot be compared with this one column by column."
+    ]
+
+
 def leaks(con: Connection, contract: Contract, settings: params.Validate) -> list[str]:
     """Look for leaks in a sample of the rows, drawn by a hash of the key."""
     from .leakage import find_leaks
@@ -152,6 +164,7 @@ def validate(con: Connection, contract: Contract, settings: params.Validate) -> 
     columns = describe(con, literal(CLEAN), contract)
     findings = Findings(rows, rejected, count_reasons(con), [], columns)
     findings.failures = failures(con, contract, settings, findings)
+    findings.warnings = key_warnings(contract)
     return findings
 
 
@@ -167,6 +180,8 @@ def main() -> None:
     write_report(findings, problem.CONTRACT, DATA_REPORT)
     clean = findings.rows - findings.rejected
     print(f"validate: {clean:,} rows clean, {findings.rejected:,} rejected")
+    for warning in findings.warnings:
+        print(f"warning: {warning}")
     if findings.failures:
         raise ProjectError("the data is not fit for training\n- " + "\n- ".join(findings.failures))
 
