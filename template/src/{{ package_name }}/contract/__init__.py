@@ -17,6 +17,7 @@ Task = Literal["classification", "regression", "ranking"]
 
 LARGEST = {"number": 3.4e38, "integer": 2**53}  # beyond, float32 is infinite and JSON inexact
 CALENDAR = ("hour", "weekday", "month")
+RESERVED = ("__reasons", "__features", "__scores", "rowid")
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -46,6 +47,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         broken = {
             f"the kind is one of {', '.join(get_args(Kind))}": self.kind not in get_args(Kind),
             "a column has a name": not self.name,
+            "the name is one that the package or DuckDB uses itself": self.name.lower() in RESERVED,
             "min is at most max": self.kind in LARGEST and self.bounds[0] > self.bounds[1],
             "kind 'category' needs categories": self.kind == "category" and not self.categories,
             "categories are for kind 'category'": self.kind != "category" and self.categories,
@@ -134,6 +136,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             self._check_role("time", self.time, ("time", *numbers))
         if not self.features:
             raise ProjectError("contract: no column is a feature")
+        self._check_names()
 
     def _check_role(self, role: str, name: str, kinds: tuple[Kind, ...]) -> None:
         """Refuse a column that cannot be what it is said to be."""
@@ -145,6 +148,19 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
                 f"contract: the {role} {name!r} of {self.task} is to be of kind {' or '.join(kinds)}, "
                 "and neither personal, nor nullable, nor a list"
             )
+
+    def _check_names(self) -> None:
+        """Refuse names that DuckDB takes for one another: it compares them without regard to case."""
+        columns = tuple(column.name for column in self.columns)
+        for what, names in {"columns": columns, "inputs": self.feature_names, "labels": self.labels}.items():
+            groups: dict[str, list[str]] = {}
+            for name in names:
+                groups.setdefault(name.casefold(), []).append(name)
+            if alike := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
+                raise ProjectError(
+                    f"contract: {what} that are one name to SQL, which ignores case: {'; '.join(alike[:5])}. "
+                    "Rename all but one, in problem.PREPARE."
+                )
 
     def column(self, name: str) -> Column:
         """The column of that name."""

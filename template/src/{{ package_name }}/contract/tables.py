@@ -25,9 +25,11 @@ SQL_TYPES = {
 
 
 def connect(memory_gb: float = 2.0, database: Path | None = None) -> Connection:
-    """Open DuckDB with a memory limit (it goes on on disk) and without downloads of extensions."""
-    config = {"memory_limit": f"{memory_gb}GB", "autoinstall_known_extensions": "false"}
-    return duckdb.connect(str(database or ":memory:"), config=config)
+    """Open DuckDB in UTC, with a memory limit (it goes on on disk) and without downloads of extensions."""
+    limits = {"memory_limit": f"{memory_gb}GB", "autoinstall_known_extensions": "false"}
+    con = duckdb.connect(str(database or ":memory:"), config={**limits})
+    con.execute("SET TimeZone = 'UTC'")  # the host's would decide what a time with an offset becomes
+    return con
 
 
 @contextmanager

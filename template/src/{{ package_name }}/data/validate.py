@@ -66,8 +66,9 @@ def reject_duplicates(con: Connection, contract: Contract) -> None:
     key_reason = literal(f"{contract.key}: not unique; several different rows have it")
     con.sql(f"""
         UPDATE checked SET __reasons = list_append(__reasons,
-            CASE WHEN copy THEN 'duplicate: the same row came before' ELSE {key_reason} END)
-        FROM repeated WHERE checked.rowid = repeated.row AND (copy OR contradicted)
+            CASE WHEN repeated.copy THEN 'duplicate: the same row came before' ELSE {key_reason} END)
+        FROM repeated
+        WHERE checked.rowid = repeated.row AND (repeated.copy OR repeated.contradicted)
     """)
 
 
