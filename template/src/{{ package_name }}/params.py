@@ -44,7 +44,7 @@ class Split(Section, frozen=True):
     """What is kept for the test."""
 
     test_share: Share = 0.2
-    max_overlap_share: Share = 0.02  # test rows that equal a training row in all but the key
+    max_overlap_share: Share = 0.02  # test rows that equal a training row, beyond chance
 
 
 class Train(Section, frozen=True):

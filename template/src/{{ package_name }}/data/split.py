@@ -3,6 +3,8 @@
 The hash keeps a row where it is when others are added; so metrics stay comparable as data grows.
 """
 
+import math
+
 import msgspec
 
 from .. import params, problem
@@ -17,7 +19,9 @@ class Overlap(msgspec.Struct):
     train: int
     test: int
     shared_keys: int
-    twins: float  # share of test rows that equal a training row in every feature and the target
+    twins: float  # share of test rows that equal a training row in every feature, the target and the time
+    chance: float = 0.0  # share that would if columns were independent: simple rows have twins
+    copies: float = 0.0  # share beyond chance and its standard error, twice
 
 
 def is_test(con: Connection, contract: Contract, share: float) -> str:
@@ -37,16 +41,21 @@ def split(con: Connection, contract: Contract, share: float) -> None:
     con.sql(f"COPY (FROM {literal(CLEAN)} WHERE {test}) TO {literal(TEST)}")
 
 
+def content_columns(contract: Contract) -> list[str]:
+    """What makes two rows equal: features, target and time, but not a key that only identifies."""
+    names = [column.name for column in contract.features] + [contract.target]
+    if contract.time and contract.time not in names:
+        names.append(contract.time)
+    return [name for name in names if name != contract.key or name == contract.time]
+
+
 def measure_overlap(con: Connection, contract: Contract) -> Overlap:
     """Compare the splits by key, and by all else."""
-    key = quote(contract.key)
-    names = [column.name for column in contract.features] + [contract.target]
-    # The time of a time series is different in each row; twins are about all the rest.
-    content = ", ".join(quote(name) for name in names if name not in (contract.key, contract.time))
+    key, names = quote(contract.key), content_columns(contract)
+    content = f"hash({', '.join(map(quote, names))})"
     for name, path in (("train", TRAIN), ("test", TEST)):
-        hashed = f"SELECT {key} AS key, hash({content}) AS content FROM {literal(path)}"
-        con.sql(f"CREATE TABLE {name} AS {hashed}")
-    found = one(
+        con.sql(f"CREATE TABLE {name} AS SELECT {key} AS key, {content} AS content FROM {literal(path)}")
+    train, test, shared, twins = one(
         con,
         """
         SELECT (SELECT count(*) FROM train), (SELECT count(*) FROM test),
@@ -54,7 +63,33 @@ def measure_overlap(con: Connection, contract: Contract) -> Overlap:
             (SELECT avg((content IN (SELECT content FROM train))::INTEGER) FROM test)
     """,
     )
-    return Overlap(*(value or 0 for value in found))
+    chance = chance_of_twins(con, names, content, train) if twins else 0.0
+    error = math.sqrt(chance * (1 - chance) / max(test, 1))
+    return Overlap(train, test, shared, twins or 0.0, chance, max(0.0, (twins or 0.0) - chance - 2 * error))
+
+
+def chance_of_twins(con: Connection, names: list[str], content: str, train: int) -> float:
+    """The share of test rows that would have a twin in training if the columns were independent.
+
+    For each test row, the frequencies of its values among the training rows *of other content* are
+    multiplied: copies cannot explain themselves.
+    """
+    con.sql(f"""
+        CREATE TABLE rows AS SELECT file_row_number AS row, coalesce(same, 0) AS same, 1.0::DOUBLE AS equal
+        FROM (SELECT file_row_number, {content} AS content
+              FROM read_parquet({literal(TEST)}, file_row_number = true))
+        LEFT JOIN (SELECT content, count(*) AS same FROM train GROUP BY content) USING (content)
+    """)
+    for name in names:
+        value = f"hash({quote(name)}) AS value"
+        con.sql(f"""
+            CREATE OR REPLACE TABLE rows AS
+            SELECT row, same, equal * coalesce((n - same) / nullif({train} - same, 0), 0) AS equal FROM rows
+            JOIN (SELECT file_row_number AS row, {value}
+                  FROM read_parquet({literal(TEST)}, file_row_number = true)) USING (row)
+            LEFT JOIN (SELECT {value}, count(*) AS n FROM {literal(TRAIN)} GROUP BY value) USING (value)
+        """)
+    return one(con, f"SELECT avg(1 - pow(1 - equal, {train} - same)) FROM rows")[0]
 
 
 def problems(overlap: Overlap, settings: params.Split) -> list[str]:
@@ -64,11 +99,12 @@ def problems(overlap: Overlap, settings: params.Split) -> list[str]:
         found.append(f"{overlap.train} rows to train, {overlap.test} to test: see split.test_share")
     if overlap.shared_keys:
         found.append(f"{overlap.shared_keys} test rows have their key in training too")
-    if overlap.twins > settings.max_overlap_share:
+    if overlap.copies > settings.max_overlap_share:
         found.append(
-            f"{overlap.twins:.1%} of the test rows equal a training row in all but the key, over "
+            f"{overlap.twins:.1%} of the test rows equal a training row in every feature, the target and the "
+            f"time if there is one; chance explains {overlap.chance:.1%}, and the rest is over "
             f"split.max_overlap_share ({settings.max_overlap_share:.1%}). Remove copies at the source; "
-            "raise it only if rows are so simple that chance explains it."
+            "raise the limit only if columns that depend on each other make equal rows natural."
         )
     return found
 
