@@ -21,6 +21,7 @@ from ..contract.tables import (
     typed,
 )
 from ..stage import CLEAN, DATA_REPORT, RAW, REJECTED, ProjectError, write_json
+from .groups import repeated_ids
 from .privacy import find_personal
 from .report import write_report
 from .statistics import Statistics, describe
@@ -165,7 +166,7 @@ def validate(con: Connection, contract: Contract, settings: params.Validate) -> 
     columns = describe(con, literal(CLEAN), contract)
     findings = Findings(rows, rejected, count_reasons(con), [], columns)
     findings.failures = failures(con, contract, settings, findings)
-    findings.warnings = key_warnings(contract)
+    findings.warnings = [*key_warnings(contract), *repeated_ids(con, contract, literal(CLEAN), "raw")]
     return findings
 
 
