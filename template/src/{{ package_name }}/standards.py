@@ -11,11 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
-import yaml
 
 from .repository import commit_aside, default_branch
 from .stage import ProjectError, call
-from .update import ANSWERS
+from .update import answers_file, conflicts, load_answers
 
 UNDECIDED = ": needs a hand"
 """How the title of a draft ends."""
@@ -26,13 +25,14 @@ HOSTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/"}
 
 def newest() -> str:
     """The template's newest release; nothing, if the project has it."""
-    told = msgspec.json.decode(call(sys.executable, "-m", "copier", "check-update", "--output-format=json"))
+    options = ("--output-format=json", f"--answers-file={answers_file()}")
+    told = msgspec.json.decode(call(sys.executable, "-m", "copier", "check-update", *options))
     return told["latest_version"] if told["update_available"] else ""
 
 
 def changes(release: str) -> str:
     """What the template's changelog says of all that is new to the project."""
-    answers = yaml.safe_load(ANSWERS.read_text(encoding="utf-8"))
+    answers = load_answers()
     source, had = answers["_src_path"], answers["_commit"].removeprefix("v")
     source = HOSTS.get(source[:3], source[:3]) + source[3:]
     with TemporaryDirectory() as folder:
@@ -47,10 +47,10 @@ def take() -> tuple[str, str]:
     try:
         told = call(sys.executable, "-m", f"{__package__}.update", "--quiet", *sys.argv[1:])
     except ProjectError as error:
-        conflicts = call("git", "diff", "--name-only", "--diff-filter=U").splitlines()
-        if not conflicts:
+        marked = conflicts().splitlines()
+        if not marked:
             raise
-        return str(error), "## Conflicts: nothing was tested\n\n" + "\n".join(f"- {it}" for it in conflicts)
+        return str(error), "## Conflicts: nothing was tested\n\n" + "\n".join(f"- {path}" for path in marked)
     call("git", "add", "--all")  # hooks look at what git knows
     try:
         call("make", "setup", "check", "test", GH_TOKEN="")

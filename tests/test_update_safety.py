@@ -1,0 +1,256 @@
+"""`make update` loses no line of a project's, whatever git is set to and whatever goes wrong on the way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import copier
+import pytest
+import yaml
+from helpers import ROOT, commit, git
+from project import Done
+from releases import append, conflicts, status
+
+NAMES = ("Dockerfile", "README.md", "conf.json", "src/pkg/data/load.py")
+TEXT = "".join(f"line {number}\n" for number in range(30))
+MINE = ("mine 5  ", "\tmine at the end", " \t with odd blanks")
+CONFIG = """\
+_subdirectory: template
+_skip_if_exists: [/problem.py]
+package_name: {type: str, default: pkg}
+"""
+FAILING = "_migrations: [{version: 3.0.0, command: 'echo half > README.md; exit 7'}]\n"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Release some files, then a new line in each, one file more, and at last a migration that fails."""
+    folder = tmp_path_factory.mktemp("template")
+    inside = folder / "template"
+    append(folder / "copier.yml", CONFIG)
+    append(inside / "{{ _copier_conf.answers_file }}.jinja", "{{ _copier_answers | to_nice_yaml }}")
+    for name in NAMES:
+        append(inside / name.replace("pkg", "{{ package_name }}"), TEXT)
+    commit(folder, "first")
+    git("tag", "v1.0.0", cwd=folder)
+    for path in (inside / name.replace("pkg", "{{ package_name }}") for name in NAMES):
+        path.write_text(TEXT.replace("line 20\n", "new 20\n"))
+    append(inside / "settings.env", "NEW=1\n")
+    commit(folder, "second")
+    git("tag", "v2.0.0", cwd=folder)
+    append(folder / "copier.yml", FAILING)
+    commit(folder, "third")
+    git("tag", "v3.0.0", cwd=folder)
+    return folder
+
+
+def edit(project: Path) -> None:
+    """Change lines of every file, one of them a line that the next release changes, and add a file."""
+    for name in NAMES:
+        path = project / name
+        path.write_text(path.read_text().replace("line 5\n", f"{MINE[0]}\n").replace("line 8\n", ""))
+        append(path, f"{MINE[1]}\n{MINE[2]}\n")
+    path = project / "Dockerfile"
+    path.write_text(path.read_text().replace("line 20\n", "mine 20\n"))
+    append(project / "Größe.md", "mine\n")
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    """Start a project from the first release, and work on it."""
+    folder = tmp_path / "project"
+    copier.run_copy(str(template), folder, vcs_ref="v1.0.0", defaults=True, quiet=True)
+    edit(folder)
+    commit(folder, "mine")
+    return folder
+
+
+def make_update(project: Path, *options: str, release: str = "v2.0.0", **environment: str) -> Done:
+    """Run what `make update` runs."""
+    command = (sys.executable, "-m", "{{ package_name }}.update", f"--vcs-ref={release}", "--quiet", *options)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "template/src")} | environment
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def configured(folder: Path, *settings: str) -> dict[str, str]:
+    """Give the environment of somebody who has these settings of git."""
+    file = folder / "gitconfig"
+    for setting in settings:
+        git("config", "--file", file, *setting.split("=", 1), cwd=folder)
+    return {"GIT_CONFIG_GLOBAL": str(file)}
+
+
+def assert_merged(project: Path, done: Done) -> None:
+    """The release is there, every edit too, and the one conflict is one in git's index."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.endswith("Mend them, then `git add`:\nDockerfile\n\n")
+    assert conflicts(project) == {"UU Dockerfile"}
+    for name in NAMES:
+        lines = (project / name).read_text().splitlines()
+        assert {*MINE, "new 20"} <= {*lines}, name
+        assert "line 8" not in lines
+    assert "mine 20\n" in (project / "Dockerfile").read_text()
+    assert not list(project.rglob("*.rej"))
+
+
+SETTINGS = ("apply.whitespace=error", "core.quotePath=false", "status.showUntrackedFiles=no")
+
+
+@pytest.mark.proof("An update merges alike whatever a user's git settings are")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_git_change_nothing(project: Path, tmp_path: Path, setting: str) -> None:
+    """With each of these, Copier loses edits: in silence, by half an update, or into a file nobody sees."""
+    assert_merged(project, make_update(project, **configured(tmp_path, setting)))
+
+
+def test_no_other_setting_of_git_changes_anything(project: Path, tmp_path: Path) -> None:
+    """Each of these, too, makes Copier lose edits or stop; here all at once."""
+    append(tmp_path / "attributes", "* binary\n")
+    append(tmp_path / "ignored", "data/\n")
+    append(tmp_path / "template/info/exclude", "data/\n")
+    for name in ("post-checkout", "prepare-commit-msg"):
+        append(tmp_path / "hooks" / name, "#!/bin/sh\nexit 1\n")
+        (tmp_path / "hooks" / name).chmod(0o755)
+    settings = (
+        "apply.whitespace=fix",
+        f"core.attributesFile={tmp_path / 'attributes'}",
+        "core.autocrlf=true",
+        "core.bigFileThreshold=1",
+        f"core.excludesFile={tmp_path / 'ignored'}",
+        "core.safecrlf=true",
+        f"core.hooksPath={tmp_path / 'hooks'}",
+        "diff.orderFile=/nowhere",
+        f"init.templateDir={tmp_path / 'template'}",
+    )
+    done = make_update(project, **configured(tmp_path, *settings))
+    assert_merged(project, done)
+
+
+def test_settings_in_the_environment_are_kept(project: Path, template: Path) -> None:
+    """Such as another address for the template's; the merge's own settings come after them."""
+    path = project / ".copier-answers.yml"
+    path.write_text(path.read_text().replace(str(template), "git+https://gone.example/template.git"))
+    commit(project, "address")
+    own = {
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": "apply.whitespace",
+        "GIT_CONFIG_VALUE_0": "error",
+        "GIT_CONFIG_KEY_1": f"url.file://{template}.insteadOf",
+        "GIT_CONFIG_VALUE_1": "https://gone.example/template.git",
+    }
+    assert_merged(project, make_update(project, **own))
+
+
+def test_an_update_inside_a_hook_of_git_is_the_projects(project: Path) -> None:
+    """Git tells hooks where the repository is; Copier's own repositories are elsewhere."""
+    before = git("rev-parse", "HEAD", cwd=project)
+    own = {"GIT_DIR": str(project / ".git"), "GIT_INDEX_FILE": str(project / ".git/index")}
+    assert_merged(project, make_update(project, **own))
+    assert git("rev-parse", "HEAD", cwd=project) == before
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    """Read all files, and what git has of them."""
+    index = git("ls-files", "--stage", cwd=folder) + git("status", "--porcelain", cwd=folder)
+    paths = (path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts)
+    return {"index": index.encode()} | {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.proof("An update that would lose a line, or fails half-way, is put back whole")
+def test_lines_that_would_be_lost_put_the_update_back(project: Path, tmp_path: Path) -> None:
+    """Whatever the reason; here the user's git ignores files of the standard, and one that is none."""
+    append(tmp_path / "ignored", "data/\n")
+    append(project / "data/raw.csv", "rows\n")
+    environment = configured(tmp_path, f"core.excludesFile={tmp_path / 'ignored'}")
+    before = state(project)
+    done = make_update(project, **environment)
+    assert done.returncode == 1
+    assert f"would lose these lines of yours:\nsrc/pkg/data/load.py: {MINE[1]}\n" in done.stderr
+    assert "GIT_CONFIG_GLOBAL=/dev/null" in done.stderr
+    assert "the project is as it was before the update" in done.stderr
+    assert state(project) == before
+    (project / "data/raw.csv").unlink()
+    assert_merged(project, make_update(project, **environment))
+
+
+def test_an_ignored_file_is_not_overwritten(project: Path) -> None:
+    """The release brings one of that name, which Copier writes over it."""
+    append(project / ".gitignore", "*.env\n")
+    commit(project, "ignore")
+    append(project / "settings.env", "SECRET=mine\n")
+    before = state(project)
+    done = make_update(project)
+    assert done.returncode == 1
+    assert "settings.env: SECRET=mine" in done.stderr
+    assert state(project) == before
+
+
+def test_a_failure_on_the_way_puts_the_update_back(project: Path) -> None:
+    """In this folder alone: not in the rest of a repository, and not what git ignores."""
+    repository = project.parent
+    (project / ".git").rename(repository / ".git")
+    append(project / ".gitignore", "/ignored/\n*.rej\n")
+    append(repository / "other/work.py", "one\n")
+    commit(repository, "one of several projects")
+    append(repository / "other/work.py", "two hours of work\n")
+    git("add", "other/work.py", cwd=repository)
+    append(repository / "other/work.py", "and one more\n")
+    append(repository / "other/new.py", "new\n")
+    append(project / "ignored/events.parquet", "production\n")
+    append(project / "ignored/mine.rej", "mine\n")
+    before = state(repository)
+    done = make_update(project, "--trust", release="v3.0.0")
+    assert done.returncode == 1
+    assert "exit status 7" in done.stdout
+    assert "the project is as it was before the update" in done.stderr
+    assert state(repository) == before
+
+
+def test_nothing_starts_beside_what_is_not_committed(project: Path) -> None:
+    """It could not be put back; also where git is set not to show new files."""
+    git("config", "status.showUntrackedFiles", "no", cwd=project)
+    append(project / "notes", "mine\n")
+    append(project / "README.md", "not committed\n")
+    before = state(project)
+    done = make_update(project)
+    assert done.returncode == 1
+    assert "commit or stash these first" in done.stderr
+    assert "README.md\nnotes\n" in done.stderr
+    assert state(project) == before
+
+
+def test_the_package_keeps_its_name(project: Path) -> None:
+    """An update cannot rename it: the lines that are yours would stay in the old folder."""
+    before = state(project)
+    done = make_update(project, "--data", "package_name=other")
+    assert done.returncode == 1
+    assert "an update cannot rename the package" in done.stderr
+    assert state(project) == before
+
+
+def test_a_renamed_package_is_updated_under_its_new_name(project: Path) -> None:
+    """Once the answers have it; before that, an update would pass it by."""
+    git("mv", "src/pkg", "src/leavers", cwd=project)
+    commit(project, "rename")
+    done = make_update(project)
+    assert done.returncode == 1
+    assert "src/pkg is missing" in done.stderr
+    assert not status(project)
+    answers = project / ".copier-answers.yml"
+    answers.write_text(answers.read_text().replace("package_name: pkg", "package_name: leavers"))
+    commit(project, "answer")
+    assert "Dockerfile" in make_update(project).stderr
+    assert {*MINE, "new 20"} <= {*(project / "src/leavers/data/load.py").read_text().splitlines()}
+    assert not (project / "src/pkg").exists()
+
+
+def test_answers_may_have_another_file(project: Path) -> None:
+    """In a folder that is made from two templates, for example."""
+    git("mv", ".copier-answers.yml", ".copier-answers.ml.yml", cwd=project)
+    commit(project, "another name")
+    done = make_update(project)
+    assert done.returncode == 1
+    assert ".copier-answers.yml is missing; ARGS='-a FILE' names another answers file" in done.stderr
+    assert_merged(project, make_update(project, "-a", ".copier-answers.ml.yml"))
+    assert yaml.safe_load((project / ".copier-answers.ml.yml").read_text())["_commit"] == "v2.0.0"
