@@ -1,11 +1,13 @@
 """Keep what a project changed in files that the template has moved or dropped.
 
-    moved.py OLD=NEW … OLD …
+    moved.py [--answers FILE] OLD=NEW … OLD …
 
 Copier deletes such a file with all that was changed in it. Run in the project, as a migration after an
 update, this merges the changes into NEW; an edited file that the template dropped stays, as the project's.
 """
 
+import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,13 +16,13 @@ from pathlib import Path
 import copier
 import yaml
 
-ANSWERS = ".copier-answers.yml"
 LABELS = ("before updating", "last update", "after updating")  # as Copier marks conflicts
 
 
 def git(*args: str | Path, fed: bytes = b"") -> bytes:
     """Run git; raise `CalledProcessError` if it fails."""
-    return subprocess.run(("git", *args), input=fed, capture_output=True, check=True).stdout
+    command = ("git", "-c", f"core.hooksPath={os.devnull}", *args)
+    return subprocess.run(command, input=fed, capture_output=True, check=True).stdout
 
 
 def committed(path: str) -> bytes | None:
@@ -29,9 +31,12 @@ def committed(path: str) -> bytes | None:
     return git("cat-file", "blob", found.split()[2].decode()) if found else None
 
 
-def render(folder: Path) -> None:
+def render(answers_file: str, folder: Path) -> None:
     """Write into a folder what the template made of the project before the update."""
-    answers = yaml.safe_load(committed(ANSWERS) or b"")
+    recorded = committed(answers_file)
+    if recorded is None:
+        raise FileNotFoundError(f"{answers_file}, which names the template, is not committed")
+    answers = yaml.safe_load(recorded)
     source, version = answers["_src_path"], answers["_commit"]
     given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
     copier.run_copy(source, folder, data=given, vcs_ref=version, defaults=True, quiet=True)
@@ -81,12 +86,18 @@ def mark(path: str, mode: str, versions: tuple[bytes, ...]) -> None:
     git("update-index", "--index-info", fed="".join(lines).encode())
 
 
-def undo() -> None:
-    """Make the project what it was: Copier starts only where everything is committed."""
-    git("reset", "--quiet", "--hard")
+def undo() -> str:
+    """Make the project's folder what it was; Copier starts only where all in it is committed.
+
+    Returns:
+        what was done, for the reader. Nothing outside of the folder is touched.
+    """
+    git("restore", "--source=HEAD", "--staged", "--worktree", "--", ".")
     shown = git("config", "--default", "normal", "--get", "status.showUntrackedFiles").strip()
-    if shown != b"no":  # else Copier may have started beside files that git does not know
-        git("clean", "--quiet", "-d", "--force")
+    if shown in (b"no", b"false"):  # Copier may have started beside files that git does not know
+        return "What is committed is as before the update; delete what `git status -unormal .` shows as new."
+    git("clean", "--quiet", "-d", "--force", "--", ".")
+    return "It is as it was before the update."
 
 
 def say(text: str) -> None:
@@ -96,17 +107,21 @@ def say(text: str) -> None:
 
 def main() -> None:
     """Move all files, or none: a failure takes the update back."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--answers", default=".copier-answers.yml", help="the answers file (%(default)s)")
+    parser.add_argument("moves", nargs="+", metavar="OLD[=NEW]")
+    options = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            render(Path(folder))
-            for word in sys.argv[1:]:
+            render(options.answers, Path(folder))
+            for word in options.moves:
                 old, _, new = word.partition("=")
                 move(old, new, Path(folder, old))
     except Exception as error:
-        undo()
         sys.exit(
-            f"moved: {error}\nThe project is as it was before the update. Mend that and update again; or put"
-            " the file back as the template had it, update, and make your changes anew."
+            f"moved: {error}\nOnly the project's folder, {Path.cwd()}, is taken back. {undo()} Mend that and"
+            " update again; or put the file back as the template had it, update, and make your changes anew."
         )
 
 

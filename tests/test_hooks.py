@@ -16,7 +16,12 @@ CONFIG = """\
 _subdirectory: template
 _migrations:
   - version: 2.0.0
-    command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/moved.py", old=new, dropped]
+    command:
+      - "{{ _copier_python }}"
+      - "{{ _copier_conf.src_path }}/hooks/moved.py"
+      - "--answers={{ _copier_conf.answers_file }}"
+      - old=new
+      - dropped
 """
 ANSWERS = "{{ _copier_conf.answers_file }}.jinja"
 UPDATED = {" M .copier-answers.yml", " D old", " D dropped", "?? new"}
@@ -144,10 +149,48 @@ def test_a_failure_takes_the_update_back(project: Path, capfd: pytest.CaptureFix
     assert git("ls-files", "--stage", cwd=project) == before
     message = capfd.readouterr().err
     assert "old and new cannot be merged" in message
-    assert "as it was before the update" in message
+    assert f"Only the project's folder, {project}, is taken back. It is as it was before" in message
 
 
-def test_files_that_git_was_told_not_to_show_survive_a_failure(project: Path) -> None:
+def test_a_failure_leaves_the_rest_of_the_repository_alone(project: Path) -> None:
+    """Copier starts although others have not committed their work there."""
+    repository = project.parent
+    (project / "old").write_bytes(b"\0 nothing that git merges")
+    (repository / "other").mkdir()
+    for name in ("changed", "staged"):
+        (repository / "other" / name).write_text("one\n")
+    commit(repository, "mine")
+    for name in ("changed", "staged", "new"):
+        (repository / "other" / name).write_text("two hours of work\n")
+    git("add", "other/staged", cwd=repository)
+    before = status(repository), lines(repository), git("ls-files", "--stage", cwd=repository)
+    with pytest.raises(TaskError):
+        update(project)
+    assert before == (status(repository), lines(repository), git("ls-files", "--stage", cwd=repository))
+
+
+def test_the_answers_may_have_another_file(project: Path) -> None:
+    """As in a folder that is made from two templates."""
+    (project / ".copier-answers.yml").rename(project / "ml.yml")
+    (project / "old").write_text(TEXT.replace("five", "mine"))
+    commit(project, "mine")
+    update(project, answers_file="ml.yml")
+    assert status(project) == UPDATED - {" M .copier-answers.yml"} | {" M ml.yml"}
+    assert (project / "new").read_text() == TEXT.replace("two", "2").replace("five", "mine")
+
+
+def test_answers_that_are_not_there_are_named(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By a migration that names none, where they have another file."""
+    (project / ".copier-answers.yml").rename(project / "ml.yml")
+    commit(project, "mine")
+    hook = (sys.executable, ROOT / "hooks/moved.py", "old=new")
+    assert subprocess.run(hook, cwd=project, check=False).returncode == 1
+    assert ".copier-answers.yml, which names the template, is not committed" in capfd.readouterr().err
+
+
+def test_files_that_git_was_told_not_to_show_survive_a_failure(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Copier starts beside them, for it does not see them."""
     (project / "old").write_bytes(b"\0mine")
     commit(project, "mine")
@@ -155,5 +198,6 @@ def test_files_that_git_was_told_not_to_show_survive_a_failure(project: Path) ->
     (project / "notes").write_text("mine\n")
     with pytest.raises(TaskError):
         update(project)
+    assert "delete what `git status -unormal .` shows as new" in capfd.readouterr().err
     assert (project / "notes").read_text() == "mine\n"
     assert (project / "old").read_bytes() == b"\0mine"
