@@ -1,6 +1,6 @@
 """Keep many projects current: say how far behind each is, or update each on a branch of its own.
 
-    python -m hooks.fleet status|update fleet.yaml
+    python -m hooks.fleet status|update [--template ADDRESS …] fleet.yaml
 
 A fleet is a YAML list of repositories: addresses, or paths from where the list is. A branch other than
 the default one to start from stands beside it:
@@ -8,12 +8,16 @@ the default one to start from stands beside it:
     - git@example.com:acme/churn.git
     - {repository: ../demand, branch: develop}
 
+Only projects of this template are updated: those that name the folder of this clone, its origin, or an
+address given by --template. Of another template, nothing is run, --trust or not.
+
 Projects are cloned into temporary folders: nobody's working folder is touched. Nothing is remembered but
 what git keeps: a branch that was pushed is not made again, so a run that was cut off is simply repeated.
 """
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -27,8 +31,14 @@ from tempfile import TemporaryDirectory
 import yaml
 
 ANSWERS = ".copier-answers.yml"
-SOURCES = Path(__file__).parent.parent / "template/src"
+ROOT = Path(__file__).parent.parent
+SOURCES = ROOT / "template/src"
 UPDATE = (sys.executable, "-m", "{{ package_name }}.update", "--quiet")  # older projects may have none
+HOSTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/"}
+"""How Copier lets an address begin."""
+SAFE = r"(?:[\w.:%-]+@)?(?P<host>[\w.-]+(?::\d+)?)/+(?P<path>[\w./~+-]+)"
+REMOTE = re.compile(rf"(?:https|ssh)://{SAFE}|[\w.-]+@(?P<machine>[\w.-]+):(?P<place>[\w./~+-]+)", re.ASCII)
+CLONE = ("git", "clone", "--quiet", "--origin=origin", f"--config=core.excludesFile={os.devnull}")
 COLUMNS = ("project", "release", "days", "newest", "result")
 
 
@@ -42,6 +52,7 @@ class Order:
 
     verb: str
     fleet: Path
+    templates: set[str]
     jobs: int
     test: list[str]
     minutes: float
@@ -117,12 +128,31 @@ def run(*command: str | Path, folder: Path, minutes: float = 10, **environment: 
     return said.strip()
 
 
-def release(folder: Path) -> str:
-    """Say which release of its template a project has."""
+def recorded(folder: Path, name: str) -> str:
+    """Read what a project remembers: `_src_path`, its template's address, or `_commit`, its release."""
     try:
-        return yaml.safe_load((folder / ANSWERS).read_text(encoding="utf-8"))["_commit"]
+        return yaml.safe_load((folder / ANSWERS).read_text(encoding="utf-8"))[name]
     except (OSError, yaml.YAMLError, TypeError, KeyError):
         raise FleetError(f"{ANSWERS} names no release of a template") from None
+
+
+def canonical(address: str) -> str:
+    """Write an address in one way: https for ssh too, a full path, or as it is (a path from a project)."""
+    address = HOSTS.get(address[:3], address[:3]) + address[3:]
+    address = address.removeprefix("git+").removeprefix("file://").rstrip("/").removesuffix(".git")
+    if match := REMOTE.fullmatch(address):
+        return f"https://{(match['host'] or match['machine']).lower()}/{match['path'] or match['place']}"
+    path = Path(address).expanduser()
+    return str(path.resolve()) if path.is_absolute() else address
+
+
+def own_templates(*addresses: str) -> set[str]:
+    """Give the addresses of this template: its folder, its origin, and others that were named."""
+    try:
+        origin = run("git", "config", "--get", "remote.origin.url", folder=ROOT)
+    except FleetError:  # it has none
+        origin = str(ROOT)
+    return {canonical(address) for address in (str(ROOT), origin, *addresses)}
 
 
 def take(order: Order, folder: Path) -> str:
@@ -133,9 +163,10 @@ def take(order: Order, folder: Path) -> str:
     """
     trust = ("--trust",) if order.trust else ()
     try:
-        return run(*UPDATE, *trust, folder=folder, PYTHONPATH=str(SOURCES))
+        # Python must not import what lies in the project's folder.
+        return run(*UPDATE, *trust, folder=folder, PYTHONPATH=str(SOURCES), PYTHONSAFEPATH="1")
     except FleetError:
-        if conflicts := run("git", "diff", "--name-only", "--diff-filter=U", folder=folder):
+        if conflicts := run("git", "diff-files", "--name-only", "--diff-filter=U", folder=folder):
             raise FleetError(f"conflicts: {', '.join(conflicts.splitlines())}") from None
         raise
 
@@ -147,14 +178,17 @@ def update(project: Project, order: Order, row: Row, folder: Path) -> str:
         FleetError: it does not pass, or cannot be updated without somebody's help.
     """
     start = ("--branch", project.branch) if project.branch else ()
-    run("git", "clone", "--quiet", *start, project.repository, folder, folder=order.fleet.parent)
-    row.release = release(folder)
-    taken = run("git", "log", "-1", "--format=%ct", "--", ANSWERS, folder=folder)
+    run(*CLONE, *start, project.repository, folder, folder=order.fleet.parent)
+    row.release = recorded(folder, "_commit")
+    source = str(recorded(folder, "_src_path"))
+    if canonical(source) not in order.templates:
+        raise FleetError(f"another template: {source}")
+    taken = run("git", "log", "-1", "--no-show-signature", "--format=%ct", "--", ANSWERS, folder=folder)
     row.days = int((time.time() - int(taken)) / 86_400)
     try:
         told = take(order, folder)
     finally:
-        row.newest = release(folder)
+        row.newest = recorded(folder, "_commit")
     branch = f"standards/{row.newest.removeprefix('v')}"
     if row.newest == row.release:
         return "current"
@@ -192,14 +226,18 @@ def ordered() -> Order:
     """Read the command line."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m hooks.fleet", description=__doc__, formatter_class=form)
-    parser.add_argument("verb", choices=("status", "update"), help="status pushes nothing and runs no tests")
+    verbs = "status pushes nothing and runs no tests; update runs the projects' tests, in your environment"
+    parser.add_argument("verb", choices=("status", "update"), help=verbs)
     parser.add_argument("fleet", type=Path, help="the YAML list")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="projects at once (%(default)s)")
     test = "make setup check test"
     parser.add_argument("--test", type=shlex.split, default=test, help="what must succeed (%(default)s)")
     parser.add_argument("--minutes", type=float, default=60, help="that it may take (%(default)s)")
-    parser.add_argument("--trust", action="store_true", help="run the template's migrations")
-    return Order(**vars(parser.parse_args()))
+    parser.add_argument("--trust", action="store_true", help="run this template's migrations, no other's")
+    another = "another address that this template has, in the projects' _src_path"
+    parser.add_argument("--template", action="append", default=[], metavar="ADDRESS", help=another)
+    options = vars(parser.parse_args())
+    return Order(templates=own_templates(*options.pop("template")), **options)
 
 
 def main() -> int:

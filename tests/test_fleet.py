@@ -17,6 +17,8 @@ from helpers import ROOT, commit, git, migrate, snapshot
 from project import Done
 from test_render import pairwise
 
+from hooks.fleet import canonical
+
 RELEASES = ("v1.0.0", "v1.1.0", "v1.2.0")
 NEWEST = RELEASES[-1]
 BRANCH = "standards/1.2.0"
@@ -46,7 +48,8 @@ class Fleet:
 
     def start(self, verb: str, *options: str, projects: str = "fleet.yaml") -> subprocess.Popen[str]:
         """Start the command."""
-        command = (sys.executable, "-m", "hooks.fleet", verb, self.folder / projects, *options)
+        ours = f"--template={self.folder / 'template'}"
+        command = (sys.executable, "-m", "hooks.fleet", verb, self.folder / projects, ours, *options)
         names = (f"GIT_{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL"))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = os.environ | dict.fromkeys(names, "fleet@example.com") | {"PATH": path}
@@ -134,6 +137,78 @@ def test_a_migration_is_trusted_or_does_not_run(fleet: Fleet) -> None:
     assert done.returncode == 1
     assert "`--trust`" in results(done.stdout)[0]
     assert "potentially unsafe feature: migrations" in done.stderr
+
+
+EVIL = "_tasks: ['touch {ran}']\n_migrations: ['touch {ran}']\n"
+
+
+@pytest.mark.parametrize("verb", ["status", "update"])
+def test_nothing_of_another_template_is_run(fleet: Fleet, tmp_path: Path, verb: str) -> None:
+    """Trust is this template's: a member may name any other, which is listed and left alone."""
+    evil, project, ran = tmp_path / "evil", tmp_path / "project-1", tmp_path / "ran"
+    evil.mkdir()
+    (evil / "copier.yml").write_text(EVIL.format(ran=ran))
+    (evil / "{{ _copier_conf.answers_file }}.jinja").write_text("{{ _copier_answers | to_nice_yaml }}")
+    commit(evil, "evil")
+    git("tag", "v9.0.0", cwd=evil)
+    shutil.copytree(fleet[1], project)
+    answers = project / ".copier-answers.yml"
+    answers.write_text(answers.read_text().replace(str(fleet.folder / "template"), str(evil)))
+    commit(project, "another template")
+    (fleet.folder / "one.yaml").write_text(f"['{project}']\n")
+    done = fleet.run(verb, "--trust", fleet.tests, projects="one.yaml")
+    assert done.returncode == 1
+    assert results(done.stdout) == {1: f"another template: {evil}"}
+    assert not ran.exists()
+    assert git("branch", cwd=project).split() == ["*", "main"]
+
+
+def test_status_imports_nothing_from_a_project(fleet: Fleet, tmp_path: Path) -> None:
+    """A file there may have the name of a library."""
+    project = tmp_path / "project-1"
+    shutil.copytree(fleet[1], project)
+    for name in ("copier", "yaml", "msgspec"):
+        (project / f"{name}.py").write_text(f"from pathlib import Path; Path('{tmp_path}/ran').touch()\n")
+    commit(project, "names of libraries")
+    (fleet.folder / "one.yaml").write_text(f"['{project}']\n")
+    assert results(fleet.run("status", "--trust", projects="one.yaml").stdout) == {1: "no conflict"}
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "gh:acme/template",
+        "https://github.com/acme/template",
+        "https://token@github.com/acme/template.git/",
+        "git+https://github.com/acme/template.git",
+        "ssh://git@github.com/acme/template.git",
+        "git@github.com:acme/template.git",
+    ],
+)
+def test_an_address_may_be_written_in_many_ways(address: str) -> None:
+    """Copier's and git's own."""
+    assert canonical(address) == "https://github.com/acme/template"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "gl:acme/template",
+        "https://github.com@evil.example/acme/template",
+        "https://evil.example\\\\@github.com/acme/template",
+        "https://evil.example#@github.com/acme/template",
+        "https://evil.example/github.com/acme/template",
+        "http://github.com/acme/template",
+        "git://github.com/acme/template",
+        "ext::sh -c evil% github.com/acme/template",
+        "github.com/acme/template",
+        "https://github.com/acme/template/../../evil/template",
+    ],
+)
+def test_another_address_is_another_template(address: str) -> None:
+    """Also one that looks alike, may be answered by somebody else, or is a folder of the member's."""
+    assert canonical(address) not in {canonical("gh:acme/template")}
 
 
 def test_what_hangs_is_stopped(fleet: Fleet) -> None:
