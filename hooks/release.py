@@ -1,9 +1,12 @@
 """What is a release, and may this commit be one?
 
     python -m hooks.release [--tag | --notes]
+    python -m hooks.release retag
 
 A release is the commit on main that changes the version in pyproject.toml to X.Y.Z. Until then the version
 is X.Y.Z.dev0, and the changelog's first section that of X.Y.Z (unreleased).
+
+A clone may lack the tags of releases, by which projects are updated: `retag` sets them from the history.
 """
 
 import argparse
@@ -86,13 +89,44 @@ def faults(folder: Path) -> Iterator[str]:
         yield "something is not committed"
 
 
+def tagged(tag: str, folder: Path) -> str:
+    """Give the commit of a tag; nothing, if there is no such tag."""
+    target = "%(if)%(*objectname)%(then)%(*objectname)%(else)%(objectname)%(end)"  # annotated, or not
+    return git("for-each-ref", f"--format={target}", f"refs/tags/{tag}", folder=folder).strip()
+
+
+def retag(folder: Path) -> list[str]:
+    """Set the tags of all releases in the history of HEAD that have none. An existing tag is never moved.
+
+    Returns:
+        the tags that stand elsewhere than at their release: one line each.
+    """
+    elsewhere = []
+    for version, commit in releases(folder).items():
+        tag = f"v{version}"
+        there = tagged(tag, folder)
+        if not there:
+            git("tag", "--annotate", "--message", tag, tag, commit, folder=folder)
+            print(f"{tag}: set at {commit}")
+        elif there != commit:
+            elsewhere.append(f"{tag} is at {there}, but the release is {commit}: not moved")
+        else:
+            print(f"{tag}: there already")
+    return elsewhere
+
+
 def main() -> None:
     """Print the command that tags the release; exit with 1 if this commit may not be one."""
     parser = argparse.ArgumentParser(prog="python -m hooks.release", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=["retag"], help="set the tags of past releases")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--tag", action="store_true", help="print its tag, or nothing if it is no release")
     instead.add_argument("--notes", action="store_true", help="print the changelog's section instead")
     given = parser.parse_args()
+    if given.command:
+        if found := retag(ROOT):
+            sys.exit("\n".join(f"error: {line}" for line in found))
+        return
     if given.tag:
         print(*(f"v{it}" for it, commit in releases(ROOT).items() if commit == head(ROOT)))
         return

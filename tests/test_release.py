@@ -1,17 +1,19 @@
 """A release is found in the history, and a commit that may not be one is told why."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from actions import ADDRESS, GitHub, Run
-from helpers import ROOT, commit, git, snapshot
+from helpers import ROOT, commit, git, run, snapshot
 from images import Docker
 from packaging.version import Version
 from project import Project
 from releases import rebuild, tags
 
-from hooks.release import HistoryError, faults, releases, sections, version_in
+from hooks.release import HistoryError, faults, releases, retag, sections, version_in
 
 NOTES = "- **Questions**: one more.\n"
 
@@ -27,7 +29,10 @@ def change(folder: Path, version: str, heading: str = "", notes: str = NOTES) ->
 
 @pytest.fixture
 def template(tmp_path: Path) -> Path:
-    """Make a history of one release."""
+    """Make a history of one release, in a repository with an identity, which tags need."""
+    git("init", "--quiet", "--initial-branch=main", cwd=tmp_path)
+    git("config", "user.name", "Tester", cwd=tmp_path)
+    git("config", "user.email", "tester@example.com", cwd=tmp_path)
     change(tmp_path, "0.1.0.dev0", "0.1.0 (unreleased)")
     change(tmp_path, "0.1.0")
     return tmp_path
@@ -80,6 +85,50 @@ def test_what_is_not_committed_is_no_release(template: Path) -> None:
     """A tag would be of something else than what was tested."""
     (template / "more").touch()
     assert list(faults(template)) == ["something is not committed"]
+
+
+def test_tags_of_releases_are_set_from_the_history(template: Path) -> None:
+    """Annotated, as by a release; those that are there stay as they are."""
+    first = git("rev-parse", "HEAD", cwd=template).strip()
+    change(template, "0.2.0")
+    change(template, "0.3.0.dev0", "0.3.0 (unreleased)")
+    git("tag", "v0.2.0", "HEAD~1", cwd=template)
+    assert not retag(template)
+    assert tags(template) == ["v0.1.0", "v0.2.0"]
+    assert git("rev-parse", "v0.1.0^{commit}", cwd=template).strip() == first
+    kinds = git("for-each-ref", "--format=%(objecttype)", "refs/tags", cwd=template)
+    assert kinds == "tag\ncommit\n"
+    before = git("show-ref", cwd=template)
+    assert not retag(template)
+    assert git("show-ref", cwd=template) == before
+
+
+def test_a_tag_that_stands_elsewhere_is_not_moved(template: Path) -> None:
+    """Projects may have seen it; the others are set all the same."""
+    change(template, "0.2.0")
+    git("tag", "--annotate", "--message=x", "v0.1.0", "HEAD", cwd=template)
+    before = git("rev-parse", "v0.1.0", cwd=template)
+    (fault,) = retag(template)
+    assert fault.startswith("v0.1.0 is at ")
+    assert fault.endswith(": not moved")
+    assert git("rev-parse", "v0.1.0", cwd=template) == before
+    assert tags(template) == ["v0.1.0", "v0.2.0"]
+
+
+def test_a_clone_without_tags_is_tagged(tmp_path: Path) -> None:
+    """By the command, whose exit code says when a tag stands elsewhere."""
+    folder = tmp_path / "template"
+    git("clone", "--quiet", "--no-tags", ROOT, folder, cwd=tmp_path)
+    snapshot(folder)
+    git("config", "user.name", "Tester", cwd=folder)
+    git("config", "user.email", "tester@example.com", cwd=folder)
+    command = (sys.executable, "-m", "hooks.release", "retag")
+    run(*command, cwd=folder)
+    assert tags(folder) == [f"v{version}" for version in releases(folder)]
+    git("tag", "--force", "v0.1.0", "HEAD", cwd=folder)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: v0.1.0 is at " in done.stderr
 
 
 def test_history_that_was_cut_off_is_refused(template: Path, tmp_path: Path) -> None:
