@@ -101,7 +101,7 @@ def test_the_same_command_finishes_what_failed(work: Project, origin: Path, gith
     hook = origin / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho not today >&2\nexit 1\n")
     hook.chmod(0o755)
-    assert "not today" in work.refusal("packaging.propose")
+    assert "not today" in work.stage("packaging.propose").stderr
     hook.unlink()
     (github / "pull-request").mkdir()  # the stand-in cannot write there
     (github / "open").mkdir()
