@@ -135,15 +135,18 @@ def test_data_and_models_come_back(kept: tuple[Project, Store], project: Project
         shutil.rmtree(work.folder / folder)
     work.good("dvc", "pull")
     found = contents(work.folder, "data", "models")
-    assert len(found) > 10
-    assert found == contents(project.folder, "data", "models")
+    assert len(found) > 9
+    assert found == contents(project.folder, "data", "models/bundle")  # the estimator does not travel
     objects = contents(work.folder / ".dvc/cache", "files")
     assert {name.removeprefix(f"{BUCKET}/dvc/") for name in pushed} == set(objects)
     assert git("status", "--porcelain", cwd=work.folder) == ""
 
 
-def test_rows_come_from_a_store(kept: tuple[Project, Store], tmp_path: Path) -> None:
+def test_rows_come_from_a_store(
+    kept: tuple[Project, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One file, then all that fit a pattern: in the end each row is there once."""
+    monkeypatch.setenv("INGEST", "keep")  # as KEEP=1 does, for the source changes
     work, store = kept
     work.script(PUT, store.scheme, f"{BUCKET}/rows")
     (work.folder / "data/raw.parquet").rename(tmp_path / "before.parquet")

@@ -165,7 +165,8 @@ def explain(
 ) -> str:
     """Say how far estimator and bundle are apart, on which row most, and why that may be."""
     expected, actual, predicted, served, other = difference
-    row = int(np.where(other, distances + distances.max() + 1, distances).argmax())
+    farthest = float(np.max(distances))
+    row = int(np.argmax(np.where(other, distances + farthest + 1, distances)))
 
     def answer(values: NDArray, label: int) -> str:
         number = f"{values[row, label]:.4g}"
@@ -178,7 +179,7 @@ def explain(
             "(a tuned threshold, or SVC): take the classifier inside, or CalibratedClassifierCV around SVC"
         ]
     return (
-        f"bundle: ONNX and estimator differ by {distances.max():.1e} of the outputs' range on {probe.title}, "
+        f"bundle: ONNX and estimator differ by {farthest:.1e} of the outputs' range on {probe.title}, "
         f"bundle.parity_tolerance is {tolerance:.0e}; {other.sum()} of {len(other)} rows get another label, "
         f"which is refused at any tolerance.\n"
         f"- The worst row is {probe.describe(row, contract.key)}: the estimator answers "

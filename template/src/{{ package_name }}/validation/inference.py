@@ -147,7 +147,7 @@ def binomial_tails(table: NDArray) -> float:
     """
     from scipy.special import bdtr, bdtrc
 
-    smaller = int(table.sum(axis=1).argmin())
+    smaller = int(np.argmin(table.sum(axis=1)))
     rows = int(table[smaller].sum() + 1e-9)
     if rows == 0:
         return 1.0
