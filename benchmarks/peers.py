@@ -62,4 +62,5 @@ def bare() -> ASGIApp:
     serving, rows = (import_module(f"{package}.{name}") for name in ("serving.app", "contract.rows"))
     serving.Events.record = serving.Metrics.count = lambda *_: None
     rows.annotation = lambda _: Any  # ty: ignore[missing-attribute]
+    rows.text_type = lambda text, _: text  # ty: ignore[missing-attribute]
     return serving.create_app()
