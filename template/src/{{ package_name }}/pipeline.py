@@ -6,27 +6,24 @@ The estimator is a pickle, which runs code when it is loaded, so DVC neither pus
 is missing, as in a clone, `dvc repro` would train it again; here that happens only if the bundle needs it.
 """
 
-import hashlib
 import subprocess
 import sys
 
 import msgspec
-import yaml
 
-from .stage import CLEAN, ESTIMATOR, LOCK, RAW, call
+from .stage import CLEAN, ESTIMATOR, RAW, call, dvc_hash, locked_hashes
 
 DVC = (sys.executable, "-m", "dvc")
 
 
 def has_estimator() -> bool:
     """Whether the estimator of `dvc.lock` is here; before there is one, none is missing."""
-    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"] if LOCK.exists() else {}
-    locked = {out["path"]: out["md5"] for out in stages.get("train", {}).get("outs", [])}
+    locked = locked_hashes("train", "outs")
     if str(ESTIMATOR) not in locked:
         return True
     if not ESTIMATOR.exists():
         return False
-    return hashlib.md5(ESTIMATOR.read_bytes(), usedforsecurity=False).hexdigest() == locked[str(ESTIMATOR)]
+    return dvc_hash(ESTIMATOR.read_bytes()) == locked[str(ESTIMATOR)]
 
 
 def is_all_else_current() -> bool:

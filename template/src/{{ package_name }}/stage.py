@@ -1,11 +1,12 @@
 """What stages share at their edges: where everything lies, and how to say what is wrong."""
 
+import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -60,6 +61,19 @@ def call(*command: str | Path, failure: str = "", folder: Path = Path(), **envir
         failure = failure or f"{' '.join(map(str, command))[:80]} failed:"
         raise ProjectError(f"{failure}\n{(done.stdout + done.stderr).strip()[-2000:]}".strip())
     return done.stdout.strip()
+
+
+def dvc_hash(content: bytes) -> str:
+    """The hash by which DVC names a file of that content."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def locked_hashes(stage: str, files: Literal["deps", "outs"]) -> dict[str, str]:
+    """Hashes of a stage's files by their paths, as `dvc.lock` has them; empty before the stage ever ran."""
+    import yaml
+
+    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"] if LOCK.exists() else {}
+    return {file["path"]: file["md5"] for file in stages.get(stage, {}).get(files, [])}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

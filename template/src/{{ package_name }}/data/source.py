@@ -1,13 +1,12 @@
 """Source: remember where the rows of `data/raw.parquet` come from, and notice when that changes."""
 
-import hashlib
 import os
 import re
 from pathlib import Path
 
 from .. import params
 from ..contract.tables import Connection, literal
-from ..stage import ProjectError, readable_json
+from ..stage import ProjectError, dvc_hash, locked_hashes, readable_json
 
 SAMPLE = params.Ingest()
 MASKED = "sig|token|secret|password|pwd|key|credential|expires|date"  # parts of names in an address
@@ -31,22 +30,8 @@ def former_identity(con: Connection, ingest: params.Ingest, raw: Path) -> dict[s
     if remembered:
         return remembered
     # Before release 0.2.1 nothing was, but DVC knows a hash of the parameters of the last run.
-    last = last_hash()
-    return next((identity(known) for known in (ingest, SAMPLE) if parameters_hash(known) == last), {})
-
-
-def parameters_hash(ingest: params.Ingest) -> str:
-    """DVC's hash of `.params/ingest.json`."""
-    return hashlib.md5(readable_json(ingest), usedforsecurity=False).hexdigest()
-
-
-def last_hash() -> str | None:
-    """The hash of the parameters of the last ingestion, as DVC keeps it."""
-    import yaml
-
-    lock = Path("dvc.lock")
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.exists() else {}
-    return next((dep["md5"] for dep in stages.get("ingest", {}).get("deps", [])), None)
+    last = locked_hashes("ingest", "deps").values()
+    return next((identity(known) for known in (ingest, SAMPLE) if dvc_hash(readable_json(known)) in last), {})
 
 
 def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:

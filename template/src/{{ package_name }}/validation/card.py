@@ -6,7 +6,6 @@ Everything in a card comes from files that git tracks, so the check needs neithe
 """
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,18 @@ import msgspec
 import yaml
 
 from .. import problem
-from ..stage import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, LOCK, SPLIT_REPORT, ProjectError, table
+from ..stage import (
+    BUNDLE,
+    BUNDLE_REPORT,
+    DATA_REPORT,
+    GATE_REPORT,
+    LOCK,
+    SPLIT_REPORT,
+    ProjectError,
+    dvc_hash,
+    locked_hashes,
+    table,
+)
 from .inference import Estimate
 
 MODEL_CARD = Path("docs/model-card.md")
@@ -151,13 +161,9 @@ def write() -> None:
 
 def stale(facts: Facts) -> list[str]:
     """Why the cards do not belong to the bundle that `dvc.lock` names."""
-    lock = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
-    locked = {out["path"]: out["md5"] for out in lock.get("bundle", {}).get("outs", [])}
+    locked = locked_hashes("bundle", "outs")
     found = []
-    if (
-        locked.get(str(BUNDLE_REPORT))
-        != hashlib.md5(BUNDLE_REPORT.read_bytes(), usedforsecurity=False).hexdigest()
-    ):
+    if locked.get(str(BUNDLE_REPORT)) != dvc_hash(BUNDLE_REPORT.read_bytes()):
         found.append(f"{BUNDLE_REPORT} is not that of {BUNDLE} in {LOCK}")
     if facts["gate"]["model_version"] != facts["bundle"]["version"]:
         found.append(

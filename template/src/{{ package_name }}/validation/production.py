@@ -47,7 +47,7 @@ def order(tag: str) -> tuple[date, int]:
     return tag_key(tag) or (date.min, 0)
 
 
-def default_branch() -> str:
+def recording_branch() -> str:
     """Where production is recorded: the default branch of `origin`, as last fetched; without `origin`, main.
 
     Raises:
@@ -90,7 +90,7 @@ def production_tags() -> list[str]:
             "gate: this clone is shallow, production tags may be missing: git fetch --unshallow --tags"
         )
     tags = list_tags()
-    branch = default_branch() if any(map(tag_key, tags)) else ""
+    branch = recording_branch() if any(map(tag_key, tags)) else ""
     merged = set(list_tags(f"--merged={branch}")) if branch else set()
     faults = {tag: why_ignored(tag, merged, branch.removeprefix("refs/remotes/")) for tag in tags}
     if any(faults.values()):
@@ -240,7 +240,7 @@ def tag_commit() -> str:
     """
     if has_origin():
         call("git", "fetch", "--quiet", "--no-tags", "origin", *REFSPECS)
-    branch, tags = default_branch(), production_tags()
+    branch, tags = recording_branch(), production_tags()
     if not contains(branch, "HEAD"):
         raise ProjectError(f"production: HEAD is not on {branch}, where deployments are recorded: push it")
     if tags and commit_of(tags[-1]) == commit_of("HEAD"):
