@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from {package}.contract.tables import read_features
 from {package}.serving.events import Answered, Batch, Events
-from {package}.serving.model import Model
-from {package}.stage import BUNDLE, TRAIN
+from {package}.model.bundle import Model
+from {package}.core.paths import BUNDLE, TRAIN
 
 target, count = sys.argv[1], int(sys.argv[2])
 model = Model(BUNDLE)

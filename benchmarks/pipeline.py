@@ -26,7 +26,7 @@ def rows(lab: Lab) -> Iterator[Row]:
     with lab.steps.step("pipeline with nothing to do"):
         (nothing,) = medians(ROUNDS, lambda: run(project, "dvc", "repro"))
     with lab.steps.step("gate"):
-        (gate,) = medians(ROUNDS, lambda: run(project, "python", "-m", f"{package}.validation.gate"))
+        (gate,) = medians(ROUNDS, lambda: run(project, "python", "-m", f"{package}.evaluation.gate"))
     yield Row("dvc repro", through, "s", "bare stages", bare, Target("≤", 1.5, "x"))
     yield Row("dvc repro, nothing to do", nothing, "s", target=Target("≤", 1, "s"))
     yield Row("gate, after a run that was judged before", gate, "s", "dvc repro", through)

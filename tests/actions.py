@@ -192,8 +192,8 @@ def registry(folder: Path) -> Generator[str]:
 def shorten(project: Project) -> None:
     """Let trials take seconds, and servers write their events and be seen to be healthy as soon."""
     for name, old, new in (
-        ("validation/rollout.py", "timedelta(seconds=15)", "timedelta(seconds=2)"),
-        ("validation/trial.py", "PAUSE = 5.0", "PAUSE = 0.5"),
+        ("deployment/analysis.py", "timedelta(seconds=15)", "timedelta(seconds=2)"),
+        ("deployment/rollout.py", "PAUSE = 5.0", "PAUSE = 0.5"),
         ("serving/writer.py", "INTERVAL = 5.0", "INTERVAL = 0.5"),
     ):
         project.replace(old, new, project.problem.parent / name)

@@ -177,8 +177,8 @@ STAGES = (
     "data.validate",
     "data.split",
     "training.train",
-    "packaging.bundle",
-    "validation.evaluate",
+    "model.build",
+    "evaluation.evaluate",
 )
 
 
@@ -296,7 +296,7 @@ def test_an_item_that_nobody_chose_is_ranked_last_or_refused(work: Project) -> N
         assert "Traceback" not in done.stderr
         assert "never sold" in done.stderr
     else:
-        work.stages("packaging.bundle", "validation.evaluate")
+        work.stages("model.build", "evaluation.evaluate")
         work.batch("data/splits/test.parquet", "out.parquet")
         hits = work.rows("SELECT avg((items[1] = next)::INT) AS share FROM 'out.parquet'")
         assert hits[0]["share"] > 0.7
@@ -316,7 +316,7 @@ def test_a_rare_item_does_not_stop_training(work: Project) -> None:
         "FROM raw UNION ALL FROM 'data/splits/test.parquet' WHERE next = 'book 7'",
         "data/splits/train.parquet",
     )
-    work.stages("training.train", "packaging.bundle", "validation.evaluate")
+    work.stages("training.train", "model.build", "evaluation.evaluate")
     assert work.json("reports/metrics.json")["mrr"] > 0.7
 
 
@@ -349,8 +349,8 @@ def train_and_bundle(project: Project, estimator: str) -> str | None:
     project.problem.write_text(body)
     project.params("train: {folds: 2}")
     project.stages("training.train")
-    done = project.stage("packaging.bundle")
-    return project.refusal("packaging.bundle") if done.returncode else None
+    done = project.stage("model.build")
+    return project.refusal("model.build") if done.returncode else None
 
 
 UNCONVERTIBLE = {
@@ -465,7 +465,7 @@ CONVERTIBLE = {
 def test_other_estimators_are_bundled(work: Project, name: str) -> None:
     """Parity is proven by the stage itself; the API then answers like the estimator."""
     assert train_and_bundle(work, CONVERTIBLE[name]) is None
-    work.stages("validation.evaluate")
+    work.stages("evaluation.evaluate")
     assert work.json("reports/metrics.json")["roc_auc"] > 0.75
 
 
@@ -495,7 +495,7 @@ def test_a_model_that_answers_otherwise_is_stopped(work: Project) -> None:
         skl2onnx.convert_sklearn = spoiled
         """)
     )
-    said = work.refusal("packaging.bundle")
+    said = work.refusal("model.build")
     assert "bundle.parity_tolerance" in said
     assert not (work.folder / "models/bundle").exists()
 
@@ -516,7 +516,7 @@ def test_a_scaler_before_trees_is_stopped(demand_work: Project) -> None:
     )
     demand_work.params("train: {folds: 2}")
     demand_work.stages("training.train")
-    said = demand_work.refusal("packaging.bundle")
+    said = demand_work.refusal("model.build")
     assert "bundle.parity_tolerance" in said
     assert "scaler" in said
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT, git
 from project import Project
 
-STAGES = ("data.validate", "data.split", "training.train", "packaging.bundle", "validation.gate")
+STAGES = ("data.validate", "data.split", "training.train", "model.build", "evaluation.gate")
 TAG = "production/2026-01-31-1"
 TRAIN = "data/splits/train.parquet"
 DOC = ROOT / "docs" / "gate.md"
@@ -137,7 +137,7 @@ def lose_production(work: Project) -> None:
 
 def break_production(work: Project) -> None:
     """Change a part of the production bundle after it was fetched."""
-    work.stage("validation.gate")
+    work.stage("evaluation.gate")
     (contract,) = work.folder.glob(".production/*/contract.json")
     contract.write_text(contract.read_text().replace("600", "601"))
 
@@ -152,7 +152,7 @@ MUTATIONS = [
         "labels shuffled in training",
         training(shuffled("churn")),
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "block",
         "kpi, roc_auc",
     ),
@@ -160,7 +160,7 @@ MUTATIONS = [
         "a constant model",
         boosted("max_iter=1, learning_rate=1e-9"),
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "block",
         "baseline, roc_auc",
     ),
@@ -168,7 +168,7 @@ MUTATIONS = [
         "trained on a tenth of the rows",
         training("FROM raw ORDER BY md5(customer_id) LIMIT (SELECT count(*) // 10 FROM raw)"),
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "block",
         "production, roc_auc",
     ),
@@ -176,7 +176,7 @@ MUTATIONS = [
         "worse in one segment only",
         training(shuffled("churn", "internet_service = 'DSL'")),
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "block",
         "segment, internet_service = DSL",
     ),
@@ -184,7 +184,7 @@ MUTATIONS = [
         "unfair to one group",
         training("SELECT * REPLACE (if(senior_citizen = 1, 'Yes', churn) AS churn) FROM raw"),
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "block",
         "fairness, senior_citizen: answered Yes",
     ),
@@ -192,7 +192,7 @@ MUTATIONS = [
         "the same model again",
         forget_the_verdict,
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "keep",
         "this is the model in production",
     ),
@@ -200,7 +200,7 @@ MUTATIONS = [
         "a model neither better nor worse",
         boosted("learning_rate=0.06, max_iter=85, max_leaf_nodes=15"),
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "keep",
         "production, roc_auc",
     ),
@@ -208,7 +208,7 @@ MUTATIONS = [
         "a truly better model",
         in_production_was("max_iter=1, max_leaf_nodes=4"),
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "promote",
         "production, roc_auc",
     ),
@@ -216,7 +216,7 @@ MUTATIONS = [
         "a miscalibrated model",
         boosted("class_weight='balanced'"),
         "training.train",
-        "validation.gate",
+        "evaluation.gate",
         "block",
         "calibration, Yes",
     ),
@@ -248,7 +248,7 @@ MUTATIONS = [
         "a tiny test split",
         parameters("split: {test_share: 0.02, max_overlap_share: 0.1}"),
         "data.split",
-        "validation.gate",
+        "evaluation.gate",
         "block",
         "data, test rows",
     ),
@@ -264,7 +264,7 @@ MUTATIONS = [
         "preprocessing in the bundle that differs from the estimator's",
         wrong_conversion,
         "training.train",
-        "packaging.bundle",
+        "model.build",
         "stops",
         "ONNX and estimator differ",
     ),
@@ -272,23 +272,23 @@ MUTATIONS = [
         "another contract in production",
         rename_a_column,
         "data.validate",
-        "validation.gate",
+        "evaluation.gate",
         "block",
         "it needs partner",
     ),
     Mutation(
         "a model in production that cannot be fetched",
         lose_production,
-        "validation.gate",
-        "validation.gate",
+        "evaluation.gate",
+        "evaluation.gate",
         "stops",
         "cannot be fetched",
     ),
     Mutation(
         "a model in production that is broken",
         break_production,
-        "validation.gate",
-        "validation.gate",
+        "evaluation.gate",
+        "evaluation.gate",
         "stops",
         "is broken",
     ),
@@ -338,7 +338,7 @@ def test_a_shallow_clone_gets_no_free_pass(work: Project, tmp_path: Path) -> Non
     git("fetch", "--quiet", "--depth", "1", cwd=tmp_path / "clone")
     clone = Project(tmp_path / "clone", work.package, installed=False)
     (clone.folder / ".venv").symlink_to((work.folder / ".venv").resolve())
-    assert "shallow" in clone.refusal("validation.gate")
+    assert "shallow" in clone.refusal("evaluation.gate")
 
 
 def test_starting_anew_names_one_tag_only(deployed: Project) -> None:
@@ -348,14 +348,14 @@ def test_starting_anew_names_one_tag_only(deployed: Project) -> None:
     deployed.stages(*STAGES)
     assert deployed.json("reports/gate.json")["production"] is None
     git("tag", "production/2026-01-31-2", cwd=deployed.folder)
-    assert "it needs partner" in deployed.refusal("validation.gate")
+    assert "it needs partner" in deployed.refusal("evaluation.gate")
 
 
 def test_the_newest_tag_is_the_one_with_the_highest_number(deployed: Project) -> None:
     """Ten comes after nine."""
     for number in (9, 10):
         git("tag", f"production/2026-01-31-{number}", cwd=deployed.folder)
-    assert "production/2026-01-31-10" in deployed.stages("validation.gate")
+    assert "production/2026-01-31-10" in deployed.stages("evaluation.gate")
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_the_newest_tag_is_the_one_with_the_highest_number(deployed: Project) ->
 def test_an_expectation_that_cannot_be_is_named(work: Project, old: str, new: str, message: str) -> None:
     """A slip in problem.py is an error, not a rule that never speaks."""
     work.replace(old, new)
-    assert message in work.refusal("validation.gate")
+    assert message in work.refusal("evaluation.gate")
 
 
 def test_the_gate_judges_both_starters(either: Project) -> None:
@@ -387,7 +387,7 @@ def test_the_gate_judges_both_starters(either: Project) -> None:
 SIMULATE = """
 import numpy as np
 from {package} import params, problem
-from {package}.validation.rules import Evidence, Production, beat_production
+from {package}.evaluation.checks import Evidence, Production, beat_production
 
 TIMES, ROWS, MARGIN = 400, 1500, 0.02
 settings = params.Params(gate=params.Gate(resamples=400, margin=MARGIN))
@@ -436,7 +436,7 @@ def test_the_gate_is_as_sure_as_it_says(project: Project) -> None:
 
 def checked(work: Project) -> str:
     """What the hook says that a commit runs; nothing when all is well."""
-    done = work.run(work.python, "-m", f"{work.package}.validation.card", "--check")
+    done = work.run(work.python, "-m", f"{work.package}.evaluation.cards", "--check")
     assert (done.returncode == 0) == (done.stderr == "")
     return done.stderr
 

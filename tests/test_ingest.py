@@ -383,7 +383,7 @@ def test_an_update_of_the_source_comes_with_make_ingest(work: Project, exported:
 def test_a_password_stays_out_of_the_bundle(work: Project) -> None:
     """The server tells where its model comes from to whoever asks."""
     work.params("ingest: {source: 'postgresql://reader:hunter2@127.0.0.1/db', query: SELECT 1}")
-    work.stages("packaging.bundle")
+    work.stages("model.build")
     assert "hunter2" not in (work.folder / "models/bundle/metadata.json").read_text()
 
 

@@ -173,7 +173,7 @@ def test_a_bundle_is_there_or_not(work: Project) -> None:
     """Killed in the middle, the stage leaves none; run again, it makes the same as ever."""
     before = version(work)
     draft, bundle = (work.folder / "models" / name for name in ("bundle.new", "bundle"))
-    command = (work.python, "-m", f"{work.package}.packaging.bundle")
+    command = (work.python, "-m", f"{work.package}.model.build")
     process = subprocess.Popen(command, cwd=work.folder, env=work.environment())
     limit = time.monotonic() + PATIENCE
     while not (draft / "model.onnx").exists():
@@ -183,7 +183,7 @@ def test_a_bundle_is_there_or_not(work: Project) -> None:
     process.wait(PATIENCE)
     assert draft.exists()
     assert not bundle.exists()
-    work.stages("packaging.bundle")
+    work.stages("model.build")
     assert version(work) == before
     assert not draft.exists()
 

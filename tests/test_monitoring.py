@@ -27,12 +27,12 @@ SIMULATE = """
 import duckdb, numpy as np, pandas as pd, scipy.stats
 from pathlib import Path
 from {package}.contract.tables import connect, read_features
-from {package}.data.statistics import distribution, model_columns
+from {package}.stats.distributions import distribution, model_columns
 from {package}.monitoring.drift import find_drift, judge
 from {package}.params import Monitor
-from {package}.serving.model import Model
-from {package}.stage import BUNDLE, CLEAN
-from {package}.validation.inference import homogeneity
+from {package}.model.bundle import Model
+from {package}.core.paths import BUNDLE, CLEAN
+from {package}.stats.inference import homogeneity
 
 for bins in (2, 3, 4, 11, 26):
     for least in (30, 90, 2000):
@@ -303,7 +303,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_alert_is_one_issue(work: Project, usual: Path, shifted: Path, told: Path) -> None:
     """It is opened, renewed and closed; a model is asked for, unless one waits to be merged."""
-    assert "reports/monitoring.json is not here: make monitor" in work.refusal("monitoring.alert")
+    assert "reports/monitoring.json is not here: make monitor" in work.refusal("automation.alert")
     owners = work.folder / ".github/CODEOWNERS"
     work.replace("/src/*/data/ @your-org/ml-team", "/src/*/data/ @acme/data @acme/lake", owners)
     work.refusal("monitoring.monitor", "--events", shifted)
@@ -316,13 +316,13 @@ def test_an_alert_is_one_issue(work: Project, usual: Path, shifted: Path, told: 
     assert "\nevent_type=train\n--raw-field\nclient_payload[reason]=drift, internet_service; " in event
     (told / "dispatch").unlink()
     (told / "open").write_text("https://github.com/acme/churn/pull/1\n")
-    assert "waits to be merged: https://github.com/acme/churn/pull/1" in work.stages("monitoring.alert")
+    assert "waits to be merged: https://github.com/acme/churn/pull/1" in work.stages("automation.alert")
     assert (told / "issue").read_text().startswith("edit\n7\n")
     assert not (told / "dispatch").exists()
     monitor(work, usual, "--since", "1d")
-    assert "alert: issue 7 is closed" in work.stages("monitoring.alert")
+    assert "alert: issue 7 is closed" in work.stages("automation.alert")
     assert (told / "issue").read_text().startswith("close\n7\n--comment\nProduction is ok: 1,4")
-    assert "alert: none, production is ok" in work.stages("monitoring.alert")
+    assert "alert: none, production is ok" in work.stages("automation.alert")
 
 
 def test_what_training_does_not_mend_starts_none(work: Project, shifted: Path, told: Path) -> None:
@@ -331,11 +331,11 @@ def test_what_training_does_not_mend_starts_none(work: Project, shifted: Path, t
     work.replace("/deploy/ @your-org/ml-team", "/deploy/ @acme/platform", owners)
     work.refusal("monitoring.monitor", "--events", shifted)
     path.write_text(path.read_text().replace('"rule": "drift"', '"rule": "failed"'))
-    work.stages("monitoring.alert")
+    work.stages("automation.alert")
     assert "@acme/platform for failed: please look." in (told / "issue").read_text()
     assert not (told / "dispatch").exists()
     path.write_text(path.read_text().replace('"alert"', '"warn"'))
-    assert "alert: none, production is warn" in work.stages("monitoring.alert")
+    assert "alert: none, production is warn" in work.stages("automation.alert")
     assert (told / "open-issue").exists()
 
 

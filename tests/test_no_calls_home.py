@@ -97,7 +97,7 @@ def test_no_stage_and_no_server_calls_home(work: Project, tmp_path: Path) -> Non
     document = yaml.safe_load((work.folder / "dvc.yaml").read_text())
     stages = [stage["cmd"].split(f"{work.package}.")[1] for stage in document["stages"].values()]
     log, control = tmp_path / "log", tmp_path / "control"
-    with traced(work, log, WHOLE, work.package, *stages, "validation.gate") as process:
+    with traced(work, log, WHOLE, work.package, *stages, "evaluation.gate") as process:
         wait(process, done=work.folder / "waits")
         with traced(work, control, CONTROL, ORT_DISABLE_TELEMETRY="0") as other:
             wait(other, log=control)

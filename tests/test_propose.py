@@ -49,14 +49,14 @@ def test_a_blocked_model_is_not_proposed(work: Project) -> None:
     work.replace(
         '"verdict": "promote",\n "model', '"verdict": "block",\n "model', work.folder / "reports/gate.json"
     )
-    assert "the gate blocks model" in work.refusal("packaging.propose")
+    assert "the gate blocks model" in work.refusal("automation.propose")
 
 
 def test_an_edit_that_is_not_committed_is_named(work: Project) -> None:
     """The pull request would hold a model and not the code that made it."""
     work.replace("max_iter: 80", "max_iter: 70", work.folder / "params.yaml")
     (work.folder / "reports/metrics.json").write_text("{}\n")
-    said = work.refusal("packaging.propose")
+    said = work.refusal("automation.propose")
     assert "params.yaml" in said
     assert "metrics.json" not in said
 
@@ -64,23 +64,23 @@ def test_an_edit_that_is_not_committed_is_named(work: Project) -> None:
 @pytest.mark.usefixtures("origin")
 def test_without_news_there_is_nothing_to_do(work: Project) -> None:
     """Also without GitHub's command line, and on a branch."""
-    assert "nothing new" in work.stages("packaging.propose")
+    assert "nothing new" in work.stages("automation.propose")
     git("switch", "--quiet", "--create", "other", cwd=work.folder)
     (work.folder / "news.txt").write_text("A word.\n")
     commit(work.folder, "no other model")
-    assert "nothing new" in work.stages("packaging.propose")
+    assert "nothing new" in work.stages("automation.propose")
 
 
 def test_what_is_lacking_shows_before_anything_is_pushed(work: Project, tmp_path: Path) -> None:
     """No branch, no origin, no command line of GitHub's: a sentence each, and nothing has changed."""
     results(work)
     git("switch", "--quiet", "--detach", cwd=work.folder)
-    assert "no branch is checked out" in work.refusal("packaging.propose")
+    assert "no branch is checked out" in work.refusal("automation.propose")
     git("switch", "--quiet", "main", cwd=work.folder)
-    assert "there is no remote `origin`" in work.refusal("packaging.propose")
+    assert "there is no remote `origin`" in work.refusal("automation.propose")
     git("init", "--quiet", "--bare", tmp_path / "empty.git", cwd=tmp_path)
     git("remote", "add", "origin", tmp_path / "empty.git", cwd=work.folder)
-    assert "origin has no default branch yet" in work.refusal("packaging.propose")
+    assert "origin has no default branch yet" in work.refusal("automation.propose")
     git("push", "--quiet", "origin", "HEAD:main", cwd=work.folder)
     git("symbolic-ref", "HEAD", "refs/heads/main", cwd=tmp_path / "empty.git")
     before = state(work)
@@ -89,7 +89,7 @@ def test_what_is_lacking_shows_before_anything_is_pushed(work: Project, tmp_path
         patch.setenv("PATH", ":".join(bare))
         git("config", "user.name", "Tester", cwd=work.folder)
         git("config", "user.email", "tester@example.com", cwd=work.folder)
-        assert "gh is not on PATH" in work.refusal("packaging.propose")
+        assert "gh is not on PATH" in work.refusal("automation.propose")
     assert (state(work), branches(tmp_path / "empty.git")) == (before, {"main"})
     assert not (tmp_path / "customer-churn-remote").exists()
 
@@ -101,17 +101,17 @@ def test_the_same_command_finishes_what_failed(work: Project, origin: Path, gith
     hook = origin / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho not today >&2\nexit 1\n")
     hook.chmod(0o755)
-    assert "not today" in work.stage("packaging.propose").stderr
+    assert "not today" in work.stage("automation.propose").stderr
     hook.unlink()
     (github / "pull-request").mkdir()  # the stand-in cannot write there
     (github / "open").mkdir()
-    assert "gh pr create" in work.refusal("packaging.propose")
+    assert "gh pr create" in work.refusal("automation.propose")
     (github / "pull-request").rmdir()
     (github / "open").rmdir()
-    work.stages("packaging.propose")
+    work.stages("automation.propose")
     assert (github / "pull-request").read_text().startswith("create\n--head\nmodel/main\n--base\nmain\n")
     assert '"roc_auc": 0.7' in git("show", "model/main:reports/metrics.json", cwd=origin)
-    work.stages("packaging.propose")
+    work.stages("automation.propose")
     assert (github / "pull-request").read_text().startswith("edit\n")
     assert (state(work), branches(origin)) == (before, {"main", "model/main"})
 
@@ -125,7 +125,7 @@ def test_committed_results_are_proposed_from_a_branch(
     results(work)
     commit(work.folder, "more trees")
     before = state(work)
-    work.stages("packaging.propose")
+    work.stages("automation.propose")
     head = "--head\nmodel/more-trees\n--base\nmain\n"
     assert (github / "pull-request").read_text().startswith(f"create\n{head}")
     assert (state(work), branches(origin)) == (before, {"main", "model/more-trees"})

@@ -23,34 +23,34 @@ def colleague(work: Project, tmp_path: Path) -> Project:
 
 def test_a_model_that_the_remote_lacks_is_not_deployed(work: Project, tmp_path: Path) -> None:
     """Nobody else could compare a model with it. Where the remote cannot be asked, that is said."""
-    assert "the remote lacks models/bundle" in work.refusal("validation.production")
+    assert "the remote lacks models/bundle" in work.refusal("model.registry")
     assert git("tag", cwd=work.folder) == ""
     work.good("dvc", "push")
     other = clone(work, tmp_path / "clone")
-    assert " as production/" in other.stages("validation.production")
+    assert " as production/" in other.stages("model.registry")
     remote = tmp_path / "customer-churn-remote"
     for folder in (work.folder / ".dvc/cache", other.folder / ".dvc/cache"):
         shutil.rmtree(folder, ignore_errors=True)
     remote.rename(tmp_path / "away")
-    told = other.stages("validation.production")
+    told = other.stages("model.registry")
     assert "warning: the remote cannot be asked whether it has the model: there is no folder" in told
 
 
 def test_another_bundle_than_the_tag_says_is_not_compared_with(colleague: Project) -> None:
     """Who exchanges a whole bundle, its metadata included, is found out."""
-    tag = colleague.stages("validation.production").split()[-1]
+    tag = colleague.stages("model.registry").split()[-1]
     colleague.good("dvc", "pull")
-    colleague.stages("params", "validation.gate")
+    colleague.stages("params", "evaluation.gate")
     (fetched,) = colleague.folder.glob(".production/*")
     reference = fetched / "reference.json"
     reference.write_text(reference.read_text() + "\n")
     code = (
-        "import json, sys; from pathlib import Path; from {0}.serving.model import content_version as v;"
+        "import json, sys; from pathlib import Path; from {0}.model.bundle import content_version as v;"
         "f = Path(sys.argv[1]); m = json.loads((f / 'metadata.json').read_text());"
         "(f / 'metadata.json').write_text(json.dumps(m | {{'version': v(f)}}))"
     )
     colleague.script(code.format(colleague.package), fetched)
-    assert f"the model in production ({tag}) is " in colleague.refusal("validation.gate")
+    assert f"the model in production ({tag}) is " in colleague.refusal("evaluation.gate")
 
 
 def objects(work: Project) -> list[Path]:
@@ -81,7 +81,7 @@ def test_what_was_changed_in_the_remote_is_refused(work: Project, colleague: Pro
 def test_packaging_that_changed_works_in_a_clone(colleague: Project) -> None:
     """The estimator is trained again for it, to the same bundle; one of another branch is not taken."""
     colleague.good("dvc", "pull")
-    bundle = colleague.problem.parent / "packaging/bundle.py"
+    bundle = colleague.problem.parent / "model/build.py"
     bundle.write_text(bundle.read_text() + "# another word\n")
     said = colleague.make("stages")
     assert "Running stage 'train'" in said

@@ -31,7 +31,7 @@ from helpers import (
 )
 from jinja2 import Environment
 
-MAX_FILES, MAX_LINES = 113, 12_000
+MAX_FILES, MAX_LINES = 121, 12_000
 
 
 def parse_ini(text: str) -> None:

@@ -45,7 +45,7 @@ def test_a_result_that_was_not_made_is_told(work: Project) -> None:
     (work.folder / "reports/metrics.json").write_text(text.replace(str(metrics["roc_auc"]), better))
     (work.folder / "uv.lock").unlink()
     commit(work.folder, "better")
-    said = work.refusal("packaging.reproduce")
+    said = work.refusal("automation.reproduce")
     assert "HEAD is not reproduced: roc_auc differ." in said
     assert leftovers(work) == []
 
@@ -54,7 +54,7 @@ def test_a_revision_that_fails_says_why(work: Project) -> None:
     """What its stage said is what has to be read."""
     work.problem.write_text(work.problem.read_text() + "\nraise RuntimeError('of its own')\n")
     commit(work.folder, "broken")
-    done = work.stage("packaging.reproduce", "HEAD")
+    done = work.stage("automation.reproduce", "HEAD")
     assert done.returncode == 1
     assert "error: The pipeline of HEAD fails" in done.stderr
     assert "RuntimeError: of its own" in done.stderr
@@ -73,5 +73,5 @@ def test_a_revision_that_fails_says_why(work: Project) -> None:
 def test_what_is_missing_is_named(work: Project, revision: str, named: str) -> None:
     """No such revision; nothing made yet; data that only one machine ever had."""
     forget(work)
-    assert named in work.refusal("packaging.reproduce", revision)
+    assert named in work.refusal("automation.reproduce", revision)
     assert leftovers(work) == []

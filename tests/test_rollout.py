@@ -123,7 +123,7 @@ class Production:
     @property
     def trial(self) -> tuple[str | Path, ...]:
         """The command that tries an image."""
-        return self.project.python, "-m", f"{self.project.package}.validation.trial"
+        return self.project.python, "-m", f"{self.project.package}.deployment.rollout"
 
     def good(self, *words: str) -> str:
         """Run a verb that must succeed; give what it said."""

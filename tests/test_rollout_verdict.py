@@ -15,8 +15,8 @@ import duckdb
 import numpy as np
 import pandas as pd
 from {package}.contract.tables import read_features
-from {package}.serving.model import Model
-from {package}.stage import TEST
+from {package}.model.bundle import Model
+from {package}.core.paths import TEST
 
 mode, fault, folder, requests = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 model = Model(Path("models/bundle"))
@@ -76,11 +76,11 @@ def answered(project: Project, folder: Path, mode: str, fault: str = "none", req
 @pytest.mark.parametrize("mode", ["shadow", "canary"])
 def test_the_same_answers_are_no_objection(project: Project, tmp_path: Path, mode: str) -> None:
     """Then it may answer everybody; after a few requests, or none, nobody knows."""
-    done = project.stage("validation.rollout", mode, answered(project, tmp_path, mode))
+    done = project.stage("deployment.analysis", mode, answered(project, tmp_path, mode))
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "rollout: promote"), done.stderr
     for requests, seen in ((300, {"shadow": 300, "canary": 100}[mode]), (0, 0)):
         events = answered(project, tmp_path / str(requests), mode, requests=requests)
-        done = project.stage("validation.rollout", mode, events)
+        done = project.stage("deployment.analysis", mode, events)
         assert done.stdout == f"rollout: keep\n- requests, seen: {seen} of 500 that are needed\n"
 
 
@@ -93,7 +93,7 @@ def test_the_same_answers_are_no_objection(project: Project, tmp_path: Path, mod
 )
 def test_what_is_wrong_is_said(project: Project, tmp_path: Path, mode: str, fault: str) -> None:
     """It fails, refuses, is slow, shifts the scores of one segment, or dies: each is the only reason."""
-    said = project.refusal("validation.rollout", mode, answered(project, tmp_path, mode, fault))
+    said = project.refusal("deployment.analysis", mode, answered(project, tmp_path, mode, fault))
     assert said.startswith(f"the {mode} is blocked\n- ")
     assert BLOCKED[fault] in said
     rules = {line.split(",")[0] for line in said.splitlines() if line.startswith("- ")}
@@ -105,7 +105,7 @@ def test_rows_of_a_request_prove_what_one_does(project: Project) -> None:
     """A thousand rows that are alike by tens have the error of a hundred."""
     code = f"""
         import numpy as np, pandas as pd
-        from {project.package}.validation.rollout import mean
+        from {project.package}.deployment.analysis import mean
         values = np.random.default_rng(0).normal(size=100).repeat(10)
         ids = pd.Index(np.arange(100).repeat(10), name="id")
         print(mean(pd.Series(values, ids))[1], values[::10].std(ddof=1) / 10)
@@ -122,5 +122,5 @@ def test_two_challengers_are_not_mixed(project: Project, tmp_path: Path) -> None
     (file,) = events.glob("*/challenger.parquet")
     file.rename(file.with_name("earlier.parquet"))
     answered(project, tmp_path, "shadow", requests=20)
-    said = project.refusal("validation.rollout", "shadow", events)
+    said = project.refusal("deployment.analysis", "shadow", events)
     assert "second, third were challengers" in said.replace("third, second", "second, third")

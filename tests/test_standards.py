@@ -138,7 +138,7 @@ def by_hand(github: GitHub, **changed: str) -> Done:
     """Run the command as a person, in a clone."""
     project = github.project
     environment = github.environment() | changed
-    command = (project.python, "-m", f"{project.package}.standards", "--trust")
+    command = (project.python, "-m", f"{project.package}.automation.template_pr", "--trust")
     environment |= {"PYTHONPATH": str(project.folder / "src")}
     return subprocess.run(
         command, cwd=project.folder, env=environment, capture_output=True, text=True, check=False

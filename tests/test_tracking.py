@@ -67,7 +67,7 @@ def judged(work: Project, verdict: str, *reasons: str, production: str | None = 
 def retrained(work: Project, seed: int) -> None:
     """Make another model and its bundle."""
     work.params(f"train: {{folds: 2, estimator: {{max_iter: {seed}}}}}")
-    work.stages("params", "training.train", "packaging.bundle", "validation.evaluate")
+    work.stages("params", "training.train", "model.build", "evaluation.evaluate")
 
 
 def script(work: Project, code: str) -> Done:

@@ -212,7 +212,7 @@ def test_scores_of_different_things_are_not_mixed(tuned: Project) -> None:
         import msgspec
         from pathlib import Path
         from {tuned.package} import params
-        from {tuned.package}.stage import TRAIN
+        from {tuned.package}.core.paths import TRAIN
         from {tuned.package}.training.tune import study_name
         train = params.load().train
         replace = msgspec.structs.replace

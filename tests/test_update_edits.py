@@ -122,7 +122,7 @@ def test_both_sides_are_in_a_merged_file(edited: Edited) -> None:
     """The team's stage beside the template's new one; its line in the file that was renamed."""
     stages = yaml.safe_load((edited.project / "dvc.yaml").read_text())["stages"]
     assert {"publish", "importance"} <= stages.keys()
-    assert "- Or ask us." in (package(edited.project) / "packaging/conversion.py").read_text()
+    assert "- Or ask us." in (package(edited.project) / "model/onnx.py").read_text()
     assert not (package(edited.project) / "packaging/onnx.py").exists()
 
 
@@ -130,7 +130,7 @@ def clash(project: Path) -> None:
     """Change lines that the next release changes too, and take a name that it will use."""
     edit(project / "Makefile", "deployed test check secrets", "deployed test lint check secrets")
     edit(project / "pyproject.toml", '"ruff>=0.12,<1"', '"ruff==0.15.0"')
-    append(package(project) / "validation/importance.py", "OURS = 1\n")
+    append(package(project) / "evaluation/importance.py", "OURS = 1\n")
     append(project / ".dvc/.gitignore", "/ours\n")
     edit(package(project) / "params.py", "taken for a leak", "a leak to us")
 
@@ -155,7 +155,7 @@ def test_conflicts_are_in_the_index(clashed: Edited) -> None:
     """So git refuses to commit them, and nothing of either side is lost."""
     project = clashed.project
     ours = package(project).relative_to(project)
-    names = ("Makefile", "pyproject.toml", ours / "params.py", ours / "validation/importance.py")
+    names = ("Makefile", "pyproject.toml", ours / "params.py", ours / "evaluation/importance.py")
     assert conflicts(project) == {f"UU {name}" for name in names}
     assert not lost(clashed.own, project)
     refused = subprocess.run(("git", "commit", "-m", "x"), cwd=project, capture_output=True, text=True)

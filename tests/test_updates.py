@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from releases import append, conflicts, start, status, tags, update
 from test_render import excluded, pairwise
 
-CONVERTER = "src/customer_churn/packaging/conversion.py"
+CONVERTER = "src/customer_churn/model/onnx.py"
 
 
 def content(project: Path) -> dict[str, bytes]:

@@ -188,7 +188,7 @@ def test_what_fails_under_load_is_taken_back(next_release: GitHub, project: Proj
     before = answering(next_release)
     old = 'outputs: Any = self._session.run(self._outputs, {"features": features})[0]\n'
     fault = "        self.left = getattr(self, 'left', 9) - 1\n        assert self.left > 0\n"
-    edit(next_release, "src/{package}/serving/model.py", old, old + fault)
+    edit(next_release, "src/{package}/model/bundle.py", old, old + fault)
     with load(partial(ask, next_release, project)) as said:
         run = next_release.act("push", "deploy")
     results = ["success", "success", "success", "failure", "success"]

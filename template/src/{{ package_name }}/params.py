@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from .stage import ProjectError, write_json
+from .core.errors import ProjectError
+from .core.files import write_json
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -76,7 +77,7 @@ class Bundle(Section, frozen=True):
 
 
 class Gate(Section, frozen=True):
-    """When a model may replace the one in production (see `validation/rules.py`)."""
+    """When a model may replace the one in production (see `evaluation/checks.py`)."""
 
     promote_when: Literal["superior", "not_inferior"] = "superior"
     margin: Annotated[float, msgspec.Meta(ge=0)] = 0.01  # of the first KPI's metric: what is no real loss
@@ -95,8 +96,8 @@ class Gate(Section, frozen=True):
 
 
 class Rollout(Section, frozen=True):
-    """How an image is tried (see `validation/trial.py`), and when it may answer everybody, judged by its
-    events (see `validation/rollout.py`).
+    """How an image is tried (see `deployment/rollout.py`), and when it may answer everybody, judged by its
+    events (see `deployment/analysis.py`).
     """
 
     steps: tuple[Percentage, ...] = (10, 50)  # of the clients that the canary answers, one after the other

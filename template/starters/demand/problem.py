@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .contract import Column, Contract
-from .validation.expectations import About, Behaviour, Kpi
+from .contract.expectations import About, Behaviour, Kpi
 
 # Each stage imports this file: heavy libraries are imported where they are used.
 if TYPE_CHECKING:

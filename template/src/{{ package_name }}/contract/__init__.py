@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from ..stage import ProjectError
+from ..core.errors import ProjectError
 
 Kind = Literal["number", "integer", "category", "time", "text"]
 Task = Literal["classification", "regression", "ranking"]

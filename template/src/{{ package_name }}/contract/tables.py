@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from duckdb import DuckDBPyConnection as Connection
 
-from ..stage import ProjectError
+from ..core.errors import ProjectError
 from . import Column, Contract
 
 if TYPE_CHECKING:

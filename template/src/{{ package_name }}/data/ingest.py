@@ -15,7 +15,8 @@ from pathlib import Path
 from .. import params, problem
 from ..contract import Contract
 from ..contract.tables import Connection, connect, explained, literal, one, texts
-from ..stage import RAW, ProjectError
+from ..core.errors import ProjectError
+from ..core.paths import RAW
 from .merge import Part, count_rounded, describe, fold, key_text, merge
 from .source import identity, reason_to_replace
 

@@ -4,20 +4,31 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..contract import Column, Contract
-from ..stage import table
-from .statistics import Statistics
+from ..core.files import table
+from ..stats.distributions import Statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from .validate import Findings
 
 SHOWN = 12
 ACROSS = 4
 
 
-def write_report(findings: "Findings", contract: Contract, folder: Path) -> None:
+class Findings(msgspec.Struct):
+    """What validation found: the machine-readable report."""
+
+    rows: int
+    rejected: int
+    reasons: dict[str, int]
+    failures: list[str]
+    columns: dict[str, Statistics]
+    warnings: list[str] = []
+
+
+def write_report(findings: Findings, contract: Contract, folder: Path) -> None:
     """Write `data.md` and `distributions.png` into `folder`."""
     drawn = [column for column in contract.kept if findings.columns[column.name].counts]
     if drawn:

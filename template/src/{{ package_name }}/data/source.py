@@ -6,7 +6,8 @@ from pathlib import Path
 
 from .. import params
 from ..contract.tables import Connection, literal
-from ..stage import ProjectError, dvc_hash, locked_hashes, readable_json
+from ..core.errors import ProjectError
+from ..core.files import dvc_hash, locked_hashes, readable_json
 
 SAMPLE = params.Ingest()
 MASKED = "sig|token|secret|password|pwd|key|credential|expires|date"  # parts of names in an address

@@ -10,7 +10,9 @@ import msgspec
 from .. import params, problem
 from ..contract import Contract
 from ..contract.tables import Connection, connect, literal, one, quote
-from ..stage import CLEAN, SPLIT_REPORT, TEST, TRAIN, ProjectError, write_json
+from ..core.errors import ProjectError
+from ..core.files import write_json
+from ..core.paths import CLEAN, SPLIT_REPORT, TEST, TRAIN
 
 
 class Overlap(msgspec.Struct):

@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-import msgspec
 from duckdb import DuckDBPyRelation as Relation
 
 from .. import params, problem
@@ -20,24 +19,15 @@ from ..contract.tables import (
     reasons,
     typed,
 )
-from ..stage import CLEAN, DATA_REPORT, RAW, REJECTED, ProjectError, write_json
+from ..core.errors import ProjectError
+from ..core.files import write_json
+from ..core.paths import CLEAN, DATA_REPORT, RAW, REJECTED
+from ..stats.distributions import Statistics, describe
 from .groups import repeated_ids
 from .privacy import find_personal
-from .report import write_report
-from .statistics import Statistics, describe
+from .report import Findings, write_report
 
 LEAKAGE_ROWS = 5_000
-
-
-class Findings(msgspec.Struct):
-    """What validation found: the machine-readable report."""
-
-    rows: int
-    rejected: int
-    reasons: dict[str, int]
-    failures: list[str]
-    columns: dict[str, Statistics]
-    warnings: list[str] = []
 
 
 def check_rows(con: Connection, prepared: Relation, contract: Contract) -> None:

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from ..contract import Contract
 from ..contract.tables import Connection
-from ..data.statistics import Distribution, tally
 from ..params import Monitor
-from ..validation.inference import holm, homogeneity
+from ..stats.distributions import Distribution, tally
+from ..stats.inference import holm, homogeneity
 
 Verdict = Literal["ok", "warn", "alert"]  # from best to worst
 Reference = dict[str, Distribution]

@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 
 from ..contract.tables import Connection, explained, literal, one, texts
-from ..stage import ProjectError
+from ..core.errors import ProjectError
 
 
 def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:

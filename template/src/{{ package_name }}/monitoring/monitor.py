@@ -20,8 +20,9 @@ from scipy.stats import binom
 
 from .. import params, problem
 from ..contract.tables import Connection, connect, literal
-from ..serving.model import Model
-from ..stage import BUNDLE, MONITORING_REPORT, ProjectError
+from ..core.errors import ProjectError
+from ..core.paths import BUNDLE, MONITORING_REPORT
+from ..model.bundle import Model
 from . import report
 from .drift import Drift, Reference, Verdict, find_drift
 from .events import find_files, read_events

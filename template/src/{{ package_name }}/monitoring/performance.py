@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from .. import problem
 from ..contract import Column, Contract
+from ..contract.expectations import Kpi
 from ..contract.tables import Connection, encoded, explained, literal, one, quote, texts
+from ..core.errors import ProjectError
+from ..model.bundle import Model
 from ..params import Params
-from ..serving.model import Model
-from ..stage import ProjectError
-from ..validation.expectations import Kpi
-from ..validation.inference import Estimate, Statistic, estimate
-from ..validation.metrics import METRICS
+from ..stats.inference import Estimate, Statistic, estimate
+from ..stats.metrics import METRICS
 from .drift import Verdict
 
 MOST_ROWS = 10_000  # more are drawn by chance: intervals would hardly be narrower, but take long

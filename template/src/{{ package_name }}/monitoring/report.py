@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ..stage import table, write, write_json
+from ..core.files import table, write, write_json
 from .drift import Drift, Verdict
 from .performance import Measured
 

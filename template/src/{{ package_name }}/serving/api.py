@@ -11,9 +11,9 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ..contract.rows import Problem, RowCodec, RowReader
+from ..model.bundle import ANSWERS, Model
 from .intake import BUSY, TOO_LARGE, TOO_LATE
 from .metrics import Metrics
-from .model import ANSWERS, Model
 
 TOKEN = {401: "The token of FEEDBACK_TOKEN is missing or wrong", 403: "Set FEEDBACK_TOKEN first"}
 PLACE = "#/components/schemas/{name}"

@@ -19,11 +19,11 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from ..contract.rows import Problem, RowCodec, RowError
+from ..model.bundle import Model, NoAnswerError
 from .api import Complaint, Predictions, Recorded, Refusal, create_api
 from .events import Answered, Events
 from .intake import Intake, TurnedAwayError
 from .metrics import Metrics
-from .model import Model, NoAnswerError
 from .truth import MAX_ID_LENGTH, Truths
 from .writer import MAX_STORE_GB, Writer
 

@@ -17,8 +17,8 @@ from duckdb.func import PythonUDFType
 
 from ..contract import Contract
 from ..contract.tables import connect, explained, literal, numbers, one, quote, reasons, texts
-from ..stage import ProjectError
-from .model import TOP, Model
+from ..core.errors import ProjectError
+from ..model.bundle import TOP, Model
 
 FINITE = "len(list_filter(__outputs, lambda x: NOT isfinite(x))) = 0"
 NO_ANSWER = "the model gives a number that is not finite"

@@ -13,8 +13,8 @@ import numpy as np
 from arro3.core import Array, ChunkedArray, DataType, Table
 from numpy.typing import NDArray
 
+from ..model.bundle import Model
 from .metrics import Bins
-from .model import Model
 from .writer import AT_ONCE, MAX_STORE_GB, Writer
 
 Matrix = NDArray[np.float32]

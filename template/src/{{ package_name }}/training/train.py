@@ -10,8 +10,10 @@ from tqdm import tqdm
 from .. import params, problem
 from ..contract import Contract
 from ..contract.tables import read_features, read_target
-from ..stage import ESTIMATOR, TRAIN, TRAINING_REPORT, ProjectError, write_json
-from ..validation.metrics import Estimator, measure, outputs
+from ..core.errors import ProjectError
+from ..core.files import write_json
+from ..core.paths import ESTIMATOR, TRAIN, TRAINING_REPORT
+from ..stats.metrics import Estimator, measure, outputs
 
 
 def folds(contract: Contract, settings: params.Train) -> BaseCrossValidator:

@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from .. import params, problem
 from ..contract.tables import read_features, read_target
-from ..stage import TRAIN, ProjectError
-from .tracking import log_trial
+from ..core.errors import ProjectError
+from ..core.paths import TRAIN
+from ..model.tracking import log_trial
 from .train import cross_validate
 
 STUDIES = Path(".tuning")

@@ -1,0 +1,1 @@
+"""What keeps a project going: proposals, alerts, updates from the template, reproduction."""

@@ -1,0 +1,28 @@
+"""Where the files of the project lie, relative to its top folder."""
+
+from pathlib import Path
+
+RAW = Path("data/raw.parquet")
+CLEAN = Path("data/clean.parquet")
+REJECTED = Path("data/rejected.parquet")
+TRAIN = Path("data/splits/train.parquet")
+TEST = Path("data/splits/test.parquet")
+
+ESTIMATOR = Path("models/estimator.joblib")
+BUNDLE = Path("models/bundle")
+
+DATA_REPORT = Path("reports/data")
+SPLIT_REPORT = Path("reports/split.json")
+TRAINING_REPORT = Path("reports/training.json")
+BUNDLE_REPORT = Path("reports/bundle.json")
+EVALUATION_REPORT = Path("reports/evaluation.json")
+METRICS = Path("reports/metrics.json")
+IMPORTANCE_REPORT = Path("reports/importance.json")
+GATE_REPORT = Path("reports/gate.json")
+MONITORING_REPORT = Path("reports/monitoring.json")
+LOCK = Path("dvc.lock")
+MODEL_CARD = Path("docs/model-card.md")
+DATA_CARD = Path("docs/data-card.md")
+
+RESULTS = (LOCK, GATE_REPORT.parent, MODEL_CARD, DATA_CARD)
+"""What the pipeline and the gate write and git keeps."""

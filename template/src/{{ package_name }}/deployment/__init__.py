@@ -1,0 +1,1 @@
+"""Progressive rollout: shadow, canary, promotion."""

@@ -1,0 +1,1 @@
+"""Evaluation of the bundle: metrics, importance, the gate and its reports."""

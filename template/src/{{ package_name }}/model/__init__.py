@@ -1,0 +1,1 @@
+"""The model: the bundle, how it is built, and which one is in production."""

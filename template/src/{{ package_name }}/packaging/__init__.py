@@ -1,1 +1,0 @@
-"""Packaging: the bundle, which is what is judged and served."""

@@ -1,1 +1,0 @@
-"""Validation: evaluate the bundle, judge it, describe it."""
