@@ -67,7 +67,7 @@ def test_each_answered_row_is_kept(project: Project, slim: Path, tmp_path: Path)
     answers = [it["probabilities"]["Yes"] for it in many.json["predictions"]]
     assert [it["output:Yes"] for it in found[:500]] == pytest.approx(answers)
     assert {it["model_version"] for it in found} == {many.json["model_version"]}
-    assert [it["role"] for it in found] == ["champion"] * 500 + ["stand-in"]
+    assert [it["role"] for it in found] == ["champion"] * 500 + ["fallback"]
     assert {it["status"] for it in found} == {200}
     assert (refused["id"], refused["row"], refused["status"]) == ("refused", 0, 422)
     assert {value for name, value in refused.items() if ":" in name} == {None}

@@ -327,7 +327,7 @@ def test_a_canary_answers_its_share_of_the_clients(
     assert roles == [
         {"role": "challenger", "version": other, "rows": asked[other]},
         {"role": "champion", "version": champion, "rows": asked[champion] + Counter(more)[champion]},
-        {"role": "stand-in", "version": champion, "rows": Counter(more)[other]},
+        {"role": "fallback", "version": champion, "rows": Counter(more)[other]},
     ]
     done = production.run(*production.trial, other)
     assert (done.returncode, blocked(done.stdout)) == (2, {("errors", "failed")}), done.stderr

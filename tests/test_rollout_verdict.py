@@ -51,7 +51,7 @@ if fault == "dies":
     dead = challenger[challenger.time > challenger.time.median()]
     challenger = challenger.drop(dead.index)
     if mode == "canary":
-        champion = pd.concat([champion, dead.assign(model_version="first", role="stand-in")])
+        champion = pd.concat([champion, dead.assign(model_version="first", role="fallback")])
 for name, events in (("champion", champion), ("challenger", challenger)):
     target = folder / f"{{began:%Y-%m-%d}}/{{name}}.parquet"
     target.parent.mkdir(parents=True, exist_ok=True)

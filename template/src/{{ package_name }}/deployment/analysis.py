@@ -21,6 +21,15 @@ import pandas as pd
 
 from .. import params, problem
 from ..contract import Contract
+from ..contract.events import (
+    CHALLENGER,
+    CHAMPION,
+    COLUMNS,
+    ROLES,
+    feature_column,
+    output_column,
+    output_columns,
+)
 from ..contract.tables import connect
 from ..core.errors import ProjectError
 from ..evaluation.checks import Check, Verdict, verdict_if, worst
@@ -30,7 +39,6 @@ from ..stats.inference import holm
 DELAY = timedelta(seconds=15)  # after which an event is written
 MOST_REQUESTS = 100_000  # more are drawn by chance
 UNANSWERED = 504
-COLUMNS = ["id", "row", "role", "status", "time", "model_version"]
 READ = f"""
 SELECT DISTINCT ON (role, id, row) * FROM asked
 SEMI JOIN (SELECT DISTINCT id FROM asked ORDER BY hash(id) LIMIT {MOST_REQUESTS}) USING (id)
@@ -74,11 +82,11 @@ class Claim(NamedTuple):
 
 def read(address: str, since: datetime, contract: Contract, paired: bool) -> Answers:
     """What was answered since then."""
-    settings, events = params.load(), pd.DataFrame(columns=COLUMNS)
+    settings, events = params.load(), pd.DataFrame(columns=[*COLUMNS])
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         if read_events(con, address, since, Path(folder) / "events"):
             events = con.sql(READ).df()
-    versions = events[events.role == "challenger"].model_version.unique()
+    versions = events[events.role == CHALLENGER].model_version.unique()
     if len(versions) > 1:
         raise ProjectError(
             f"{address}: {', '.join(versions)} were challengers since {since:%Y-%m-%d %H:%M} UTC, which is "
@@ -86,7 +94,7 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Ans
         )
     statuses = outcomes(events[events.row == 0].set_index("id"), paired)
     events = events.set_index(["id", "row"])
-    ours, theirs = (events[(events.role == it) & (events.status == 200)] for it in ("challenger", "champion"))
+    ours, theirs = (events[(events.role == it) & (events.status == 200)] for it in (CHALLENGER, CHAMPION))
     if paired:
         both = ours.index.intersection(theirs.index)
         ours, theirs = ours.loc[both], theirs.loc[both]
@@ -94,16 +102,17 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Ans
 
 
 def outcomes(events: pd.DataFrame, paired: bool) -> tuple[pd.Series, pd.Series]:
-    """What came of each request to the challenger, and of those to the champion.
+    """Return the status of each request to the challenger, and of each to the champion.
 
-    A shadow was to answer what the champion did, long enough ago; a canary also where it was stood in for.
+    Shadow: champion requests older than `DELAY` without a challenger event count as failed. Canary: requests
+    that the fallback answered count as failed.
     """
-    ours, theirs, stood_in = (events[events.role == role] for role in ("challenger", "champion", "stand-in"))
+    champion, challenger, fallback = (events[events.role == role] for role in ROLES)
     if paired:
-        theirs = theirs[theirs.time <= datetime.now(UTC).replace(tzinfo=None) - DELAY]
-        return ours.status.reindex(theirs.index, fill_value=UNANSWERED), theirs.status
-    missed = pd.Series(UNANSWERED, stood_in.index)
-    return pd.concat([missed, ours.status.drop(missed.index, errors="ignore")]), theirs.status
+        champion = champion[champion.time <= datetime.now(UTC).replace(tzinfo=None) - DELAY]
+        return challenger.status.reindex(champion.index, fill_value=UNANSWERED), champion.status
+    missed = pd.Series(UNANSWERED, fallback.index)
+    return pd.concat([missed, challenger.status.drop(missed.index, errors="ignore")]), champion.status
 
 
 def mean(values: pd.Series) -> tuple[float, float]:
@@ -155,7 +164,7 @@ def groups(answers: Answers) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]
     ours, theirs = answers.rows
     yield "all", ours, theirs
     for column in answers.contract.features:
-        name = f"feature:{column.name}"
+        name = feature_column(column.name)
         if column.segment and name in ours:
             for value in sorted(ours[name].dropna().unique()):
                 said = column.categories[int(value)] if column.kind == "category" else f"{value:g}"
@@ -170,7 +179,7 @@ def shift(answers: Answers) -> Iterator[Claim]:
         if min(part.index.get_level_values("id").nunique() for part in parts) < least:
             continue
         for label in labels[len(labels) == 2 :]:  # of two, one says it all
-            column = f"output:{label}"
+            column = output_column(label)
             spread = answers.rows[1][column].std() or 1.0
             scale = 1.0 if answers.contract.task == "classification" else spread
             ours, theirs = (part[column].astype(float) / scale for part in parts)
@@ -183,7 +192,7 @@ def shift(answers: Answers) -> Iterator[Claim]:
 def agreement(answers: Answers) -> Iterator[Check]:
     """A shadow gives the champion's label often enough for nobody to have to look."""
     if answers.paired and answers.contract.task == "classification" and len(answers.rows[0]):
-        columns = [f"output:{label}" for label in answers.contract.labels]
+        columns = output_columns(answers.contract)
         ours, theirs = (it[columns].to_numpy().argmax(axis=1) for it in answers.rows)
         share, least = (ours == theirs).mean(), answers.settings.rollout.min_agreement
         said = f"{share:.1%} of the rows, at least {least:.1%} expected"

@@ -13,6 +13,7 @@ import pandas as pd
 
 from .. import params, problem
 from ..contract import Contract
+from ..contract.events import feature_columns, output_columns
 from ..contract.tables import connect, literal, numbers, quote, read_features, read_row
 from ..core.errors import ProjectError
 from ..core.files import write_json
@@ -68,10 +69,10 @@ def main() -> None:
 
 def reference(contract: Contract, memory_gb: float) -> dict[str, Distribution]:
     """What monitoring compares with: inputs as in training, outputs as for the test split."""
-    named = zip(numbers(contract), contract.feature_names, strict=True)
-    selected = ", ".join(f"{sql} AS {quote(f'feature:{name}')}" for sql, name in named)
+    named = zip(numbers(contract), feature_columns(contract), strict=True)
+    selected = ", ".join(f"{sql} AS {quote(name)}" for sql, name in named)
     answers = Session(DRAFT / "model.onnx").run(read_features(TEST, contract).to_numpy())
-    labels = [f"output:{label}" for label in contract.labels]
+    labels = output_columns(contract)
     with connect(memory_gb) as con:
         con.sql(f"CREATE TABLE inputs AS SELECT {selected} FROM {literal(TRAIN)}")
         con.register("outputs", pd.DataFrame(answers, columns=labels))

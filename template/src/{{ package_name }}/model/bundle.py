@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..contract import Contract
+from ..contract.events import output_column
 from ..core.errors import ProjectError
 
 TOP = 10
@@ -107,7 +108,7 @@ class Model:
             reference = msgspec.json.decode(
                 (folder / "reference.json").read_bytes(), type=dict[str, Reference]
             )
-            self.output_edges = {it: reference[f"output:{it}"].edges for it in self.contract.labels}
+            self.output_edges = {it: reference[output_column(it)].edges for it in self.contract.labels}
             self.run = Session(folder / "model.onnx").run
             if (found := content_version(folder)) != self.metadata.version:
                 raise ValueError(f"its content is {found}, but it says {self.metadata.version}")

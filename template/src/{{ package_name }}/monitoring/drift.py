@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import Contract
+from ..contract.events import feature_column, is_output, output_column, plain_name
 from ..contract.tables import Connection
 from ..params import Monitor
 from ..stats.distributions import Distribution, tally
@@ -123,7 +124,7 @@ def compare(name: str, then: Distribution, counts: NDArray, contract: Contract) 
     """Hold two distributions in the same bins against each other."""
     shares: NDArray = counts / counts.sum(axis=1, keepdims=True)
     return Drift(
-        name=name.removeprefix("feature:").replace("output:", "answer: "),
+        name=f"answer: {plain_name(name)}" if is_output(name) else plain_name(name),
         bins=[*bin_names(name, then, contract), "missing"],
         then=shares[0].tolist(),
         now=shares[1].tolist(),
@@ -137,16 +138,16 @@ def unjudged(contract: Contract) -> Iterator[str]:
     """The calendar, and of two labels the first, which mirrors the second."""
     for column in contract.features:
         if column.kind == "time":
-            yield from (f"feature:{name}" for name in column.encoded_names)
+            yield from map(feature_column, column.encoded_names)
     if len(contract.labels) == 2:
-        yield f"output:{contract.labels[0]}"
+        yield output_column(contract.labels[0])
 
 
 def bin_names(name: str, like: Distribution, contract: Contract) -> list[str]:
     """What the bins hold, in words."""
     if not like.edges:
-        return list(contract.column(name.removeprefix("feature:")).categories)
-    whole = any(f"feature:{column.name}" == name and column.kind == "integer" for column in contract.features)
+        return list(contract.column(plain_name(name)).categories)
+    whole = any(it.kind == "integer" and feature_column(it.name) == name for it in contract.features)
     edges = [f"{edge:.5g}" for edge in like.edges]
     starts = [f"{edge + 1:.5g}" for edge in like.edges] if whole else edges
     inner = [

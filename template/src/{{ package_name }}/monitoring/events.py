@@ -5,8 +5,11 @@ from pathlib import Path
 
 import fsspec
 
+from ..contract.events import FALLBACK, FALLBACK_0_2
 from ..contract.tables import Connection, explained, literal, one, texts
 from ..core.errors import ProjectError
+
+_ROLE = f"if(role = {literal(FALLBACK_0_2)}, {literal(FALLBACK)}, role)"
 
 
 def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
@@ -45,6 +48,7 @@ def read_events(
     condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
     with explained(f"the events in {address} cannot be read"):
         source = f"read_parquet({texts(tuple(files))}, union_by_name=true)"
-        con.sql(f"CREATE VIEW kept AS FROM {source} WHERE status = 200")
-        con.sql(f"CREATE TABLE asked AS FROM {source} WHERE {condition}")
+        events = f"SELECT * REPLACE ({_ROLE} AS role) FROM {source}"
+        con.sql(f"CREATE VIEW kept AS {events} WHERE status = 200")
+        con.sql(f"CREATE TABLE asked AS {events} WHERE {condition}")
     return one(con, "SELECT count(*) FROM asked")[0]

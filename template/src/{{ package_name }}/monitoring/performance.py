@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .. import problem
 from ..contract import Column, Contract
+from ..contract.events import feature_column, feature_columns, output_columns
 from ..contract.expectations import Kpi
 from ..contract.tables import Connection, encoded, explained, literal, one, quote, texts
 from ..core.errors import ProjectError
@@ -110,9 +111,8 @@ def drop_ambiguous(con: Connection, contract: Contract) -> int:
     A request that was sent again is the same event. Different requests of one id (of a nightly job, say) are
     ambiguous: a label could be that of any. Gives the number of labels that are left out.
     """
-    names = [f"feature:{name}" for name in contract.feature_names]
-    names += [f"output:{label}" for label in contract.labels]
-    content = f"hash({', '.join(map(quote, names))})"
+    names = map(quote, feature_columns(contract) + output_columns(contract))
+    content = f"hash({', '.join(names)})"
     con.sql(f"""
         CREATE TABLE ambiguous AS SELECT DISTINCT id FROM
         (SELECT id FROM judged GROUP BY id, row HAVING min({content}) < max({content}))
@@ -129,18 +129,16 @@ def measure_truth(con: Connection, contract: Contract, settings: Params) -> list
     Segments are those that are features, for events hold nothing else.
     """
     columns = [c for c in contract.features if c.segment and c.encoded_names == (c.name,)]
-    names = [f"output:{label}" for label in contract.labels] + [
-        f"feature:{column.name}" for column in columns
-    ]
+    names = output_columns(contract) + [feature_column(column.name) for column in columns]
     drawn = f"SELECT * FROM judged ORDER BY hash(id, row) LIMIT {MOST_ROWS}"
     arrays = con.sql(
         f"SELECT truth, {', '.join(map(quote, names))} FROM ({drawn}) ORDER BY time, id, row"
     ).fetchnumpy()
     truth = arrays["truth"] if contract.task == "regression" else arrays["truth"].astype(int)
-    outputs = np.column_stack([arrays[f"output:{label}"] for label in contract.labels])
+    outputs = np.column_stack([arrays[name] for name in output_columns(contract)])
     parts = {"": np.arange(len(truth))}
     for column in columns:
-        parts |= segment_rows(column, arrays[f"feature:{column.name}"], settings.gate.min_segment_rows)
+        parts |= segment_rows(column, arrays[feature_column(column.name)], settings.gate.min_segment_rows)
     return [
         found for kpi in problem.KPIS for found in measure(kpi, truth, outputs, parts, contract, settings)
     ]

@@ -18,6 +18,7 @@ import msgspec
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from ..contract.events import CHAMPION, FALLBACK, FALLBACK_0_2, ROLES
 from ..contract.rows import Problem, RowCodec, RowError
 from ..model.bundle import Model, NoAnswerError
 from .api import Complaint, Predictions, Recorded, Refusal, create_api
@@ -36,7 +37,7 @@ EXTRA = {
     503: [(b"retry-after", b"1")],
 }
 # A gateway says for each request whether its answer counts, so a model changes its role without a restart.
-ROLES = {role.encode(): role for role in ("champion", "challenger", "stand-in")}
+_ROLES = {role.encode(): role for role in ROLES} | {FALLBACK_0_2.encode(): FALLBACK}
 LONG_ID = Problem(0, "", f"the header x-request-id must have at most {MAX_ID_LENGTH} characters")
 UNSET = "labels come through the gateway with a token alone: set FEEDBACK_TOKEN for the server"
 UNPROVEN = "labels need the header Authorization: Bearer, with the token that FEEDBACK_TOKEN says"
@@ -50,7 +51,7 @@ class Server:
         model: Model,
         events: str,
         truth: str,
-        role: str = "champion",
+        role: str = CHAMPION,
         price: float = 0,
         token: str = "",
         max_gb: float = MAX_STORE_GB,
@@ -97,7 +98,7 @@ class Server:
             body = await self._intake.read(receive, int(given.get(b"content-length", 0)))
             if body is None:  # the client has gone
                 return
-            status, content = answer(body, request, ROLES.get(given.get(b"x-role", b""), self._role))
+            status, content = answer(body, request, _ROLES.get(given.get(b"x-role", b""), self._role))
         except TurnedAwayError as away:
             status, content = away.status, self._encode(Complaint(str(away)))
         headers = [JSON, (b"content-length", str(len(content)).encode()), *EXTRA.get(status, ())]
@@ -173,4 +174,4 @@ def create_app() -> Server:
     truth = given("TRUTH") or f"{events}/truth"
     token, max_gb = (given("FEEDBACK_TOKEN") or "").strip(), float(given("MAX_STORE_GB") or MAX_STORE_GB)
     price = float(given("PRICE_PER_HOUR") or 0)
-    return Server(model, events, truth, given("ROLE") or "champion", price, token, max_gb)
+    return Server(model, events, truth, given("ROLE") or CHAMPION, price, token, max_gb)

@@ -13,6 +13,7 @@ import numpy as np
 from arro3.core import Array, ChunkedArray, DataType, Table
 from numpy.typing import NDArray
 
+from ..contract.events import COLUMNS, feature_columns, output_columns
 from ..model.bundle import Model
 from .metrics import Bins
 from .writer import AT_ONCE, MAX_STORE_GB, Writer
@@ -26,7 +27,7 @@ class Answered(NamedTuple):
     """One request: features and outputs have a row for each of its rows, if it was answered with 200."""
 
     id: str
-    role: str  # champion, challenger, or stand-in: the champion for a challenger that did not answer
+    role: str  # one of `contract.events.ROLES`
     time: float  # when it came, in seconds since 1970, UTC
     seconds: float  # until it was answered
     features: Matrix | None
@@ -125,20 +126,21 @@ class Events(Writer):
         row = np.arange(len(request)) - np.repeat(sizes.cumsum() - sizes, sizes)
         times = (np.concatenate([it.times for it in kept]) * 1e6).astype(np.int64)
         seconds, place = np.concatenate([it.seconds for it in kept]), Array.from_numpy(request)
-        columns: dict[str, Any] = {
-            "id": texts(chain(*(it.ids for it in kept))).take(place),
-            "row": Array.from_numpy(row.astype(np.int32)),
-            "time": Array.from_numpy(times[request]).cast(DataType.timestamp("us")),
-            "seconds": Array.from_numpy(seconds[request]),
-            "status": Array.from_numpy(statuses[request]),
-            "model_version": texts([self._model.metadata.version] * len(request)),
-            "role": texts(chain(*(it.roles for it in kept))).take(place),
-        }
+        values = (
+            texts(chain(*(it.ids for it in kept))).take(place),
+            Array.from_numpy(row.astype(np.int32)),
+            Array.from_numpy(times[request]).cast(DataType.timestamp("us")),
+            Array.from_numpy(seconds[request]),
+            Array.from_numpy(statuses[request]),
+            texts([self._model.metadata.version] * len(request)),
+            texts(chain(*(it.roles for it in kept))).take(place),
+        )
+        columns: dict[str, Any] = dict(zip(COLUMNS, values, strict=True))
         contract, refused = self._model.contract, int((statuses != 200).sum())
         features = matrix([it.features for it in kept], contract.feature_names)
         outputs = matrix([it.outputs for it in kept], contract.labels)
-        columns |= named("feature", contract.feature_names, features, refused)
-        return Table.from_pydict(columns | named("output", contract.labels, outputs, refused))
+        columns |= named(feature_columns(contract), features, refused)
+        return Table.from_pydict(columns | named(output_columns(contract), outputs, refused))
 
 
 def texts(values: Iterable[str]) -> Array:
@@ -151,10 +153,10 @@ def matrix(parts: list[Matrix], names: Collection[str]) -> Matrix:
     return np.concatenate(parts).reshape(-1, len(names))
 
 
-def named(kind: str, names: tuple[str, ...], answered: Matrix, refused: int) -> dict[str, Array]:
-    """Columns of a kind: what was answered, and nothing for so many that were refused."""
+def named(names: list[str], answered: Matrix, refused: int) -> dict[str, Array]:
+    """Columns of these names: what was answered, and nothing for so many that were refused."""
     none = Array([None] * refused, type=DataType.float32())
     return {
-        f"{kind}:{name}": ChunkedArray([Array.from_numpy(answered[:, index].copy()), none]).combine_chunks()
+        name: ChunkedArray([Array.from_numpy(answered[:, index].copy()), none]).combine_chunks()
         for index, name in enumerate(names)
     }

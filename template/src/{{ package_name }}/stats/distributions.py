@@ -3,6 +3,7 @@
 import msgspec
 
 from ..contract import Column, Contract
+from ..contract.events import feature_column, output_columns
 from ..contract.tables import Connection, one, quote
 
 BINS = 20
@@ -71,11 +72,11 @@ class Distribution(msgspec.Struct, omit_defaults=True):
 def model_columns(contract: Contract) -> dict[str, int]:
     """Inputs and outputs, as events call them: how many categories each has, 0 for a number."""
     inputs = {
-        f"feature:{name}": 0 if column.length else len(column.categories)
+        feature_column(name): 0 if column.length else len(column.categories)
         for column in contract.features
         for name in column.encoded_names
     }
-    return inputs | {f"output:{label}": 0 for label in contract.labels}
+    return inputs | dict.fromkeys(output_columns(contract), 0)
 
 
 def distribution(con: Connection, table: str, name: str, categories: int) -> Distribution:
