@@ -1,7 +1,7 @@
 # Every target runs through uv; where uv is missing, it is installed into .uv/ first.
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # make -j check test: in this order, whatever -j says
-.PHONY: help demo test check bench release
+.PHONY: help demo test test-services test-all check bench release
 
 # Compiled Python is kept where it is first used: imports are several times slower without.
 unexport PYTHONDONTWRITEBYTECODE
@@ -14,14 +14,21 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 READY := $(filter .uv/bin/uv,$(UV))
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: | $(READY) ## From nothing to a served prediction, in demo/
 	@$(UV) run python benchmarks/demo.py
 
-# More workers than the two cores of CI: many tests wait for servers.
-test: | $(READY) ## Test the template
-	@$(UV) run pytest --numprocesses 3 --no-loadscope-reorder
+# More workers than the two cores of CI: many tests wait for processes.
+PYTEST = $(UV) run pytest --numprocesses 3 --no-loadscope-reorder
+
+test: | $(READY) ## Run the tests that need only Python, git and make
+	@$(PYTEST) tests
+
+test-services: | $(READY) ## Run the tests that need servers, containers, clusters; .ci/run installs their tools
+	@$(PYTEST) tests/services
+
+test-all: test test-services ## Run all tests
 
 check: | $(READY) ## Format, lint and type-check every file
 	@$(UV) run pre-commit run --all-files
@@ -31,7 +38,7 @@ bench: | $(READY) ## Measure; prints a Markdown table
 
 release: | $(READY) ## May this commit be a release? Tests it, and prints the command that tags it
 	@$(UV) run python -m hooks.release > /dev/null
-	@$(MAKE) --no-print-directory check test
+	@$(MAKE) --no-print-directory check test-all
 	@$(UV) run python -m hooks.release
 
 .uv/bin/uv:

@@ -33,7 +33,12 @@ import yaml
 ANSWERS = ".copier-answers.yml"
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "template/src"
-UPDATE = (sys.executable, "-m", "{{ package_name }}.automation.update", "--quiet")  # older projects may have none
+UPDATE = (
+    sys.executable,
+    "-m",
+    "{{ package_name }}.automation.update",
+    "--quiet",
+)  # older projects may have none
 HOSTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/"}
 """How Copier lets an address begin."""
 SAFE = r"(?:[\w.:%-]+@)?(?P<host>[\w.-]+(?::\d+)?)/+(?P<path>[\w./~+-]+)"

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+STAND_INS = ROOT / "tests/stand_ins"
+PATIENCE = 120  # seconds, for what takes one or two on an idle machine
 # An identity of its own: the tests run where nobody has told git who they are.
 GIT = ("git", "-c", "user.name=Tester", "-c", "user.email=tester@example.com")
 

@@ -1,6 +1,6 @@
-"""What the documents may claim: each row of docs/proof.md is a test that passed, and what it found.
+"""The table in docs/proof.md: each row is a test that passed, and its finding.
 
-`UPDATE_DOCS=1 make test` writes the table anew.
+`UPDATE_DOCS=1 make test-all` updates the rows of the tests that passed.
 """
 
 import os
@@ -12,18 +12,21 @@ from helpers import ROOT
 
 DOC = ROOT / "docs/proof.md"
 MARK = re.compile(r'@pytest\.mark\.proof\(\s*"(.+)"\s*\)')
-found: dict[str, list[str]] = {}
+findings: dict[str, list[str]] = {}
 
 
 def claims() -> list[str]:
-    """Everything that tests stand for, in the order in which they do."""
-    texts = [path.read_text() for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    """List the claims of all tests, in the order of their files."""
+    texts = [
+        path.read_text()
+        for path in sorted(Path(__file__).parent.rglob("test_*.py"), key=lambda path: path.name)
+    ]
     return [claim for text in texts for claim in MARK.findall(text)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let tests say what they prove."""
-    config.addinivalue_line("markers", "proof(claim): what docs/proof.md says because this test passes")
+    """Register the marker."""
+    config.addinivalue_line("markers", "proof(claim): the row of docs/proof.md that this test proves")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -33,16 +36,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep what a test found: what it told by `record_property("found", …)`."""
-    told = dict(report.user_properties)
-    if report.when == "call" and report.passed and "proof" in told:
-        found.setdefault(str(told["proof"]), []).append(str(told.get("found", "")))
+    """Collect the findings of passed tests, which they record as the property `found`."""
+    properties = dict(report.user_properties)
+    if report.when == "call" and report.passed and "proof" in properties:
+        findings.setdefault(str(properties["proof"]), []).append(str(properties.get("found", "")))
+
+
+def table() -> dict[str, str]:
+    """Read the table: each claim and its finding."""
+    rows = DOC.read_text().partition("| --- | --- |\n")[2].splitlines()
+    return dict(row.removeprefix("| ").removesuffix(" |").removesuffix("|").split(" | ", 1) for row in rows)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the table, once all of it was proven."""
-    proven = set(claims()) <= found.keys()
-    if os.environ.get("UPDATE_DOCS") and proven and not hasattr(session.config, "workerinput"):
-        head, _, _ = DOC.read_text().partition("| ")
-        rows = [f"| {claim} | {'; '.join(filter(None, found[claim]))} |" for claim in claims()]
-        DOC.write_text("\n".join([f"{head}| proven | found |", "| --- | --- |", *rows]) + "\n")
+    """Update the rows of the claims that were proven in this session; the others stay as they were."""
+    if os.environ.get("UPDATE_DOCS") and findings and not hasattr(session.config, "workerinput"):
+        current = {claim: "; ".join(filter(None, texts)) for claim, texts in findings.items()}
+        rows = table() | current
+        lines = [f"| {claim} | {rows.get(claim, '')} |" for claim in claims()]
+        head = DOC.read_text().partition("| ")[0]
+        DOC.write_text("\n".join([f"{head}| proven | found |", "| --- | --- |", *lines]) + "\n")

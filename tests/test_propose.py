@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from actions import STAND_INS
-from helpers import commit, git
+from helpers import STAND_INS, commit, git
 from project import Project
 
 

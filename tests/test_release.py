@@ -6,11 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from actions import ADDRESS, GitHub, Run
 from helpers import ROOT, commit, git, run, snapshot
-from images import Docker
 from packaging.version import Version
-from project import Project
 from releases import rebuild, tags
 
 from hooks.release import HistoryError, faults, releases, retag, sections, version_in
@@ -154,45 +151,3 @@ def test_the_working_tree_is_the_newest_release(tmp_path: Path) -> None:
     newest = tags(template)[-1]
     for name in ("copier.yml", "template/README.md.jinja"):
         assert git("show", f"{newest}:{name}", cwd=template) == (ROOT / name).read_text()
-
-
-@pytest.fixture
-def github(tmp_path: Path) -> GitHub:
-    """Push the template to a repository; its tests are replaced by a look at one file."""
-    folder, origin = tmp_path / "template", tmp_path / "origin.git"
-    git("clone", "--quiet", "--no-tags", ROOT, folder, cwd=tmp_path)
-    snapshot(folder)
-    (folder / ".ci/run").write_text("#!/bin/sh\nexec test -e copier.yml\n")
-    commit(folder, "before")
-    git("clone", "--quiet", "--bare", folder, origin, cwd=tmp_path)
-    git("remote", "set-url", "origin", origin, cwd=folder)
-    git("remote", "add", "github", ADDRESS, cwd=folder)
-    return GitHub(Project(folder, package=""), origin, tmp_path, Docker(tmp_path))
-
-
-def release(github: GitHub, version: str) -> Run:
-    """Push a version to main, and run the workflow."""
-    manifest, log = (github.project.folder / name for name in ("pyproject.toml", "CHANGELOG.md"))
-    manifest.write_text(re.sub('^version = ".*"', f'version = "{version}"', manifest.read_text(), flags=re.M))
-    log.write_text(f"## {version} (2026-01-31)\n\n{NOTES}\n{log.read_text()}")
-    github.push(version)
-    return github.act("push", "release")
-
-
-def test_a_release_is_tagged(github: GitHub) -> None:
-    """With its section of the changelog; a version under way is not."""
-    run = release(github, "100.0.0.dev0")
-    assert (run.jobs, github.tags()) == ({"tag": "success"}, {})
-    run = release(github, "100.0.0")
-    assert run.jobs == {"tag": "success"}, run.said
-    assert github.tags() == {"v100.0.0": git("rev-parse", "main", cwd=github.origin).strip()}
-    assert (github.folder / "notes").read_text() == NOTES
-
-
-def test_what_fails_is_not_tagged(github: GitHub) -> None:
-    """Neither a version that has been passed nor a template whose tests fail."""
-    run = release(github, "0.0.1")
-    assert (run.failed, github.tags()) == ([("tag", "may it be one?")], {})
-    (github.project.folder / "copier.yml").unlink()
-    run = release(github, "100.0.0")
-    assert (run.failed, github.tags()) == ([("tag", "test")], {})

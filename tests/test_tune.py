@@ -10,13 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import hosts
 import pytest
-from helpers import git
+from helpers import PATIENCE, git
 from project import Json, Project
-from serving import PATIENCE
 
-CLUSTERS = {"ray": hosts.ray, "dask": hosts.dask}
 TRIALS = """
 import json, optuna, sys
 from optuna.storages import JournalStorage
@@ -256,33 +253,6 @@ def test_a_cluster_that_cannot_be_is_named(tuned: Project, more: str, named: str
     """With the way out."""
     setup(tuned, 4, more)
     assert named in tuned.refusal("training.tune")
-
-
-def lose_a_host(tuned: Project, libraries: Path, name: str) -> tuple[str, str, int]:
-    """Tune on two hosts until one dies: their names, and how many trials had been told by then."""
-    with CLUSTERS[name](tuned, libraries) as (first, second, address):
-        setup(tuned, 10, f", backend: {name}, address: '{address}'")
-        with first.start("make", "tune") as process:
-            wait_for(lambda: len(told(tuned)) >= 4, process)
-            time.sleep(0.3)
-            second.die()
-            died = len(told(tuned))
-            said = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 0, said
-    return first.name, second.name, died
-
-
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_a_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) -> None:
-    """Two hosts share the trials until one dies; then the other does the rest."""
-    break_estimator(tuned, SLOW)
-    first, second, died = lose_a_host(tuned, libraries, name)
-    found = trials(tuned)
-    complete(found, 10)
-    ran = [it["worker"].split(":")[0] for it in found]
-    assert ran[:4].count(first) == ran[:4].count(second) == 2
-    assert died < 10
-    assert {*ran[died:]} == {first}
 
 
 def test_experiments_by_hand(work: Project) -> None:

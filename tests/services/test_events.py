@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers import PATIENCE
 from project import Json, Project
-from serving import PATIENCE, Server, serving
+from serving import Server, serving
 
 FIRST = "SELECT count(*) AS rows, count(DISTINCT (id, row)) AS keys FROM '{}/*/*.parquet'"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from helpers import ROOT
+from helpers import PATIENCE, ROOT
 from project import Json, Project
-from serving import PATIENCE, Server, refuses, schemathesis, serving
+from serving import Server, refuses, schemathesis, serving
 from test_events import example, metric, recording, until
 
 MEBIBYTE = 2**20

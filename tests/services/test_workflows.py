@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 from actions import DEPLOYED, GitHub
-from helpers import git
+from helpers import PATIENCE, git
 from project import Done, Project
-from serving import PATIENCE, load
+from serving import load
 
 OLDEST = "--matrix=python:oldest"  # the newest may not be on this machine; test_pythons has it
 

@@ -20,9 +20,10 @@ from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
+from helpers import PATIENCE
 from images import Docker
 from project import Done, Json, Project
-from serving import PATIENCE, free_port, load
+from serving import free_port, load
 
 LATE = 2  # seconds that the late challenger takes, beside its model
 # The server, which writes its events and is seen to be healthy sooner, and has the FAULT that it is told.

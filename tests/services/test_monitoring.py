@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from actions import STAND_INS
+from helpers import STAND_INS
 from project import Json, Project
 from test_events import example, recording, until
 

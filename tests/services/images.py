@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import once, require, run
+from helpers import PATIENCE, once, require, run
 from project import Done, Project
 from serving import Server, free_port
 
-PATIENCE = 120
 # What CPython and its modules link with, and what images other than Python's are for.
 INCLUDED = (
     "ca-certificates,git,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,"

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Renderer, commit, git, require
+from helpers import STAND_INS, Renderer, commit, git, require
 from images import Docker
 from project import Json, Project, rendered
 from serving import environment, free_port, running
 
-STAND_INS = ROOT / "tests/stand_ins"
 ADDRESS = "https://github.com/acme/Churn"  # only its name is used
 DEPLOYED = ["model", "image", "staging", "shadow", "production", "record"]
 

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import pytest
 from actions import DEPLOYED, GitHub
+from helpers import PATIENCE
 from project import Project
-from serving import PATIENCE
 from test_events import until
 
 CUSTOMERS = {

@@ -5,7 +5,8 @@ import time
 from http.client import HTTPConnection
 
 import pytest
-from images import BASE, PATIENCE, Docker
+from helpers import PATIENCE
+from images import BASE, Docker
 from project import Project
 from serving import refuses
 from test_events import until

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import require, run
+from helpers import PATIENCE, require, run
 from project import Project
-from serving import PATIENCE
 
 # Network namespaces are root's to make.
 SUDO = () if os.geteuid() == 0 else ("sudo",)

@@ -15,10 +15,9 @@ from threading import Event, Thread
 from typing import NamedTuple, TypeVar
 
 import pytest
-from helpers import once
+from helpers import PATIENCE, once
 from project import Done, Json, Project
 
-PATIENCE = 120  # seconds, for what takes one or two where nothing else runs
 CLIENTS, PAUSE, MOST = 4, 0.03, 4000  # of a load: threads, seconds between their requests, requests of each
 T = TypeVar("T")
 
