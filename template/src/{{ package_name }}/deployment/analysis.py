@@ -34,7 +34,7 @@ from ..contract.tables import connect
 from ..core.errors import ProjectError
 from ..evaluation.checks import Check, Verdict, verdict_if, worst
 from ..monitoring.events import read_events
-from ..stats.inference import holm
+from ..stats.inference import adjust_holm
 
 DELAY = timedelta(seconds=15)  # after which an event is written
 MOST_REQUESTS = 100_000  # more are drawn by chance
@@ -205,10 +205,11 @@ def judge(answers: Answers) -> tuple[Verdict, list[Check]]:
     if seen < needed:
         return "keep", [Check("requests", "seen", "keep", f"{seen:,} of {needed:,} that are needed")]
     claims = [claim for rule in (errors, latency, shift) for claim in rule(answers)]
-    shown = holm([claim.p_value for claim in claims], (1 - answers.settings.gate.confidence) / 2)
+    p_values = adjust_holm([claim.p_value for claim in claims])
+    alpha = (1 - answers.settings.gate.confidence) / 2
     checks = [
-        Check(claim.rule, claim.subject, verdict_if(not bad), claim.said)
-        for claim, bad in zip(claims, shown, strict=True)
+        Check(claim.rule, claim.subject, verdict_if(p_value > alpha), claim.said)
+        for claim, p_value in zip(claims, p_values, strict=True)
     ]
     checks += agreement(answers)
     return worst(checks), checks

@@ -18,8 +18,16 @@ from .. import params
 from ..contract import Contract
 from ..contract.expectations import Behaviour, Kpi
 from ..core.files import table
-from ..stats.inference import Estimate, Statistic, below_zero, calibration_bins, estimate, holm, mcnemar
-from ..stats.metrics import METRICS, TOP, errors, mean, ranks
+from ..stats.inference import (
+    Estimate,
+    Statistic,
+    adjust_holm,
+    assign_calibration_bins,
+    bootstrap,
+    mcnemar_p_value,
+    p_value_below_zero,
+)
+from ..stats.metrics import METRICS, TOP_K, absolute_errors, resampled_mean, target_ranks
 
 Verdict = Literal["promote", "keep", "block"]
 ORDER: tuple[Verdict, ...] = ("promote", "keep", "block")  # from best to worst
@@ -75,7 +83,7 @@ class Evidence:
 
     def estimate(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
         gate = self.params.gate
-        return estimate(statistics, len(self.target), gate.resamples, gate.confidence, gate.block_rows)
+        return bootstrap(statistics, len(self.target), gate.resamples, gate.confidence, gate.block_rows)
 
     def improvement(self, reference: NDArray, rows: NDArray | slice = ALL) -> Statistic:
         """By how much the first KPI's metric is better than that of `reference` on `rows`."""
@@ -198,7 +206,9 @@ def keep_right_answers(evidence: Evidence) -> Checks:
     was_right = evidence.production.outputs.argmax(axis=1) == evidence.target
     lost, won = int((was_right & ~right).sum()), int((right & ~was_right).sum())
     said = f"{lost} rows turned wrong and {won} right; must not be more, beyond doubt"
-    yield Check("production", "labels", verdict_if(mcnemar(lost, won) >= evidence.level, "keep"), said)
+    yield Check(
+        "production", "labels", verdict_if(mcnemar_p_value(lost, won) >= evidence.level, "keep"), said
+    )
 
 
 def spare_segments(evidence: Evidence) -> Checks:
@@ -215,11 +225,11 @@ def spare_segments(evidence: Evidence) -> Checks:
     }
     estimates = evidence.estimate(statistics)
     defined = {name: found for name, found in estimates.items() if np.isfinite(found.value)}
-    worse = holm([below_zero(found) for found in defined.values()], evidence.level)
+    p_values = adjust_holm([p_value_below_zero(found) for found in defined.values()])
     than = f"that of {evidence.production.tag}" if evidence.production else "the baseline's"
-    for (name, found), is_worse in zip(defined.items(), worse, strict=True):
+    for (name, found), p_value in zip(defined.items(), p_values, strict=True):
         said = f"{evidence.kpis[0].metric} is better than {than} by {found}; must not be worse, beyond doubt"
-        yield Check("segment", name, verdict_if(not is_worse), said, found)
+        yield Check("segment", name, verdict_if(p_value > evidence.level), said, found)
 
 
 def treat_alike(evidence: Evidence) -> Checks:
@@ -255,7 +265,7 @@ def disparity(hits: NDArray, least: NDArray, most: NDArray) -> dict[str, Statist
     """Difference and ratio of the shares of hits in two groups of rows."""
 
     def share(rows: NDArray, counts: NDArray) -> NDArray:
-        return mean(hits[rows].astype(float), counts[:, rows])
+        return resampled_mean(hits[rows].astype(float), counts[:, rows])
 
     return {
         "difference": lambda counts: share(most, counts) - share(least, counts),
@@ -268,10 +278,10 @@ def rates(evidence: Evidence) -> dict[str, tuple[NDArray, NDArray]]:
     target, outputs = evidence.target, evidence.outputs
     everyone = np.ones(len(target), bool)
     if evidence.contract.task == "regression":
-        missed = errors(target, outputs)
+        missed = absolute_errors(target, outputs)
         return {"close answers": (missed <= np.median(missed), everyone)}
     if evidence.contract.task == "ranking":
-        return {"hits": (ranks(target, outputs) <= TOP, everyone)}
+        return {"hits": (target_ranks(target, outputs) <= TOP_K, everyone)}
     answers = outputs.argmax(axis=1)
     if outputs.shape[1] > 2:
         return {"right answers": (answers == target, everyone)}
@@ -291,10 +301,10 @@ def be_calibrated(evidence: Evidence) -> Checks:
     """
     limit = evidence.params.gate.max_calibration_error
     for name, truth, predicted in predictions(evidence):
-        bins = calibration_bins(predicted)
+        bins = assign_calibration_bins(predicted)
         slack = {str(index): room(truth - predicted, bins == index, limit) for index in np.unique(bins)}
         found = evidence.estimate(slack).values()
-        off = holm([below_zero(estimate) for estimate in found], evidence.level)
+        off = [p <= evidence.level for p in adjust_holm([p_value_below_zero(estimate) for estimate in found])]
         worst = limit - min(estimate.value for estimate in found)
         said = (
             f"{sum(off)} of {len(off)} bins of the predictions are off by more than {limit:g}, beyond "
@@ -305,7 +315,7 @@ def be_calibrated(evidence: Evidence) -> Checks:
 
 def room(gaps: NDArray, rows: NDArray, limit: float) -> Statistic:
     """How far the mean gap of these rows stays inside the limit."""
-    return lambda counts: limit - np.abs(mean(gaps[rows], counts[:, rows]))
+    return lambda counts: limit - np.abs(resampled_mean(gaps[rows], counts[:, rows]))
 
 
 def predictions(evidence: Evidence) -> list[tuple[str, NDArray, NDArray]]:
@@ -327,14 +337,16 @@ def behave(evidence: Evidence) -> Checks:
         moved = (changed[:, label] - evidence.outputs[:, label]).astype(float)
         subject = f"{behaviour.column}: {behaviour.change}"
         if behaviour.effect == "leaves":
-            found = evidence.estimate({"": partial(mean, np.abs(moved) / answer_range(evidence, label))})[""]
+            found = evidence.estimate(
+                {"": partial(resampled_mean, np.abs(moved) / answer_range(evidence, label))}
+            )[""]
             holds, must = (
                 found.low <= behaviour.tolerance,
                 f"must not be over {behaviour.tolerance:g}, beyond doubt",
             )
         else:
             sign = 1 if behaviour.effect == "raises" else -1
-            found = evidence.estimate({"": partial(mean, sign * moved)})[""]
+            found = evidence.estimate({"": partial(resampled_mean, sign * moved)})[""]
             holds, must = found.low > 0, "all of it must be above 0"
         said = f"{behaviour.meaning} It {behaviour.effect} the answer: {found}; {must}"
         yield Check("behaviour", subject, verdict_if(holds), said, found)

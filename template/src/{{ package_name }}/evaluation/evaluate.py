@@ -12,7 +12,7 @@ from ..contract.tables import quote, read_column, read_features, read_target
 from ..core.files import write_json
 from ..core.paths import BUNDLE, EVALUATION_REPORT, METRICS, TEST, TRAIN
 from ..model.bundle import Model
-from ..stats.metrics import measure
+from ..stats.metrics import compute_metrics
 
 MIN_SEGMENT_ROWS = 30
 
@@ -54,7 +54,7 @@ def by_segment(contract: Contract, target: NDArray, outputs: NDArray) -> Segment
     """Metrics for each value of the columns that are segments."""
     return {
         column: {
-            value: {"rows": len(rows), **measure(contract, target[rows], outputs[rows])}
+            value: {"rows": len(rows), **compute_metrics(contract, target[rows], outputs[rows])}
             for value, rows in values.items()
             if len(rows) >= MIN_SEGMENT_ROWS
         }
@@ -69,8 +69,8 @@ def evaluate(model: Model) -> Evaluation:
     return Evaluation(
         model_version=model.metadata.version,
         rows=len(target),
-        metrics=measure(contract, target, outputs),
-        baseline=measure(contract, target, baseline(contract, len(target))),
+        metrics=compute_metrics(contract, target, outputs),
+        baseline=compute_metrics(contract, target, baseline(contract, len(target))),
         segments=by_segment(contract, target, outputs),
     )
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stats.inference import calibration_bins
-from ..stats.metrics import by_score
+from ..stats.inference import assign_calibration_bins
+from ..stats.metrics import _count_by_score
 from .checks import Check, Evidence, predictions
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def quality(evidence: Evidence) -> list[Panel]:
 
 def above(truth: NDArray, predicted: NDArray) -> tuple[NDArray, NDArray]:
     """How many positives and negatives lie at or above each distinct score, from the highest."""
-    positives, negatives = by_score(truth, predicted, np.ones((1, len(truth))))
+    positives, negatives = _count_by_score(truth, predicted, np.ones((1, len(truth))))
     return positives[0].cumsum(), negatives[0].cumsum()
 
 
@@ -83,7 +83,7 @@ def calibration(evidence: Evidence) -> list[Panel]:
 
     def panel(axes: "Axes") -> None:
         for name, truth, predicted in predictions(evidence):
-            bins = calibration_bins(predicted)
+            bins = assign_calibration_bins(predicted)
             means = [(predicted[bins == b].mean(), truth[bins == b].mean()) for b in np.unique(bins)]
             axes.plot(*zip(*means, strict=True), marker="o", label=name)
         middle = float(np.mean([truth.mean() for _, truth, _ in predictions(evidence)]))

@@ -12,7 +12,7 @@ from ..contract import Contract
 from ..contract.tables import quote, read_column, read_features
 from ..core.errors import ProjectError
 from ..core.paths import TEST
-from ..stats.metrics import Estimator, outputs
+from ..stats.metrics import Estimator, predict_outputs
 from .onnx import parts
 
 SAMPLE_ROWS = 100  # test rows that are asked about again for each nullable column: a wide table has many,
@@ -130,7 +130,7 @@ def compare(
 ) -> Difference:
     """Ask both; raise `ProjectError` where one of them has no finite answer."""
     try:
-        expected = outputs(estimator, probe.features, contract)
+        expected = predict_outputs(estimator, probe.features, contract)
         predicted = expected.argmax(axis=1)
         if contract.task == "classification":
             predicted = np.asarray(estimator.predict(probe.features), int).ravel()

@@ -34,7 +34,7 @@ from ..contract.events import feature_column, is_output, output_column, plain_na
 from ..contract.tables import Connection
 from ..params import Monitor
 from ..stats.distributions import Distribution, tally
-from ..stats.inference import holm, homogeneity
+from ..stats.inference import adjust_holm, homogeneity_p_value
 
 Verdict = Literal["ok", "warn", "alert"]  # from best to worst
 Reference = dict[str, Distribution]
@@ -85,9 +85,9 @@ def find_drift(
 def judge(found: list[Drift], monitor: Monitor) -> None:
     """Accuse what is far from its reference and beyond doubt."""
     judged = [drift for drift in found if drift.judged]
-    beyond_doubt = holm([drift.p_value for drift in judged], 1 - monitor.confidence)
-    for drift, is_sure in zip(judged, beyond_doubt, strict=True):
-        if is_sure and drift.moved > monitor.warn_drift:
+    p_values = adjust_holm([drift.p_value for drift in judged])
+    for drift, p_value in zip(judged, p_values, strict=True):
+        if p_value <= 1 - monitor.confidence and drift.moved > monitor.warn_drift:
             drift.verdict = "alert" if drift.moved > monitor.max_drift else "warn"
 
 
@@ -109,7 +109,7 @@ def enough_rows(counts: NDArray, level: float, limit: float) -> int:
         shapes.append(bins == max(over, key=lambda index: then[index]))
 
     def is_enough(rows: float) -> bool:
-        return all(homogeneity(np.array([counts[0], rows * shape])) <= level for shape in shapes)
+        return all(homogeneity_p_value(np.array([counts[0], rows * shape])) <= level for shape in shapes)
 
     return 0 if is_enough(rows) else bisect_left(range(MOST_ROWS), True, int(rows) + 1, key=is_enough)
 
@@ -129,7 +129,7 @@ def compare(name: str, then: Distribution, counts: NDArray, contract: Contract) 
         then=shares[0].tolist(),
         now=shares[1].tolist(),
         moved=float(np.abs(shares[1] - shares[0]).sum() / 2),
-        p_value=homogeneity(counts),
+        p_value=homogeneity_p_value(counts),
         judged=name not in set(unjudged(contract)),
     )
 

@@ -21,7 +21,7 @@ from ..contract.tables import Connection, encoded, explained, literal, one, quot
 from ..core.errors import ProjectError
 from ..model.bundle import Model
 from ..params import Params
-from ..stats.inference import Estimate, Statistic, estimate
+from ..stats.inference import Estimate, Statistic, bootstrap
 from ..stats.metrics import METRICS
 from .drift import Verdict
 
@@ -169,7 +169,7 @@ def measure(
         return metric(truth[rows], outputs[rows], counts[:, rows])
 
     statistics: dict[str, Statistic] = {name: partial(of, rows) for name, rows in parts.items()}
-    estimates = estimate(
+    estimates = bootstrap(
         statistics, len(truth), settings.gate.resamples, monitor.confidence, monitor.rows_alike
     )
     found = [

@@ -1,8 +1,8 @@
-"""Outputs of an estimator, and the metrics of its kind: the same in training, evaluation and gate.
+"""Outputs of an estimator, and the metrics of each task: the same in training, evaluation and gate.
 
-A metric is computed for many resamples of the same rows at once: `counts` of shape (resamples, rows)
-says how often each row is drawn. One row of ones gives the plain metric; scikit-learn gives the same
-numbers (a test holds them together), one resample at a time.
+A metric is computed for many bootstrap resamples at once: `counts`, of shape `(n_resamples, n_rows)`, holds
+how often each resample draws each row. One row of ones gives the plain metric. The values are those of
+scikit-learn (a test compares them), which computes one resample at a time.
 """
 
 from collections.abc import Callable
@@ -15,144 +15,189 @@ from numpy.typing import NDArray
 from ..contract import Contract, Task
 from ..core.errors import ProjectError
 
-TOP = 10
+TOP_K = 10  # a ranking is right if the target is among its first TOP_K items
 
 Estimator = Any  # scikit-learn's estimators share no typed interface
-Metric = Callable[[NDArray, NDArray, NDArray], NDArray]  # target, outputs, counts → (resamples,)
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+Booleans = NDArray[np.bool_]
+Metric = Callable[[Any, Floats, Floats], Floats]  # target, outputs, counts → (n_resamples,)
 
 
-def outputs(estimator: Estimator, features: pd.DataFrame, contract: Contract) -> NDArray:
-    """What the bundle will answer: (rows, labels) probabilities or scores, or (rows, 1) values.
+def predict_outputs(estimator: Estimator, features: pd.DataFrame, contract: Contract) -> NDArray[np.float64]:
+    """Predict with an estimator, in the shape of a bundle's outputs.
+
+    Args:
+        estimator: A fitted scikit-learn estimator.
+        features: float32, of shape `(n_rows, n_features)`.
+        contract: The contract, which names task and labels.
+
+    Returns:
+        Of shape `(n_rows, n_labels)`: probabilities (classification) or scores (ranking). For a regression,
+        `(n_rows, 1)`: values in the unit of the target.
 
     Raises:
-        ProjectError: an estimator for labels has no `predict_proba`.
+        ProjectError: The task needs probabilities and the estimator has no `predict_proba`.
     """
     if contract.task == "regression":
-        return np.asarray(estimator.predict(features)).reshape(-1, 1)
+        return np.asarray(estimator.predict(features), np.float64).reshape(-1, 1)
     if not hasattr(estimator, "predict_proba"):
         raise ProjectError(
             f"problem.estimator: {type(estimator).__name__} has no predict_proba, and {contract.task} needs "
-            "probabilities. Wrap it in CalibratedClassifierCV, or take another estimator."
+            "probabilities. Wrap it in CalibratedClassifierCV, or use another estimator."
         )
-    found = np.zeros((len(features), len(contract.labels)))
-    found[:, estimator.classes_] = estimator.predict_proba(features)  # a fold may lack rare labels
-    return found
+    outputs = np.zeros((len(features), len(contract.labels)))
+    outputs[:, estimator.classes_] = estimator.predict_proba(features)  # a fold may lack rare labels
+    return outputs
 
 
-def measure(contract: Contract, target: NDArray, outputs: NDArray) -> dict[str, float]:
-    """Measure outputs against the truth; what these rows leave undefined (an AUC of one class) is left out.
+def compute_metrics(contract: Contract, target: Integers | Floats, outputs: Floats) -> dict[str, float]:
+    """Compute every metric of the contract's task.
 
     Args:
-        target: shape (rows,), numbers or positions in the target's categories.
-        outputs: shape (rows, labels), probabilities or scores; or (rows, 1), predicted numbers.
+        contract: The contract, which names the task.
+        target: Shape `(n_rows,)`: numbers, or positions in the target's categories.
+        outputs: Shape `(n_rows, n_labels)` or, for a regression, `(n_rows, 1)`.
+
+    Returns:
+        Value by name of the metric. A metric that is undefined for these rows, such as the ROC AUC of one
+        class, is left out.
     """
-    once = np.ones((1, len(target)))
-    found = {name: float(metric(target, outputs, once)[0]) for name, metric in METRICS[contract.task].items()}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+    ones = np.ones((1, len(target)))
+    values = {name: metric(target, outputs, ones)[0] for name, metric in METRICS[contract.task].items()}
+    return {name: float(value) for name, value in values.items() if np.isfinite(value)}
 
 
-def mean(values: NDArray, counts: NDArray) -> NDArray:
-    """Mean over the rows that are drawn; NaN where none is."""
+def resampled_mean(values: Floats, counts: Floats) -> Floats:
+    """Mean of each resample.
+
+    Args:
+        values: Shape `(n_rows,)`.
+        counts: Shape `(n_resamples, n_rows)`: how often each row is drawn.
+
+    Returns:
+        Shape `(n_resamples,)`; NaN where a resample draws none of the rows.
+    """
     with np.errstate(invalid="ignore"):
         return counts @ values / counts.sum(axis=1)
 
 
-def log_loss(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    given = outputs[np.arange(len(target)), target].astype(float)
-    return mean(-np.log(given.clip(1e-15, 1)), counts)
+def _log_loss(target: Integers, outputs: Floats, counts: Floats) -> Floats:
+    probabilities = outputs[np.arange(len(target)), target].astype(float)
+    return resampled_mean(-np.log(probabilities.clip(1e-15, 1)), counts)
 
 
-def brier(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    truth = np.eye(outputs.shape[1])[target]
-    return mean(np.sum((outputs - truth) ** 2, axis=1) / 2, counts)
+def _brier(target: Integers, outputs: Floats, counts: Floats) -> Floats:
+    one_hot = np.eye(outputs.shape[1])[target]
+    return resampled_mean(np.sum((outputs - one_hot) ** 2, axis=1) / 2, counts)
 
 
-def accuracy(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    return mean((outputs.argmax(axis=1) == target).astype(float), counts)
+def _accuracy(target: Integers, outputs: Floats, counts: Floats) -> Floats:
+    return resampled_mean((outputs.argmax(axis=1) == target).astype(float), counts)
 
 
-def by_score(truth: NDArray, scores: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
-    """Positives and negatives at each distinct score, from the highest: both (resamples, scores)."""
+def _count_by_score(is_positive: Booleans, scores: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Positives and negatives at each distinct score, from the highest: both `(n_resamples, n_scores)`."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
     drawn = counts[:, order]
-    positives = np.add.reduceat(drawn * truth[order], starts, axis=1)
+    positives = np.add.reduceat(drawn * is_positive[order], starts, axis=1)
     return positives, np.add.reduceat(drawn, starts, axis=1) - positives
 
 
-def area_under_roc(truth: NDArray, scores: NDArray, counts: NDArray) -> NDArray:
-    """Share of pairs of a positive and a negative that are in order; equal scores count half."""
-    positives, negatives = by_score(truth, scores, counts)
+def _binary_roc_auc(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
+    """Share of pairs of a positive and a negative that are ordered; equal scores count half."""
+    positives, negatives = _count_by_score(is_positive, scores, counts)
     below = negatives.sum(axis=1, keepdims=True) - negatives.cumsum(axis=1) + negatives / 2
     return (positives * below).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
 
 
-def average_precision(truth: NDArray, scores: NDArray, counts: NDArray) -> NDArray:
-    """Precision at each positive, averaged."""
-    positives, negatives = by_score(truth, scores, counts)
-    found = positives.cumsum(axis=1)
-    precision = found / np.maximum(found + negatives.cumsum(axis=1), 1)
+def _binary_average_precision(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
+    """Mean of the precision at each positive."""
+    positives, negatives = _count_by_score(is_positive, scores, counts)
+    true_positives = positives.cumsum(axis=1)
+    precision = true_positives / np.maximum(true_positives + negatives.cumsum(axis=1), 1)
     return (precision * positives).sum(axis=1) / positives.sum(axis=1)
 
 
-def over_labels(curve: Metric) -> Metric:
-    """The mean of a two-class metric over the labels; of two labels, the second is the positive."""
+def _macro_average(binary_metric: Metric) -> Metric:
+    """Mean of a binary metric over the labels; of two labels, the second is the positive class."""
 
-    def metric(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
+    def metric(target: Integers, outputs: Floats, counts: Floats) -> Floats:
         labels = [1] if outputs.shape[1] == 2 else np.unique(target)
         with np.errstate(invalid="ignore"):
-            return np.mean([curve(target == label, outputs[:, label], counts) for label in labels], axis=0)
+            return np.mean(
+                [binary_metric(target == label, outputs[:, label], counts) for label in labels], axis=0
+            )
 
     return metric
 
 
-def errors(target: NDArray, outputs: NDArray) -> NDArray:
+def absolute_errors(target: Floats, outputs: Floats) -> Floats:
+    """Absolute error of each row of a regression.
+
+    Args:
+        target: Shape `(n_rows,)`.
+        outputs: Shape `(n_rows, 1)`.
+
+    Returns:
+        Shape `(n_rows,)`, in the unit of the target.
+    """
     return np.abs(outputs[:, 0].astype(float) - target)
 
 
-def mae(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    return mean(errors(target, outputs), counts)
+def _mae(target: Floats, outputs: Floats, counts: Floats) -> Floats:
+    return resampled_mean(absolute_errors(target, outputs), counts)
 
 
-def rmse(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    return np.sqrt(mean(errors(target, outputs) ** 2, counts))
+def _rmse(target: Floats, outputs: Floats, counts: Floats) -> Floats:
+    return np.sqrt(resampled_mean(absolute_errors(target, outputs) ** 2, counts))
 
 
-def mae_share(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    """Mean absolute error as a share of the mean absolute truth."""
+def _mae_share(target: Floats, outputs: Floats, counts: Floats) -> Floats:
+    """Mean absolute error, divided by the mean absolute target (WAPE)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return mae(target, outputs, counts) / mean(np.abs(target), counts)
+        return _mae(target, outputs, counts) / resampled_mean(np.abs(target), counts)
 
 
-def r2(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    """Share of the truth's variance that is explained."""
+def _r2(target: Floats, outputs: Floats, counts: Floats) -> Floats:
+    """Share of the target's variance that is explained."""
     centred = target - target.mean()
-    variance = mean(centred**2, counts) - mean(centred, counts) ** 2
+    variance = resampled_mean(centred**2, counts) - resampled_mean(centred, counts) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        return 1 - mean(errors(target, outputs) ** 2, counts) / variance
+        return 1 - resampled_mean(absolute_errors(target, outputs) ** 2, counts) / variance
 
 
-def ranks(target: NDArray, outputs: NDArray) -> NDArray:
-    """Rank of the true item, from 1; equal scores count against the model."""
+def target_ranks(target: Integers, outputs: Floats) -> Integers:
+    """Rank of the target among the items of a ranking.
+
+    Args:
+        target: Shape `(n_rows,)`: positions of the items.
+        outputs: Scores, of shape `(n_rows, n_labels)`.
+
+    Returns:
+        Shape `(n_rows,)`, from 1. Items with an equal score rank before the target.
+    """
     return np.sum(outputs >= outputs[np.arange(len(target)), target][:, None], axis=1)
 
 
-def hit_rate(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    return mean((ranks(target, outputs) <= TOP).astype(float), counts)
+def _hit_rate(target: Integers, outputs: Floats, counts: Floats) -> Floats:
+    return resampled_mean((target_ranks(target, outputs) <= TOP_K).astype(float), counts)
 
 
-def reciprocal_rank(target: NDArray, outputs: NDArray, counts: NDArray) -> NDArray:
-    return mean(1 / ranks(target, outputs), counts)
+def _mean_reciprocal_rank(target: Integers, outputs: Floats, counts: Floats) -> Floats:
+    return resampled_mean(1 / target_ranks(target, outputs), counts)
 
 
 METRICS: dict[Task, dict[str, Metric]] = {
     "classification": {
-        "log_loss": log_loss,
-        "brier": brier,
-        "accuracy": accuracy,
-        "roc_auc": over_labels(area_under_roc),
-        "pr_auc": over_labels(average_precision),
+        "log_loss": _log_loss,
+        "brier": _brier,
+        "accuracy": _accuracy,
+        "roc_auc": _macro_average(_binary_roc_auc),
+        "pr_auc": _macro_average(_binary_average_precision),
     },
-    "regression": {"mae": mae, "rmse": rmse, "mae_share": mae_share, "r2": r2},
-    "ranking": {f"hit_rate_at_{TOP}": hit_rate, "mrr": reciprocal_rank},
+    "regression": {"mae": _mae, "rmse": _rmse, "mae_share": _mae_share, "r2": _r2},
+    "ranking": {f"hit_rate_at_{TOP_K}": _hit_rate, "mrr": _mean_reciprocal_rank},
 }
+"""Metrics by task and name: the names that `Kpi.metric` may have."""

@@ -13,7 +13,7 @@ from ..contract.tables import read_features, read_target
 from ..core.errors import ProjectError
 from ..core.files import write_json
 from ..core.paths import ESTIMATOR, TRAIN, TRAINING_REPORT
-from ..stats.metrics import Estimator, measure, outputs
+from ..stats.metrics import Estimator, compute_metrics, predict_outputs
 
 
 def folds(contract: Contract, settings: params.Train) -> BaseCrossValidator:
@@ -37,8 +37,8 @@ def cross_validate(
     splits = list(folds(contract, settings).split(features, target))
     for fit, held in tqdm(splits, desc="cross-validation", unit="fold", disable=quiet):
         fitted = clone(estimator).fit(features.iloc[fit], target.iloc[fit])
-        answers = outputs(fitted, features.iloc[held], contract)
-        measured.append(measure(contract, target.iloc[held].to_numpy(), answers))
+        answers = predict_outputs(fitted, features.iloc[held], contract)
+        measured.append(compute_metrics(contract, target.iloc[held].to_numpy(), answers))
     return measured
 
 
