@@ -347,8 +347,8 @@ def test_a_whole_table_under_other_keys_stops(work: Project) -> None:
 
 def test_a_split_without_a_test_stops(work: Project) -> None:
     """A share of nothing is a mistake in the parameters."""
-    work.params("split: {test_share: 0}")
-    assert "split.test_share" in work.refusal("data.split")
+    work.params("split: {test_size: 0}")
+    assert "split.test_size" in work.refusal("data.split")
 
 
 def test_a_row_stays_in_its_split_when_others_come(work: Project) -> None:

@@ -238,15 +238,15 @@ MUTATIONS = [
     ),
     Mutation(
         "an empty test split",
-        parameters("split: {test_share: 0}"),
+        parameters("split: {test_size: 0}"),
         "data.split",
         "data.split",
         "stops",
-        "see split.test_share",
+        "see split.test_size",
     ),
     Mutation(
         "a tiny test split",
-        parameters("split: {test_share: 0.02, max_overlap_share: 0.1}"),
+        parameters("split: {test_size: 0.02, max_overlap_share: 0.1}"),
         "data.split",
         "evaluation.gate",
         "block",
@@ -344,7 +344,7 @@ def test_a_shallow_clone_gets_no_free_pass(work: Project, tmp_path: Path) -> Non
 def test_starting_anew_names_one_tag_only(deployed: Project) -> None:
     """A model that cannot be compared is passed over by its tag, not for good."""
     rename_a_column(deployed)
-    deployed.params(f"gate: {{start_anew_after: {TAG}}}")
+    deployed.params(f"gate: {{comparison_reset_tag: {TAG}}}")
     deployed.stages(*STAGES)
     assert deployed.json("reports/gate.json")["production"] is None
     git("tag", "production/2026-01-31-2", cwd=deployed.folder)
@@ -390,7 +390,7 @@ from {package} import params, problem
 from {package}.evaluation.checks import Evidence, Production, beat_production
 
 TIMES, ROWS, MARGIN = 400, 1500, 0.02
-settings = params.Params(gate=params.Gate(resamples=400, margin=MARGIN))
+settings = params.Params(gate=params.Gate(n_bootstrap=400, non_inferiority_margin=MARGIN))
 kpi = problem.KPIS[0]
 
 def outputs(score):
@@ -421,7 +421,7 @@ print(*promoted(1.3, 1.3), *promoted(1.41, 1.3), *promoted(1.1, 1.3))
 def test_the_gate_is_as_sure_as_it_says(project: Project) -> None:
     """Equal pairs are promoted at most at the stated rate, and better ones with the stated power.
 
-    400 simulated pairs each, 1,500 rows, correlation of the scores 0.85, confidence 0.95. Equal models
+    400 simulated pairs each, 1,500 rows, correlation of the scores 0.85, confidence level 0.95. Equal models
     (ROC AUC 0.821): stated rate of promotion at most 0.025, allowed 0.05 (three standard errors of 400
     draws above it). Better by the margin of 0.02 (AUC 0.841 against 0.821): stated power 0.8. Worse by
     about twice the margin: never promoted. Equal models are blocked in at most 0.05 too.

@@ -161,7 +161,7 @@ def test_missing_parameters_take_their_defaults(work: Project) -> None:
         ("trian: {seed: 1}", "trian"),
         ("train: {sede: 1}", "sede"),
         ("train: {seed: one}", "train.seed"),
-        ("split: {test_share: 1.2}", "split.test_share"),
+        ("split: {test_size: 1.2}", "split.test_size"),
         ("validate: {max_rejected_share: -0.1}", "validate.max_rejected_share"),
         ("- a list", "array"),
         ("train: {seed: 1", "params.yaml"),

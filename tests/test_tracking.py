@@ -57,7 +57,7 @@ def judged(work: Project, verdict: str, *reasons: str, production: str | None = 
 
 def retrained(work: Project, seed: int) -> None:
     """Make another model and its bundle."""
-    work.params(f"train: {{folds: 2, estimator: {{max_iter: {seed}}}}}")
+    work.params(f"train: {{n_splits: 2, estimator: {{max_iter: {seed}}}}}")
     work.stages("params", "training.train", "model.build", "evaluation.evaluate")
 
 
@@ -145,7 +145,7 @@ def test_a_run_holds_all_that_was_made(told: Project) -> None:
     assert logged["files"] == state(told)
     assert origin.items() <= logged["tags"].items()
     assert logged["parameters"]["train.estimator.max_iter"] == "80"
-    assert logged["parameters"]["split.test_share"] == "0.2"
+    assert logged["parameters"]["split.test_size"] == "0.2"
     assert len(logged["parameters"]["train.estimator.hint"]) == 5000
     assert logged["parameters"]["train.estimator.nothing"] == "none"
     assert measured.items() <= logged["metrics"].items()

@@ -41,14 +41,14 @@ PARAMS = """\
 # Ours.
 train:
   seed: 0
-  folds: 2 # quick
+  n_splits: 2 # quick
   estimator:
     max_leaf_nodes: 15 # as always
     learning_rate: 0.06
 
     max_iter: 30 # few
 # The end.
-tune: {{trials: {trials}, workers: 2}}
+tune: {{n_trials: {trials}, n_jobs: 2}}
 """
 SLOW = "import time; time.sleep(0.5)"
 
@@ -214,7 +214,7 @@ def test_scores_of_different_things_are_not_mixed(tuned: Project) -> None:
         train = params.load().train
         replace = msgspec.structs.replace
         same = [study_name(train, {{}}), study_name(replace(train, estimator={{"max_iter": 5}}), {{}})]
-        other = [study_name(replace(train, seed=1), {{}}), study_name(replace(train, folds=3), {{}})]
+        other = [study_name(replace(train, seed=1), {{}}), study_name(replace(train, n_splits=3), {{}})]
         other.append(study_name(train, {{"max_bins": 50}}))
         for path in (TRAIN, Path("src/{tuned.package}/problem.py")):
             path.write_bytes(path.read_bytes() + b"#")

@@ -335,7 +335,7 @@ def test_rare_classes_in_time_do_not_stop_training(work: Project) -> None:
     done = work.stage("training.train")
     assert "Traceback" not in done.stderr
     if done.returncode:
-        assert "train.folds" in done.stderr
+        assert "train.n_splits" in done.stderr
 
 
 # ── Estimators ───────────────────────────────────────────────────────────────────────────────────
@@ -347,7 +347,7 @@ def train_and_bundle(project: Project, estimator: str) -> str | None:
     start = text.index("def estimator(")
     body = text[:start] + dedent(estimator).lstrip()
     project.problem.write_text(body)
-    project.params("train: {folds: 2}")
+    project.params("train: {n_splits: 2}")
     project.stages("training.train")
     done = project.stage("model.build")
     return project.refusal("model.build") if done.returncode else None
@@ -514,7 +514,7 @@ def test_a_scaler_before_trees_is_stopped(demand_work: Project) -> None:
             return make_pipeline(StandardScaler(), DecisionTreeRegressor(random_state=seed))
         """)
     )
-    demand_work.params("train: {folds: 2}")
+    demand_work.params("train: {n_splits: 2}")
     demand_work.stages("training.train")
     said = demand_work.refusal("model.build")
     assert "bundle.parity_tolerance" in said

@@ -55,7 +55,7 @@ def train_by_hand(github: GitHub, source: Project) -> None:
     params = project.folder / "params.yaml"
     project.replace("source: sample", f"source: {github.folder}/inbox/*.parquet", params)
     # Where the world changes, a model that fits answers otherwise.
-    project.replace("minutes: 1", "minutes: 1\n  max_shift: 0.5\n  min_agreement: 0.5", params)
+    project.replace("minutes: 1", "minutes: 1\n  max_score_shift: 0.5\n  min_agreement: 0.5", params)
     project.make("pipeline")
     project.good("dvc", "push")
     github.push("first model")

@@ -53,7 +53,9 @@ for _ in range({times}):
         con.from_df(everything.iloc[order[5000:6500]]).create("now")
         columns = model_columns(model.contract).items()
         reference = {{name: distribution(con, "before", name, many) for name, many in columns}}
-        found = find_drift(con, "now", reference, model.contract, Monitor(confidence=0.95, warn_drift=0))
+        found = find_drift(
+            con, "now", reference, model.contract, Monitor(confidence_level=0.95, warn_distance=0)
+        )
     wrong += any(it.verdict != "ok" for it in found)
     for it in found:
         it.verdict = "ok"
@@ -347,8 +349,8 @@ def test_the_monitor_is_as_sure_as_it_says(
     """Windows that are equal to their reference but for chance are accused at most at the stated rate.
 
     200 windows of 1,500 real rows against 5,000 others, 20 columns. By the test alone, whatever the size, at
-    confidence 0.95: stated rate 0.05, allowed 0.096 (three standard errors of 200 draws above it). With the
-    default limits: none. The test is that of SciPy.
+    confidence level 0.95: stated rate 0.05, allowed 0.096 (three standard errors of 200 draws above it).
+    With the default limits: none. The test is that of SciPy.
     """
     said = project.script(SIMULATE.format(package=project.package, times=200))
     by_doubt, by_default = map(float, said.split())

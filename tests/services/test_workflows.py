@@ -156,7 +156,7 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub, project: Projec
         *next_release.tags().items(),
     )
     file = next_release.project.folder / "params.yaml"
-    next_release.project.replace("superior #", "not_inferior #", file)
+    next_release.project.replace("superiority #", "non_inferiority #", file)
     next_release.project.replace("minutes: 1", "minutes: 0", file)  # test_loop has the trial
     edit(next_release, "params.yaml", "max_iter: 80", "max_iter: 75")
     run = next_release.act("push", "train")

@@ -1,32 +1,34 @@
-"""A typed view of `params.yaml`. Defaults live here: a key missing there never breaks a stage.
+"""Typed view of `params.yaml`, with all defaults.
 
-As a stage it writes each section, defaults filled in, to `.params/`: what other stages depend on.
+A key that is missing in the file has its default; an unknown key is an error. As a pipeline stage, this
+module writes each section, defaults filled in, to `.params/`. Other stages depend on those files.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from .core.errors import ProjectError
+from .core.errors import ProjectError, cli, warn_once
 from .core.files import write_json
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Percentage = Annotated[float, msgspec.Meta(gt=0, lt=100)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A section of the file: a key that it does not know is an error, not a silent no-op."""
+    """A section of params.yaml that rejects unknown keys."""
 
 
 class Ingest(Section, frozen=True):
-    """Where data comes from.
+    """Data source.
 
-    `source` is `sample`; a path, glob or address (https://, s3://, gs://, …) of CSV or Parquet; or, with
-    a `query`, a SQLAlchemy address such as postgresql+psycopg://user@host/database.
+    `source` is `sample`; a path, glob or address (https://, s3://, gs://, …) of CSV or Parquet files; or,
+    with a `query`, a SQLAlchemy address such as postgresql+psycopg://user@host/database.
     """
 
     source: str = "sample"
@@ -34,98 +36,97 @@ class Ingest(Section, frozen=True):
 
 
 class Validate(Section, frozen=True):
-    """What makes data unfit."""
+    """Limits of data validation."""
 
     max_rejected_share: Share = 0.02
-    min_class_rows: Count = 30  # rows that each category of the target needs
-    max_leakage_score: Share = 0.98  # AUC or R² from which a feature, or a pair, is taken for a leak
+    min_class_rows: Count = 30  # minimum number of rows per target category
+    max_leakage_score: Share = 0.98  # AUC or R² above which a feature, or a pair, is taken for a leak
 
 
 class Split(Section, frozen=True):
-    """What is kept for the test."""
+    """Train-test split."""
 
-    test_share: Share = 0.2
+    test_size: Share = 0.2  # share of the rows
     max_overlap_share: Share = 0.02  # test rows that equal a training row, beyond chance
 
 
 class Train(Section, frozen=True):
-    """How the estimator is made and judged."""
+    """Training and cross-validation."""
 
     seed: int = 0
-    folds: Annotated[int, msgspec.Meta(ge=2)] = 5
-    estimator: dict[str, Any] = {}  # passed to `problem.estimator` as keyword arguments
+    n_splits: Annotated[int, msgspec.Meta(ge=2)] = 5  # folds of the cross-validation
+    estimator: dict[str, Any] = {}  # keyword arguments of `problem.estimator`
 
 
 class Tune(Section, frozen=True):
-    """How `make tune` searches, and where: on this machine (`loky`), or on a Ray or Dask cluster.
+    """Hyperparameter search (`make tune`).
 
-    `address` is the cluster's, such as 10.0.0.1:6379 or tcp://10.0.0.1:8786; without one, the cluster
-    is a small one on this machine.
+    It runs on this machine (`loky`) or on a Ray or Dask cluster. `address` is the cluster's, such as
+    10.0.0.1:6379 or tcp://10.0.0.1:8786; without one, a small cluster is started on this machine.
     """
 
-    trials: Count = 40
-    workers: Count | None = None  # as many as there are cores
+    n_trials: Count = 40
+    n_jobs: Count | None = None  # None: one per core
     backend: Literal["loky", "ray", "dask"] = "loky"
     address: str | None = None
 
 
 class Bundle(Section, frozen=True):
-    """What a bundle must keep."""
+    """Limits of the ONNX conversion."""
 
-    # ONNX against estimator, relative to the range of outputs; another label is refused at any tolerance.
-    parity_tolerance: Positive = 1e-4
+    parity_tolerance: Positive = 1e-4  # between ONNX and estimator, relative to the range of the outputs
 
 
 class Gate(Section, frozen=True):
-    """When a model may replace the one in production (see `evaluation/checks.py`)."""
+    """When a model may replace the model in production (see `evaluation/checks.py`)."""
 
-    promote_when: Literal["superior", "not_inferior"] = "superior"
-    margin: Annotated[float, msgspec.Meta(ge=0)] = 0.01  # of the first KPI's metric: what is no real loss
-    confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95  # of every interval
-    resamples: Annotated[int, msgspec.Meta(ge=100)] = 1000
-    block_rows: Count = 1  # neighbouring rows drawn together: a season's length, for rows in time order
+    promotion_test: Literal["superiority", "non_inferiority"] = "superiority"
+    non_inferiority_margin: NotNegative = 0.01  # in units of the primary metric
+    confidence_level: Probability = 0.95  # of every interval
+    n_bootstrap: Annotated[int, msgspec.Meta(ge=100)] = 1000  # resamples
+    bootstrap_block_size: Count = 1  # rows resampled together; for time series, one seasonal period
     min_test_rows: Count = 200
-    min_label_rows: Count = 10  # test rows that each label of a classification needs
-    min_segment_rows: Count = 50  # smaller segments and groups are not judged
-    max_rate_difference: Share = 0.2  # between protected groups,
-    min_rate_ratio: Share = 0.8  # and the smaller rate over the larger: unfair when both limits break
-    max_calibration_error: Positive = 0.05  # a probability, or standard deviations of a number
+    min_label_rows: Count = 10  # minimum number of test rows per label
+    min_segment_rows: Count = 50  # smaller segments and protected groups are not checked
+    max_demographic_parity_difference: Share = 0.2  # fails only if the ratio is also below its limit
+    min_demographic_parity_ratio: Share = 0.8
+    max_equalized_odds_difference: Share = 0.2  # fails only if the ratio is also below its limit
+    min_equalized_odds_ratio: Share = 0.8
+    max_calibration_error: Positive = 0.05  # a probability; for regression, in standard deviations
     max_size_mb: Positive = 50
-    max_latency_ms: Positive = 10  # for one row, in the median
-    start_anew_after: str | None = None  # a production tag whose model this one cannot be compared with
+    max_latency_ms: Positive = 10  # median for one row
+    comparison_reset_tag: str | None = None  # production tag that new models are not compared with
 
 
 class Rollout(Section, frozen=True):
-    """How an image is tried (see `deployment/rollout.py`), and when it may answer everybody, judged by its
-    events (see `deployment/analysis.py`).
-    """
+    """Progressive rollout of an image (see `deployment/rollout.py` and `deployment/analysis.py`)."""
 
-    steps: tuple[Percentage, ...] = (10, 50)  # of the clients that the canary answers, one after the other
-    minutes: Annotated[float, msgspec.Meta(ge=0)] = 60  # for each step; 0: nothing is tried
-    min_requests: Annotated[int, msgspec.Meta(ge=2)] = 500  # to both in each step; before, none is decided
-    max_error_share: Share = 0.01  # of the requests that it fails or refuses, beyond the champion's
-    min_agreement: Share = 0.9  # rows to which a shadow gives the champion's label; below, look first
-    max_latency_ratio: Positive = 2  # of the slowest hundredth, over the champion's
-    max_shift: Positive = 0.1  # of a segment's mean: a probability, or standard deviations of a number
+    steps: tuple[Percentage, ...] = (10, 50)  # percentages of the clients that the canary serves in turn
+    minutes: NotNegative = 60  # for each step; 0: no shadow and no canary
+    min_requests: Annotated[int, msgspec.Meta(ge=2)] = 500  # to both images in each step before a decision
+    max_error_share: Share = 0.01  # failed or rejected requests, beyond the champion's share
+    min_agreement: Share = 0.9  # share of rows with the champion's label; below, a person decides
+    max_latency_ratio: Positive = 2  # 99th percentile, relative to the champion's
+    max_score_shift: Positive = 0.1  # of a segment's mean: a probability, or standard deviations
 
 
 class Monitor(Section, frozen=True):
     """When `make monitor` warns and alerts (see `monitoring/drift.py`)."""
 
-    min_rows: Count = 500  # fewer prove nothing, and wait for the next run
-    rows_alike: Count = 1  # rows that tell of one case, such as a customer who is asked about every day
-    confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.99  # that nothing is accused falsely
-    warn_drift: Share = 0.1  # share of the rows that would have to be others for a column to be as before
-    max_drift: Share = 0.2  # the same, for an alert
-    max_refused_share: Share = 0.05  # of the requests, by the contract (422)
-    max_failed_share: Share = 0.01  # of the requests, by the server (5xx)
+    min_rows: Count = 500  # with fewer rows, the check waits for the next run
+    design_effect: Count = 1  # rows per independent case, such as scores per customer
+    confidence_level: Probability = 0.99  # that no false alert is raised
+    warn_distance: Share = 0.1  # warning threshold: total variation distance from the training distribution
+    max_distance: Share = 0.2  # alert threshold: total variation distance from the training distribution
+    max_rejected_share: Share = 0.05  # of the requests: status 422
+    max_error_share: Share = 0.01  # of the requests: status 5xx
     max_age_hours: Positive = 24  # of the newest event
 
 
 class Params(Section, frozen=True):
-    """The whole file."""
+    """All of params.yaml."""
 
-    memory_gb: Positive = 2.0  # what DuckDB may use in the data stages before it works on disk
+    memory_gb: Positive = 2.0  # memory limit of DuckDB in the data stages, before it works on disk
     ingest: Ingest = Ingest()
     validate: Validate = Validate()
     split: Split = Split()
@@ -137,42 +138,85 @@ class Params(Section, frozen=True):
     monitor: Monitor = Monitor()
 
 
-# Keys of earlier releases, and what they are called now: the file is yours, so no update changes it.
-RENAMED = {("validate", "leakage_score"): "max_leakage_score"}
+# An update never changes params.yaml, so keys and values of earlier releases are read until 0.5.
+RENAMED: dict[tuple[str, str], tuple[str, ...]] = {
+    ("validate", "leakage_score"): ("max_leakage_score",),
+    ("split", "test_share"): ("test_size",),
+    ("train", "folds"): ("n_splits",),
+    ("tune", "trials"): ("n_trials",),
+    ("tune", "workers"): ("n_jobs",),
+    ("gate", "promote_when"): ("promotion_test",),
+    ("gate", "margin"): ("non_inferiority_margin",),
+    ("gate", "confidence"): ("confidence_level",),
+    ("gate", "resamples"): ("n_bootstrap",),
+    ("gate", "block_rows"): ("bootstrap_block_size",),
+    ("gate", "max_rate_difference"): ("max_demographic_parity_difference", "max_equalized_odds_difference"),
+    ("gate", "min_rate_ratio"): ("min_demographic_parity_ratio", "min_equalized_odds_ratio"),
+    ("gate", "start_anew_after"): ("comparison_reset_tag",),
+    ("rollout", "max_shift"): ("max_score_shift",),
+    ("monitor", "rows_alike"): ("design_effect",),
+    ("monitor", "confidence"): ("confidence_level",),
+    ("monitor", "warn_drift"): ("warn_distance",),
+    ("monitor", "max_drift"): ("max_distance",),
+    ("monitor", "max_refused_share"): ("max_rejected_share",),
+    ("monitor", "max_failed_share"): ("max_error_share",),
+}
+RENAMED_VALUES = {"superior": "superiority", "not_inferior": "non_inferiority"}
 
 
-def rename(given: dict[str, Any]) -> dict[str, Any]:
-    """Read keys by their former names too, with a warning."""
+def _rename_keys(sections: dict[str, Any]) -> None:
+    """Replace former keys and values by their present names, with a warning for each."""
     for (section, old), new in RENAMED.items():
-        content = given.get(section)
-        if not isinstance(content, dict) or old not in content:
+        values = sections.get(section)
+        if not isinstance(values, dict) or old not in values:
             continue
-        if new in content:
-            raise ProjectError(f"params.yaml: {section}.{old} is now {new}, and both are there: delete {old}")
-        print(f"warning: params.yaml: {section}.{old} is now {new}; rename it", file=sys.stderr)
-        content[new] = content.pop(old)
-    return given
+        names = " and ".join(new)
+        if duplicates := sorted(values.keys() & set(new)):
+            raise ProjectError(
+                f"params.yaml: {section}.{old} is now {names}, and {', '.join(duplicates)} is set too: "
+                f"delete {old}"
+            )
+        warn_once(f"params.yaml: {section}.{old} is now {names}; rename it")
+        values |= dict.fromkeys(new, values.pop(old))
+    gate = sections.get("gate")
+    value = gate.get("promotion_test") if isinstance(gate, dict) else None
+    if isinstance(gate, dict) and isinstance(value, str) and value in RENAMED_VALUES:
+        gate["promotion_test"] = RENAMED_VALUES[value]
+        warn_once(f"params.yaml: gate.promotion_test: {value} is now {gate['promotion_test']}; rename it")
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Read the parameters; raise `ProjectError` naming a key that is unknown or of a wrong type."""
+    """Read the parameters.
+
+    Args:
+        path: A YAML file.
+
+    Returns:
+        All sections, defaults filled in.
+
+    Raises:
+        ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
+    """
     import yaml
 
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return msgspec.convert(rename(given) if isinstance(given, dict) else given, Params)
+        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if isinstance(sections, dict):
+            _rename_keys(sections)
+        return msgspec.convert(sections, Params)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
-        raise ProjectError(f"{path}: {error}. The keys and their meaning stand in params.py.") from None
+        raise ProjectError(f"{path}: {error}. Keys and meanings: see params.py.") from None
     except FileNotFoundError:
-        raise ProjectError(f"{path} is not here: run from the project's top folder") from None
+        raise ProjectError(f"{path} not found: run this in the project's top folder") from None
 
 
 def main() -> None:
+    """Write each section to `.params/`."""
     folder = Path(".params")
     folder.mkdir(exist_ok=True)
-    for section, content in msgspec.to_builtins(load()).items():
-        write_json(folder / f"{section}.json", content)
+    for section, values in msgspec.to_builtins(load()).items():
+        write_json(folder / f"{section}.json", values)
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

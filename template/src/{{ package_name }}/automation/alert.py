@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.paths import MONITORING_REPORT
 from ..core.shell import call
 from ..monitoring.report import Finding, Monitoring, headline, markdown
@@ -78,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -11,6 +11,7 @@ import sys
 
 import msgspec
 
+from ..core.errors import cli
 from ..core.files import dvc_hash, locked_hashes
 from ..core.paths import CLEAN, ESTIMATOR, RAW
 from ..core.shell import call
@@ -49,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.git import changes, commit_aside, current_branch, default_branch
 from ..core.paths import GATE_REPORT, RESULTS
 from ..core.shell import call
@@ -80,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.files import table
 from ..core.paths import BUNDLE, EVALUATION_REPORT, METRICS
 from ..core.shell import call
@@ -98,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

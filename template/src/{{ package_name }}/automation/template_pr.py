@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.git import commit_aside, default_branch
 from ..core.shell import call
 from .update import answers_file, conflicts, load_answers
@@ -115,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.shell import call
 
 ANSWERS = Path(".copier-answers.yml")
@@ -255,4 +255,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -1,15 +1,45 @@
-"""The error that people can act on, and how it is shown."""
+"""The error that a user can fix, and how a command shows it."""
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from types import TracebackType
 
 
 class ProjectError(Exception):
-    """Something the reader can put right: the message names the thing, the rule and the way out."""
+    """An error that the user can fix: the message says what is wrong, what was expected and what to do."""
+
+
+def cli(main: Callable[[], object]) -> None:
+    """Run a command: print a `ProjectError` as one line `error: …` and exit with code 1.
+
+    Other exceptions keep their traceback.
+
+    Args:
+        main: The command's function.
+
+    Raises:
+        SystemExit: `main` raised a `ProjectError`.
+    """
+    try:
+        main()
+    except ProjectError as error:
+        print(f"\nerror: {error}\n", file=sys.stderr)
+        sys.exit(1)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Print a warning to stderr, once per process.
+
+    Args:
+        message: What is outdated or doubtful, and what to do.
+    """
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Say what a `ProjectError` says, instead of a traceback; exit code 1 either way."""
+    """Print a `ProjectError` as one line instead of a traceback."""
     if not isinstance(error, ProjectError):
         sys.__excepthook__(kind, error, trace)
         return

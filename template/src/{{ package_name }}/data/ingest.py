@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import params, problem
 from ..contract import Contract
 from ..contract.tables import Connection, connect, explained, literal, one, texts
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.paths import RAW
 from .merge import Part, count_rounded, describe, fold, key_text, merge
 from .source import identity, reason_to_replace
@@ -157,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

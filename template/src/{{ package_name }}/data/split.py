@@ -10,7 +10,7 @@ import msgspec
 from .. import params, problem
 from ..contract import Contract
 from ..contract.tables import Connection, connect, literal, one, quote
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import CLEAN, SPLIT_REPORT, TEST, TRAIN
 
@@ -98,7 +98,7 @@ def problems(overlap: Overlap, settings: params.Split) -> list[str]:
     """Say why the splits would flatter a model."""
     found = []
     if not overlap.train or not overlap.test:
-        found.append(f"{overlap.train} rows to train, {overlap.test} to test: see split.test_share")
+        found.append(f"{overlap.train} rows to train, {overlap.test} to test: see split.test_size")
     if overlap.shared_keys:
         found.append(f"{overlap.shared_keys} test rows have their key in training too")
     if overlap.copies > settings.max_overlap_share:
@@ -115,7 +115,7 @@ def main() -> None:
     settings = params.load()
     TRAIN.parent.mkdir(parents=True, exist_ok=True)
     with connect(settings.memory_gb) as con:
-        split(con, problem.CONTRACT, settings.split.test_share)
+        split(con, problem.CONTRACT, settings.split.test_size)
         overlap = measure_overlap(con, problem.CONTRACT)
     write_json(SPLIT_REPORT, overlap)
     print(f"split: {overlap.train:,} rows to train on, {overlap.test:,} to test on")
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -19,7 +19,7 @@ from ..contract.tables import (
     reasons,
     typed,
 )
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import CLEAN, DATA_REPORT, RAW, REJECTED
 from ..stats.distributions import Statistics, describe
@@ -179,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

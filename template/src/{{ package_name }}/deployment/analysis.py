@@ -4,8 +4,8 @@
     python -m <package>.deployment.analysis canary EVENTS --minutes 30
 
 A shadow is compared with the champion request by request, a canary with what others were answered in that
-time. What speaks against a challenger must be shown: `gate.confidence` holds for all of it together (Holm,
-1979). Nothing is decided before enough requests came, for who looks often enough finds something.
+time. What speaks against a challenger must be shown: `gate.confidence_level` holds for all of it together
+(Holm, 1979). Nothing is decided before enough requests came, for who looks often enough finds something.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from ..contract.events import (
     output_columns,
 )
 from ..contract.tables import connect
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..evaluation.checks import Check, Verdict, verdict_if, worst
 from ..monitoring.events import read_events
 from ..stats.inference import adjust_holm
@@ -173,7 +173,7 @@ def groups(answers: Answers) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]
 
 def shift(answers: Answers) -> Iterator[Claim]:
     """In no segment are the scores far from the champion's."""
-    limit, least = answers.settings.rollout.max_shift, answers.settings.gate.min_segment_rows
+    limit, least = answers.settings.rollout.max_score_shift, answers.settings.gate.min_segment_rows
     labels = answers.contract.labels
     for name, *parts in groups(answers):
         if min(part.index.get_level_values("id").nunique() for part in parts) < least:
@@ -206,7 +206,7 @@ def judge(answers: Answers) -> tuple[Verdict, list[Check]]:
         return "keep", [Check("requests", "seen", "keep", f"{seen:,} of {needed:,} that are needed")]
     claims = [claim for rule in (errors, latency, shift) for claim in rule(answers)]
     p_values = adjust_holm([claim.p_value for claim in claims])
-    alpha = (1 - answers.settings.gate.confidence) / 2
+    alpha = (1 - answers.settings.gate.confidence_level) / 2
     checks = [
         Check(claim.rule, claim.subject, verdict_if(p_value > alpha), claim.said)
         for claim, p_value in zip(claims, p_values, strict=True)
@@ -235,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

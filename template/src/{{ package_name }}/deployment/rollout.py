@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from .. import params, problem
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.shell import call
 from ..evaluation.checks import Check, Verdict, overview
 from .analysis import judge, read
@@ -108,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from .. import problem
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.files import dvc_hash, locked_hashes, table
 from ..core.paths import (
     BUNDLE,
@@ -211,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

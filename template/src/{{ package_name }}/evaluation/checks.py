@@ -2,7 +2,7 @@
 
 What must be shown (a KPI, being better) is judged on the unfavourable end of its interval; what must
 not be shown (a regression, a disparity, miscalibration) on the favourable end. So chance alone makes a
-single check err in at most (1 - `gate.confidence`) / 2 of all cases, whichever way it leans.
+single check err in at most (1 - `gate.confidence_level`) / 2 of all cases, whichever way it leans.
 """
 
 from collections.abc import Iterator, Mapping
@@ -79,11 +79,13 @@ class Evidence:
     @property
     def level(self) -> float:
         """The risk of a one-sided test: what lies outside of an interval on one side."""
-        return (1 - self.params.gate.confidence) / 2
+        return (1 - self.params.gate.confidence_level) / 2
 
     def estimate(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
         gate = self.params.gate
-        return bootstrap(statistics, len(self.target), gate.resamples, gate.confidence, gate.block_rows)
+        return bootstrap(
+            statistics, len(self.target), gate.n_bootstrap, gate.confidence_level, gate.bootstrap_block_size
+        )
 
     def improvement(self, reference: NDArray, rows: NDArray | slice = ALL) -> Statistic:
         """By how much the first KPI's metric is better than that of `reference` on `rows`."""
@@ -174,24 +176,27 @@ def beat_baseline(evidence: Evidence) -> Checks:
 
 
 def beat_production(evidence: Evidence) -> Checks:
-    """The model is better than the one in production, or not worse, as `gate.promote_when` says.
+    """The model is better than the one in production, or not worse, as `gate.promotion_test` says.
 
-    With `superior` all of the interval of the improvement must be above 0, with `not_inferior` above
-    -`gate.margin`. A model whose interval lies wholly below -`gate.margin` is blocked.
+    With `superiority` all of the interval of the improvement must be above 0, with `non_inferiority` above
+    -`gate.non_inferiority_margin`. A model whose interval lies wholly below that is blocked.
     """
     production, gate, metric = evidence.production, evidence.params.gate, evidence.kpis[0].metric
     if evidence.incomparable:
         said = "; ".join(evidence.incomparable)
-        yield Check("production", "contract", "block", f"{said}. Start anew: gate.start_anew_after")
+        yield Check("production", "contract", "block", f"{said}. Start anew: gate.comparison_reset_tag")
     if production is None:
         return
     if production.version == evidence.version:
         yield Check("production", metric, "keep", f"this is the model in production ({production.tag})")
         return
     found = evidence.estimate({metric: evidence.improvement(production.outputs)})[metric]
-    limit = 0 if gate.promote_when == "superior" else -gate.margin
-    if found.high < -gate.margin:
-        verdict, must = "block", f"is worse by more than gate.margin ({gate.margin:g})"
+    limit = 0 if gate.promotion_test == "superiority" else -gate.non_inferiority_margin
+    if found.high < -gate.non_inferiority_margin:
+        verdict, must = (
+            "block",
+            f"is worse by more than gate.non_inferiority_margin ({gate.non_inferiority_margin:g})",
+        )
     else:
         verdict, must = verdict_if(found.low > limit, "keep"), f"all of it must be above {limit:g}"
     said = f"{metric} is better than that of {production.tag} by {found}; {must}"
@@ -252,11 +257,15 @@ def treat_alike(evidence: Evidence) -> Checks:
             least, most = min(by_value, key=by_value.__getitem__), max(by_value, key=by_value.__getitem__)
             found = evidence.estimate(disparity(hits, groups[least], groups[most]))
             difference, ratio = found["difference"], found["ratio"]
-            apart = difference.low > gate.max_rate_difference and ratio.high < gate.min_rate_ratio
+            apart = (
+                difference.low > gate.max_demographic_parity_difference
+                and ratio.high < gate.min_demographic_parity_ratio
+            )
             said = (
                 f"{by_value[least]:.1%} of {least}, {by_value[most]:.1%} of {most}; difference "
-                f"{difference}, ratio {ratio}; must not be over {gate.max_rate_difference:g} and under "
-                f"{gate.min_rate_ratio:g}, both beyond doubt"
+                f"{difference}, ratio {ratio}; must not be over "
+                f"{gate.max_demographic_parity_difference:g} and under "
+                f"{gate.min_demographic_parity_ratio:g}, both beyond doubt"
             )
             yield Check("fairness", f"{column}: {name}", verdict_if(not apart), said, difference)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from .. import problem
 from ..contract import Column, Contract
 from ..contract.tables import quote, read_column, read_features, read_target
+from ..core.errors import cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, EVALUATION_REPORT, METRICS, TEST, TRAIN
 from ..model.bundle import Model
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -15,7 +15,7 @@ from .. import params, problem
 from ..contract import Contract
 from ..contract.expectations import Behaviour
 from ..contract.tables import read_features, read_target
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, SPLIT_REPORT, TEST
 from ..model import registry, tracking
@@ -94,7 +94,7 @@ def gather(model: Model, settings: params.Params) -> Evidence:
     check_expectations(contract)
     features, target = read_features(TEST, contract).to_numpy(), read_target(TEST, contract).to_numpy()
     tag = registry.newest_tag()
-    champion = registry.fetch(tag) if tag and tag != settings.gate.start_anew_after else None
+    champion = registry.fetch(tag) if tag and tag != settings.gate.comparison_reset_tag else None
     apart = registry.differences(champion.contract, contract) if champion else []
     compared = None
     if tag and champion and not apart:
@@ -127,7 +127,7 @@ def write_report(found: Judgement, evidence: Evidence, path: Path) -> None:
         f"Model {found.model_version} on {len(evidence.target):,} test rows, against {against}.",
         "\n".join(f"- {reason}" for reason in found.reasons),
         "## What the model is for",
-        f"In brackets: where the figure lies, {evidence.params.gate.confidence:.0%} sure given these rows.",
+        f"In brackets: the {evidence.params.gate.confidence_level:.0%} confidence interval.",
         cards.kpi_table(msgspec.to_builtins(found.checks)),
         "![How good the model is](gate.png)",
         "## Every check",
@@ -187,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

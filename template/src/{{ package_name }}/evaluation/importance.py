@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .. import problem
 from ..contract.tables import read_features, read_target
+from ..core.errors import cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, IMPORTANCE_REPORT, TEST
 from ..model.bundle import Model
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -15,7 +15,7 @@ from .. import params, problem
 from ..contract import Contract
 from ..contract.events import feature_columns, output_columns
 from ..contract.tables import connect, literal, numbers, quote, read_features, read_row
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
@@ -94,4 +94,4 @@ def latency(model: Model, repeats: int = 200) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ..contract import Contract
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.git import changes, contains, exists, has_origin
 from ..core.paths import BUNDLE, BUNDLE_REPORT, GATE_REPORT, RESULTS
 from ..core.shell import call
@@ -269,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

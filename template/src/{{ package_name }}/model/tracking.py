@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..core.errors import cli
 from ..core.paths import BUNDLE, GATE_REPORT, METRICS, TRAINING_REPORT
 
 if TYPE_CHECKING:
@@ -213,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -8,15 +8,16 @@ tenths of the reference, missing values in a bin of their own.
 - Doubt: Pearson's chi-square test of homogeneity, and where it needs more rows a binomial test, corrected
   for the number of columns (Holm, 1979).
 
-A column is accused only if the test leaves no doubt and the size is over `monitor.warn_drift` (a warning)
-or `monitor.max_drift` (an alert): of many rows each difference is beyond doubt, of few each is large. So
-equal distributions are accused in at most 1 - `monitor.confidence` of all windows, all columns together.
+A column is accused only if the test leaves no doubt and the size is over `monitor.warn_distance` (a warning)
+or `monitor.max_distance` (an alert): of many rows each difference is beyond doubt, of few each is large. So
+equal distributions are accused in at most 1 - `monitor.confidence_level` of all windows, all columns
+together.
 
 Rows may be too few to tell. Then a column is a warning and names how many would be enough: if rows that are
-all in one bin would leave doubt, or if a size over `monitor.max_drift` does.
+all in one bin would leave doubt, or if a size over `monitor.max_distance` does.
 
 That holds for rows that come by themselves. Where rows tell of the same case again (a customer asked about
-each day), k of them prove what one does: `monitor.rows_alike` is that k, and divides the events' counts
+each day), k of them prove what one does: `monitor.design_effect` is that k, and divides the events' counts
 (the design effect: Rao and Scott, 1981). Hour, weekday and month of a time are shown and not judged: a
 window shorter than a year has its own.
 """
@@ -69,15 +70,15 @@ def find_drift(
 ) -> list[Drift]:
     """Compare each column of the events in `table` (SQL) with its reference; the worst come first."""
     tables = {
-        name: as_table(then, tally(con, table, name, then), monitor.rows_alike)
+        name: as_table(then, tally(con, table, name, then), monitor.design_effect)
         for name, then in reference.items()
     }
     found = [compare(name, reference[name], counts, contract) for name, counts in tables.items()]
     judge(found, monitor)
-    level = (1 - monitor.confidence) / max(1, sum(drift.judged for drift in found))
+    level = (1 - monitor.confidence_level) / max(1, sum(drift.judged for drift in found))
     for drift, counts in zip(found, tables.values(), strict=True):
         if drift.judged and drift.verdict == "ok":
-            drift.enough = enough_rows(counts, level, monitor.max_drift) * monitor.rows_alike
+            drift.enough = enough_rows(counts, level, monitor.max_distance) * monitor.design_effect
             drift.verdict = "warn" if drift.enough else "ok"
     return sorted(found, key=lambda drift: (not drift.judged, -drift.moved))
 
@@ -87,8 +88,8 @@ def judge(found: list[Drift], monitor: Monitor) -> None:
     judged = [drift for drift in found if drift.judged]
     p_values = adjust_holm([drift.p_value for drift in judged])
     for drift, p_value in zip(judged, p_values, strict=True):
-        if p_value <= 1 - monitor.confidence and drift.moved > monitor.warn_drift:
-            drift.verdict = "alert" if drift.moved > monitor.max_drift else "warn"
+        if p_value <= 1 - monitor.confidence_level and drift.moved > monitor.warn_distance:
+            drift.verdict = "alert" if drift.moved > monitor.max_distance else "warn"
 
 
 def enough_rows(counts: NDArray, level: float, limit: float) -> int:
@@ -100,7 +101,7 @@ def enough_rows(counts: NDArray, level: float, limit: float) -> int:
     Args:
         counts: Of shape (2, bins): of the reference, and of the events as far as they are not alike.
         level: The p-value that leaves no doubt.
-        limit: A size, as `monitor.max_drift`.
+        limit: A size, as `monitor.max_distance`.
     """
     then, now = counts / counts.sum(axis=1, keepdims=True)
     bins, rows = np.arange(len(then)), counts[1].sum()

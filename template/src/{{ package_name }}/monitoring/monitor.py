@@ -20,7 +20,7 @@ from scipy.stats import binom
 
 from .. import params, problem
 from ..contract.tables import Connection, connect, literal
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.paths import BUNDLE, MONITORING_REPORT
 from ..model.bundle import Model
 from . import report
@@ -87,18 +87,18 @@ def choose_events(con: Connection, version: str, traffic: list[Traffic]) -> list
 def find_unanswered(traffic: list[Traffic], settings: params.Monitor) -> Iterator[Finding]:
     """Say beyond doubt (a binomial test) that more requests were refused, or failed, than is allowed."""
     requests = sum(part.requests for part in traffic)
-    for name, limit in (("refused", "max_refused_share"), ("failed", "max_failed_share")):
+    for name, limit in (("refused", "max_rejected_share"), ("failed", "max_error_share")):
         count, allowed = sum(getattr(part, name) for part in traffic), getattr(settings, limit)
-        if binom.sf(count - 1, requests, allowed) < 1 - settings.confidence:
+        if binom.sf(count - 1, requests, allowed) < 1 - settings.confidence_level:
             said = f"{count:,} of {requests:,}, {count / requests:.1%}; monitor.{limit} is {allowed:.1%}"
             yield Finding("alert", name, "requests", said)
 
 
 def find_few(rows: int, drifts: list[Drift], settings: params.Monitor) -> Iterator[Finding]:
     """Say which columns cannot be judged by so few rows."""
-    alike, counted = settings.rows_alike, f"{rows:,}"
+    alike, counted = settings.design_effect, f"{rows:,}"
     if alike > 1:
-        counted += f" ({rows // alike:,} effective: monitor.rows_alike is {alike})"
+        counted += f" ({rows // alike:,} effective: monitor.design_effect is {alike})"
     if rows < settings.min_rows:
         said = f"too few to be judged: {counted} of this model, monitor.min_rows is {settings.min_rows:,}"
         yield Finding("warn", "traffic", "rows", said)
@@ -207,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

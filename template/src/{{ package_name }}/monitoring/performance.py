@@ -3,7 +3,7 @@
 Truth is a CSV or Parquet file, or a folder of them, with the columns `id` (of the request), the target, and
 `row` where requests had several rows. The first label of a row counts: by the column `told_at`, as the server
 writes it, or by its place in the files. A KPI is accused when all of its bootstrap interval misses its
-threshold: falsely in at most (1 - `monitor.confidence`) / 2 of all windows.
+threshold: falsely in at most (1 - `monitor.confidence_level`) / 2 of all windows.
 """
 
 from functools import partial
@@ -170,7 +170,7 @@ def measure(
 
     statistics: dict[str, Statistic] = {name: partial(of, rows) for name, rows in parts.items()}
     estimates = bootstrap(
-        statistics, len(truth), settings.gate.resamples, monitor.confidence, monitor.rows_alike
+        statistics, len(truth), settings.gate.n_bootstrap, monitor.confidence_level, monitor.design_effect
     )
     found = [
         Measured(kpi.metric, len(parts[name]), value, name)

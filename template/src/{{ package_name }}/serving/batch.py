@@ -17,7 +17,7 @@ from duckdb.func import PythonUDFType
 
 from ..contract import Contract
 from ..contract.tables import connect, explained, literal, numbers, one, quote, reasons, texts
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..model.bundle import TOP, Model
 
 FINITE = "len(list_filter(__outputs, lambda x: NOT isfinite(x))) = 0"
@@ -103,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from .. import params, problem
 from ..contract import Contract
 from ..contract.tables import read_features, read_target
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import ESTIMATOR, TRAIN, TRAINING_REPORT
 from ..stats.metrics import Estimator, compute_metrics, predict_outputs
@@ -19,9 +19,9 @@ from ..stats.metrics import Estimator, compute_metrics, predict_outputs
 def folds(contract: Contract, settings: params.Train) -> BaseCrossValidator:
     """Rolling origin for rows in time order; else shuffled, with classes in equal shares."""
     if contract.time is not None:
-        return TimeSeriesSplit(settings.folds)
+        return TimeSeriesSplit(settings.n_splits)
     kind = StratifiedKFold if contract.task == "classification" else KFold
-    return kind(settings.folds, shuffle=True, random_state=settings.seed)
+    return kind(settings.n_splits, shuffle=True, random_state=settings.seed)
 
 
 def cross_validate(
@@ -75,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

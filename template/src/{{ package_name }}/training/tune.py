@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from .. import params, problem
 from ..contract.tables import read_features, read_target
-from ..core.errors import ProjectError
+from ..core.errors import ProjectError, cli
 from ..core.paths import TRAIN
 from ..model.tracking import log_trial
 from .train import cross_validate
@@ -105,7 +105,7 @@ def ray_backend() -> type:
 def workers(tune: params.Tune) -> int:
     """How many there may be: a cluster can have lost some."""
     there = joblib.effective_n_jobs(-1)
-    return min(tune.workers or there, there)
+    return min(tune.n_jobs or there, there)
 
 
 def answers(batch: Callable[[], list[Any]], tune: params.Tune) -> Iterator[list[Outcome]]:
@@ -131,7 +131,7 @@ def answers(batch: Callable[[], list[Any]], tune: params.Tune) -> Iterator[list[
             if failures == ATTEMPTS:
                 raise ProjectError(
                     f"tune: no answer from {tune.backend}, for the reason above. A worker that dies often "
-                    "lacks memory: try fewer tune.workers. Finished trials are kept."
+                    "lacks memory: try fewer tune.n_jobs. Finished trials are kept."
                 ) from None
 
 
@@ -157,7 +157,7 @@ def study_name(train: params.Train, fixed: Settings) -> str:
 
     A change of any begins a new study, so that scores of different things are never mixed.
     """
-    rest = repr((train.folds, train.seed, sorted(fixed.items()))).encode()
+    rest = repr((train.n_splits, train.seed, sorted(fixed.items()))).encode()
     parts = (TRAIN.read_bytes(), Path(problem.__file__).read_bytes(), rest)
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:12]
 
@@ -203,17 +203,17 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def run(study: optuna.Study, settings: params.Params, fixed: Settings) -> None:
-    """Evaluate trials until there are `tune.trials` of them."""
+    """Evaluate trials until there are `tune.n_trials` of them."""
     tune, contract = settings.tune, problem.CONTRACT
     data = read_features(TRAIN, contract), read_target(TRAIN, contract), settings.train
     sent: list[tuple[optuna.Trial, Settings]] = []
 
     def batch() -> list[Any]:
-        asked = ask(study, tune.trials, workers(tune))
+        asked = ask(study, tune.n_trials, workers(tune))
         sent[:] = [(trial, fixed | problem.search(trial)) for trial in asked]
         return [joblib.delayed(evaluate)(chosen, *data) for _, chosen in sent]
 
-    with tqdm(desc="tune", unit="trial", total=tune.trials, initial=len(ended(study))) as bar:
+    with tqdm(desc="tune", unit="trial", total=tune.n_trials, initial=len(ended(study))) as bar:
         for outcomes in answers(batch, tune):
             for (trial, chosen), outcome in zip(sent, outcomes, strict=True):
                 tell(study, trial, chosen, outcome)
@@ -279,4 +279,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)
