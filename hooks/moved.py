@@ -1,9 +1,11 @@
-"""Keep what a project changed in files that the template has moved or dropped.
+"""Take a project's changes of files that the template moved or dropped along, and rewrite its imports.
 
     moved.py [--answers FILE] OLD=NEW … OLD …
+    moved.py [--answers FILE] --package NAME --moves moves-X.Y.Z.yaml
 
-Copier deletes such a file with all that was changed in it. Run in the project, as a migration after an
-update, this merges the changes into NEW; an edited file that the template dropped stays, as the project's.
+Copier deletes such a file with all changes in it. This runs in the project, as a migration after an update.
+It merges the changes into NEW; a changed file that the template dropped stays, as the project's own. With a
+table of moves, it also rewrites the project's imports of the moved modules (imports.py).
 """
 
 import argparse
@@ -14,83 +16,96 @@ import tempfile
 from pathlib import Path
 
 import copier
+import imports
 import yaml
 
-LABELS = ("before updating", "last update", "after updating")  # as Copier marks conflicts
+LABELS = ("before updating", "last update", "after updating")
+"""How Copier labels the sides of a conflict."""
 
 
-def git(*args: str | Path, fed: bytes = b"") -> bytes:
+def git(*args: str | Path, content: bytes = b"") -> bytes:
     """Run git; raise `CalledProcessError` if it fails."""
     command = ("git", "-c", f"core.hooksPath={os.devnull}", *args)
-    return subprocess.run(command, input=fed, capture_output=True, check=True).stdout
+    return subprocess.run(command, input=content, capture_output=True, check=True).stdout
 
 
-def committed(path: str) -> bytes | None:
+def read_committed(path: str) -> bytes | None:
     """Read a file as it was before the update; None if there was none."""
-    found = git("ls-tree", "HEAD", "--", path)
-    return git("cat-file", "blob", found.split()[2].decode()) if found else None
+    entry = git("ls-tree", "HEAD", "--", path)
+    return git("cat-file", "blob", entry.split()[2].decode()) if entry else None
 
 
 def render(answers_file: str, folder: Path) -> None:
-    """Write into a folder what the template made of the project before the update."""
-    recorded = committed(answers_file)
+    """Render the project as the template had made it before the update."""
+    recorded = read_committed(answers_file)
     if recorded is None:
         raise FileNotFoundError(f"{answers_file}, which names the template, is not committed")
     answers = yaml.safe_load(recorded)
     source, version = answers["_src_path"], answers["_commit"]
-    given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
-    copier.run_copy(source, folder, data=given, vcs_ref=version, defaults=True, quiet=True)
+    data = {name: answer for name, answer in answers.items() if not name.startswith("_")}
+    copier.run_copy(source, folder, data=data, vcs_ref=version, defaults=True, quiet=True)
 
 
 def move(old: str, new: str, base: Path) -> None:
-    """Take the project's changes of one file along; `base` is that file as the template had made it."""
-    ours = committed(old)
-    if not base.exists() or (ours is not None and ours == base.read_bytes()):
+    """Take the project's changes of one file along.
+
+    Args:
+        old: the file's path before the update.
+        new: its path after the update; empty if the template dropped it.
+        base: the file as the template had made it.
+    """
+    content = read_committed(old)
+    if not base.exists() or (content is not None and content == base.read_bytes()):
         return
-    if ours is None:
-        if new and committed(new) is None:
+    if content is None:
+        if new and read_committed(new) is None:
             Path(new).unlink(missing_ok=True)
-            say(f"{old} is now {new}; you had deleted it, so it is not written")
-    elif not new or committed(new) is not None or not Path(new).exists():
+            report(f"{old} is now {new}; you had deleted it, so it is not written")
+    elif not new or read_committed(new) is not None or not Path(new).exists():
         git("checkout", "HEAD", "--", old)
-        say(f"{old} is no longer the template's; you had changed it, so it stays, as your own")
+        report(f"{old} is no longer the template's; you had changed it, so it stays, as your own")
     elif not git("ls-files", "--unmerged", "--", new):
         merge(old, new, base)
 
 
 def merge(old: str, new: str, base: Path) -> None:
     """Merge the project's version of `old` and the template's `new`; mark a conflict in git's index too."""
-    theirs = Path(new).read_bytes()
+    template_version = Path(new).read_bytes()
     with tempfile.TemporaryDirectory() as folder:
-        ours = Path(folder, "ours")
-        ours.write_bytes(committed(old) or b"")
+        project_file = Path(folder, "project")
+        project_file.write_bytes(read_committed(old) or b"")
         labels = [word for label in LABELS for word in ("-L", label)]
-        done = subprocess.run(
-            ("git", "merge-file", "-p", *labels, ours, base, new), capture_output=True, check=False
-        )
-        if done.returncode < 0 or done.returncode > 127:
-            raise RuntimeError(f"{old} and {new} cannot be merged: {done.stderr.decode().strip()}")
-        versions = (base.read_bytes(), ours.read_bytes(), theirs)
-    Path(new).write_bytes(done.stdout)
+        command = ("git", "merge-file", "-p", *labels, project_file, base, new)
+        result = subprocess.run(command, capture_output=True, check=False)
+        if result.returncode < 0 or result.returncode > 127:
+            raise RuntimeError(f"{old} and {new} cannot be merged: {result.stderr.decode().strip()}")
+        versions = (base.read_bytes(), project_file.read_bytes(), template_version)
+    Path(new).write_bytes(result.stdout)
     Path(old).unlink(missing_ok=True)
-    if done.returncode:
-        mark(new, git("ls-tree", "HEAD", "--", old).split()[0].decode(), versions)
-    say(f"{old} is now {new}; your changes " + ("conflict with it" if done.returncode else "are in it"))
+    if result.returncode:
+        mark_conflict(new, git("ls-tree", "HEAD", "--", old).split()[0].decode(), versions)
+    report(f"{old} is now {new}; your changes " + ("conflict with it" if result.returncode else "are in it"))
 
 
-def mark(path: str, mode: str, versions: tuple[bytes, ...]) -> None:
-    """Tell git that a path has a conflict, of these versions: base, ours, theirs."""
+def mark_conflict(path: str, mode: str, versions: tuple[bytes, ...]) -> None:
+    """Write a conflict into git's index.
+
+    Args:
+        path: the file, from the project's folder.
+        mode: its mode, as git writes it.
+        versions: the content of base, project and template.
+    """
     place = git("rev-parse", "--show-prefix").decode().strip() + path
-    blobs = [git("hash-object", "-w", "--stdin", fed=content).decode().strip() for content in versions]
+    blobs = [git("hash-object", "-w", "--stdin", content=version).decode().strip() for version in versions]
     lines = [f"{mode} {blob} {stage}\t{place}\n" for stage, blob in enumerate(blobs, start=1)]
-    git("update-index", "--index-info", fed="".join(lines).encode())
+    git("update-index", "--index-info", content="".join(lines).encode())
 
 
 def undo() -> str:
-    """Make the project's folder what it was; Copier starts only where all in it is committed.
+    """Make the project's folder what it was; Copier starts only where everything in it is committed.
 
     Returns:
-        what was done, for the reader. Nothing outside of the folder is touched.
+        What was done, for the reader. Nothing outside of the folder is touched.
     """
     git("restore", "--source=HEAD", "--staged", "--worktree", "--", ".")
     shown = git("config", "--default", "normal", "--get", "status.showUntrackedFiles").strip()
@@ -100,24 +115,46 @@ def undo() -> str:
     return "It is as it was before the update."
 
 
-def say(text: str) -> None:
-    """Tell the reader, among what Copier tells."""
-    print(f"moved: {text}", file=sys.stderr)
+def rewrite_imports(moves: imports.Moves) -> None:
+    """Rewrite the imports of moved modules in every Python file and notebook that git does not ignore."""
+    patterns = ("*.py", "*.ipynb")
+    names = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns)
+    for path in sorted({Path(os.fsdecode(name)) for name in names.split(b"\0") if name}):
+        if path.is_file():
+            for problem in imports.rewrite_file(path, moves):
+                report(problem)
+
+
+def report(message: str) -> None:
+    """Print a line among Copier's."""
+    print(f"moved: {message}", file=sys.stderr)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--answers", default=".copier-answers.yml", help="the answers file (%(default)s)")
+    parser.add_argument("--package", help="the project's package")
+    parser.add_argument("--moves", type=Path, help="a release's table of moves, beside this script")
+    parser.add_argument("paths", nargs="*", metavar="OLD[=NEW]")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Move all files, or none: a failure takes the update back."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--answers", default=".copier-answers.yml", help="the answers file (%(default)s)")
-    parser.add_argument("moves", nargs="+", metavar="OLD[=NEW]")
-    options = parser.parse_args()
+    options = parse_arguments()
+    pairs = [word.partition("=")[::2] for word in options.paths]
     try:
+        table = yaml.safe_load(options.moves.read_text(encoding="utf-8")) if options.moves else {}
+        root = f"src/{options.package}"
+        pairs += [(f"{root}/{old}", f"{root}/{new}") for old, new in table.get("modules", {}).items()]
         with tempfile.TemporaryDirectory() as folder:
             render(options.answers, Path(folder))
-            for word in options.moves:
-                old, _, new = word.partition("=")
+            for old, new in pairs:
                 move(old, new, Path(folder, old))
+        if table:
+            rewrite_imports(imports.read_moves(options.package, table))
     except Exception as error:
         sys.exit(
             f"moved: {error}\nOnly the project's folder, {Path.cwd()}, is taken back. {undo()} Mend that and"

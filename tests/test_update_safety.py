@@ -68,14 +68,8 @@ def project(template: Path, tmp_path: Path) -> Path:
 
 def make_update(project: Path, *options: str, release: str = "v2.0.0", **environment: str) -> Done:
     """Run what `make update` runs."""
-    command = (
-        sys.executable,
-        "-m",
-        "{{ package_name }}.automation.update",
-        f"--vcs-ref={release}",
-        "--quiet",
-        *options,
-    )
+    module = "{{ package_name }}.automation.update"
+    command = (sys.executable, "-m", module, f"--vcs-ref={release}", "--quiet", *options)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "template/src")} | environment
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 

@@ -5,9 +5,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 from copier import run_copy
 from copier.errors import UnsafeTemplateError
-from helpers import Renderer, answers, commit, config, files, git, run
+from helpers import ROOT, Renderer, answers, commit, config, files, git, run
 from packaging.specifiers import SpecifierSet
 from releases import append, conflicts, start, status, tags, update
 from test_render import excluded, pairwise
@@ -26,11 +27,13 @@ def content(project: Path) -> dict[str, bytes]:
     }
 
 
-def looked_after(package: str, hop: SpecifierSet) -> set[str]:
-    """Give the files that a hop's migrations look after: without one, Copier drops a file, edits and all."""
-    steps = (step for step in config()["_migrations"] if step["version"] in hop)
-    words = (word for step in steps for word in step["command"])
-    return {word.split("=")[0].replace("{{ package_name }}", package) for word in words}
+def migrated_files(package: str, hop: SpecifierSet) -> set[str]:
+    """Return the files that a hop's migrations move; Copier would delete one with all changes in it."""
+    steps = [step["command"] for step in config()["_migrations"] if step["version"] in hop]
+    words = [word.replace("{{ _copier_conf.src_path }}", str(ROOT)) for step in steps for word in step]
+    tables = [Path(word.removeprefix("--moves=")) for word in words if word.startswith("--moves=")]
+    modules = [old for table in tables for old in yaml.safe_load(table.read_text())["modules"]]
+    return {word.split("=")[0] for word in words} | {f"src/{package}/{old}" for old in modules}
 
 
 @pytest.mark.proof("An untouched project, updated, equals a fresh one, whatever its answers")
@@ -45,7 +48,7 @@ def test_an_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Rende
         assert given.items() <= kept.items()
         assert content(project) == content(newest(**kept)), given
         package = answers(project)["package_name"]
-        assert content(older(**given)).keys() - content(project).keys() <= looked_after(package, hop)
+        assert content(older(**given)).keys() - content(project).keys() <= migrated_files(package, hop)
 
 
 def test_an_answer_outlives_its_question(older: Renderer, tmp_path: Path) -> None:
