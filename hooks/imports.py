@@ -118,7 +118,7 @@ class Source:
             return self.moves.modules.get(module, module)
         used = self.used_attributes(name)
         places = {attribute: self.moves.locate(module, attribute) for attribute in used}
-        homes = {home for home, _ in places.values()}
+        homes = {home for home, _ in places.values()} or {self.moves.modules.get(module, module)}
         is_one = len(homes) == 1 and all(new == old for old, (_, new) in places.items())
         return homes.pop() if is_one else ""
 

@@ -149,6 +149,7 @@ def main() -> None:
         table = yaml.safe_load(options.moves.read_text(encoding="utf-8")) if options.moves else {}
         root = f"src/{options.package}"
         pairs += [(f"{root}/{old}", f"{root}/{new}") for old, new in table.get("modules", {}).items()]
+        pairs += [(f"{root}/{old}", "") for old in table.get("dropped", [])]
         with tempfile.TemporaryDirectory() as folder:
             render(options.answers, Path(folder))
             for old, new in pairs:

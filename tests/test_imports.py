@@ -102,6 +102,11 @@ CASES = {
         "from .data.validate import Findings, main",
         "from .data.report import Findings\nfrom .data.validate import main",
     ),
+    "a split module of which nothing is used": ("from . import stage", "from .core import paths as stage"),
+    "a module that lost a name which is not used": (
+        "from .data import validate\nvalidate.f",
+        "from .data import validate\nvalidate.f",
+    ),
     "beside other text": (
         "# from .stage import RAW\nTEXT = '''from .stage import RAW''' ; from .stage import RAW # ü\n",
         "# from .stage import RAW\nTEXT = '''from .stage import RAW''' ; from .core.paths import RAW # ü\n",

@@ -32,7 +32,8 @@ def migrated_files(package: str, hop: SpecifierSet) -> set[str]:
     steps = [step["command"] for step in config()["_migrations"] if step["version"] in hop]
     words = [word.replace("{{ _copier_conf.src_path }}", str(ROOT)) for step in steps for word in step]
     tables = [Path(word.removeprefix("--moves=")) for word in words if word.startswith("--moves=")]
-    modules = [old for table in tables for old in yaml.safe_load(table.read_text())["modules"]]
+    contents = [yaml.safe_load(table.read_text()) for table in tables]
+    modules = [old for table in contents for old in (*table["modules"], *table["dropped"])]
     return {word.split("=")[0] for word in words} | {f"src/{package}/{old}" for old in modules}
 
 
