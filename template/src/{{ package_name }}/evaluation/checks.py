@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import params
 from ..contract import Contract
+from ..contract.dataset import Groups
 from ..contract.expectations import Behaviour, Kpi
 from ..core.files import table
 from ..stats.inference import (
@@ -31,7 +32,6 @@ from ..stats.metrics import METRICS, TOP_K, absolute_errors, resampled_mean, tar
 
 Verdict = Literal["promote", "keep", "block"]
 ORDER: tuple[Verdict, ...] = ("promote", "keep", "block")  # from best to worst
-Groups = dict[str, dict[str, NDArray]]  # column, its value, positions of its rows
 ALL = slice(None)
 
 

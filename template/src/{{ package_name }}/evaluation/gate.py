@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from .. import params, problem
 from ..contract import Contract
+from ..contract.dataset import load_dataset
 from ..contract.expectations import Behaviour
-from ..contract.tables import read_features, read_target
+from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, SPLIT_REPORT, TEST
@@ -23,7 +24,7 @@ from ..model.bundle import Model
 from ..stats.metrics import METRICS
 from . import cards, plots
 from .checks import RULES, Check, Evidence, Production, Verdict, overview, worst
-from .evaluate import baseline, groups
+from .evaluate import baseline
 
 VOLATILE = ("production", "segment", "bundle")
 """Rules that compare with the model in production, or with figures of one run (latency)."""
@@ -92,7 +93,8 @@ def gather(model: Model, settings: params.Params) -> Evidence:
     """Answer the test rows with this model, with the one in production, and with none."""
     contract = model.contract
     check_expectations(contract)
-    features, target = read_features(TEST, contract).to_numpy(), read_target(TEST, contract).to_numpy()
+    test = load_dataset(TEST, contract, problem.BASELINE)
+    features = test.features.to_numpy()
     tag = registry.newest_tag()
     champion = registry.fetch(tag) if tag and tag != settings.gate.comparison_reset_tag else None
     apart = registry.differences(champion.contract, contract) if champion else []
@@ -107,14 +109,14 @@ def gather(model: Model, settings: params.Params) -> Evidence:
         kpis=problem.KPIS,
         behaviours=problem.BEHAVIOURS,
         version=model.metadata.version,
-        target=target,
+        target=test.target,
         outputs=model.run(features),
-        baseline=baseline(contract, len(target)),
+        baseline=baseline(test),
         production=compared,
         incomparable=apart,
         changed=tuple(model.run(change(features, behaviour, contract)) for behaviour in problem.BEHAVIOURS),
-        segments=groups(column for column in contract.kept if column.segment),
-        protected=groups(column for column in contract.kept if column.protected),
+        segments=test.segments,
+        protected=test.protected,
         reports={name: msgspec.json.decode(path.read_bytes()) for name, path in reports.items()},
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import problem
-from ..contract.tables import read_features, read_target
+from ..contract.dataset import load_dataset
 from ..core.errors import cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, IMPORTANCE_REPORT, TEST
@@ -41,10 +41,9 @@ def importance(model: Model, features: NDArray, target: NDArray) -> dict[str, fl
 
 def main() -> None:
     model = Model(BUNDLE)
-    features = read_features(TEST, model.contract).to_numpy()
-    target = read_target(TEST, model.contract).to_numpy()
-    kept = np.random.default_rng(0).permutation(len(target))[:MAX_ROWS]
-    found = importance(model, features[kept], target[kept])
+    test = load_dataset(TEST, model.contract)
+    sample = np.random.default_rng(0).permutation(len(test))[:MAX_ROWS]
+    found = importance(model, test.features.to_numpy()[sample], test.target[sample])
     write_json(IMPORTANCE_REPORT, {"metric": problem.KPIS[0].metric, "loss": found})
     first = [f"{name} {loss:.3g}" for name, loss in list(found.items())[:5]]
     print(f"importance: without it, {problem.KPIS[0].metric} loses: {', '.join(first)}")

@@ -12,9 +12,9 @@ import msgspec
 import pandas as pd
 
 from .. import params, problem
-from ..contract import Contract
+from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
-from ..contract.tables import connect, literal, numbers, quote, read_features, read_row
+from ..contract.tables import connect, literal, numbers, quote, read_row
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
@@ -38,16 +38,16 @@ def git_commit() -> str:
 
 def main() -> None:
     settings, contract = params.load(), problem.CONTRACT
-    estimator = joblib.load(ESTIMATOR)
+    estimator, test = joblib.load(ESTIMATOR), load_dataset(TEST, contract)
     for folder in (BUNDLE, DRAFT):
         shutil.rmtree(folder, ignore_errors=True)
     DRAFT.mkdir(parents=True)
     model = convert(estimator, contract).SerializeToString(deterministic=True)
     (DRAFT / "model.onnx").write_bytes(model)
     run = Session(DRAFT / "model.onnx").run
-    parity = check_parity(estimator, run, contract, settings.bundle.parity_tolerance)
+    parity = check_parity(estimator, run, test, settings.bundle.parity_tolerance)
     write_json(DRAFT / "contract.json", contract)
-    write_json(DRAFT / "reference.json", reference(contract, settings.memory_gb))
+    write_json(DRAFT / "reference.json", reference(test, settings.memory_gb))
     write_json(DRAFT / "example.json", read_row(TEST, contract))
     metadata = Metadata(
         version=content_version(DRAFT),
@@ -60,18 +60,19 @@ def main() -> None:
     write_json(DRAFT / "metadata.json", metadata)
     measured = parity | {
         "size_mb": sum(path.stat().st_size for path in DRAFT.iterdir()) / 1e6,
-        "latency_ms": latency(Model(DRAFT)),
+        "latency_ms": latency(Model(DRAFT), test),
     }
     DRAFT.rename(BUNDLE)
     report: dict[str, Any] = msgspec.to_builtins(metadata)
     write_json(BUNDLE_REPORT, report | measured)
 
 
-def reference(contract: Contract, memory_gb: float) -> dict[str, Distribution]:
+def reference(test: Dataset, memory_gb: float) -> dict[str, Distribution]:
     """What monitoring compares with: inputs as in training, outputs as for the test split."""
+    contract = test.contract
     named = zip(numbers(contract), feature_columns(contract), strict=True)
     selected = ", ".join(f"{sql} AS {quote(name)}" for sql, name in named)
-    answers = Session(DRAFT / "model.onnx").run(read_features(TEST, contract).to_numpy())
+    answers = Session(DRAFT / "model.onnx").run(test.features.to_numpy())
     labels = output_columns(contract)
     with connect(memory_gb) as con:
         con.sql(f"CREATE TABLE inputs AS SELECT {selected} FROM {literal(TRAIN)}")
@@ -82,9 +83,9 @@ def reference(contract: Contract, memory_gb: float) -> dict[str, Distribution]:
         }
 
 
-def latency(model: Model, repeats: int = 200) -> float:
+def latency(model: Model, test: Dataset, repeats: int = 200) -> float:
     """Milliseconds to answer the first test row, in the median."""
-    row = read_features(TEST, model.contract).to_numpy()[:1]
+    row = test.features.to_numpy()[:1]
     taken = []
     for _ in range(repeats):
         started = perf_counter()

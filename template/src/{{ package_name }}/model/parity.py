@@ -9,9 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..contract import Contract
-from ..contract.tables import quote, read_column, read_features
+from ..contract.dataset import Dataset
 from ..core.errors import ProjectError
-from ..core.paths import TEST
 from ..stats.metrics import Estimator, predict_outputs
 from .onnx import parts
 
@@ -43,11 +42,11 @@ class Probe(NamedTuple):
             block = slice(index * size, (index + 1) * size)
             yield Probe(self.features.iloc[block], self.rows[block], (name,))
 
-    def describe(self, position: int, key: str) -> str:
+    def describe(self, position: int, test: Dataset) -> str:
         """A row by its key, and its features without a value."""
         absent = self.features.columns[self.features.iloc[position].isna()]
         blank = f", missing {', '.join(absent[:10])}{', …' * (len(absent) > 10)}" if len(absent) else ""
-        return f"{key} {read_column(TEST, quote(key))[self.rows[position]]}{blank}"
+        return f"{test.contract.key} {test.key[self.rows[position]]}{blank}"
 
 
 class Difference(NamedTuple):
@@ -61,7 +60,7 @@ class Difference(NamedTuple):
 
 
 def check_parity(
-    estimator: Estimator, run: Callable[[NDArray], NDArray], contract: Contract, tolerance: float
+    estimator: Estimator, run: Callable[[NDArray], NDArray], test: Dataset, tolerance: float
 ) -> dict[str, float]:
     """Prove that the bundle answers as the estimator does.
 
@@ -71,7 +70,7 @@ def check_parity(
     Args:
         estimator: fitted.
         run: the bundle's outputs for float32 features of shape (n_rows, n_features).
-        contract: what a row is.
+        test: the test split.
         tolerance: largest difference allowed, relative to the range of the estimator's outputs.
 
     Returns:
@@ -80,16 +79,16 @@ def check_parity(
     Raises:
         ProjectError: outputs differ by more, a label differs, or one of both has no finite answer.
     """
-    features = read_features(TEST, contract)
+    features, contract = test.features, test.contract
     scale = 0.0
 
     def measure(probe: Probe) -> float:
         nonlocal scale
-        difference = compare(estimator, run, probe, contract)
+        difference = compare(estimator, run, probe, test)
         scale = scale or max(float(np.ptp(difference.expected)), 1e-12)  # of the test split, which is first
         distances = np.abs(difference.expected - difference.actual).max(axis=1) / scale
         if difference.other.any() or not distances.max() <= tolerance:
-            raise ProjectError(explain(estimator, contract, probe, difference, distances, tolerance))
+            raise ProjectError(explain(estimator, test, probe, difference, distances, tolerance))
         return float(distances.max())
 
     parity = measure(Probe(features, np.arange(len(features))))
@@ -126,9 +125,10 @@ def batched(names: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
 
 
 def compare(
-    estimator: Estimator, run: Callable[[NDArray], NDArray], probe: Probe, contract: Contract
+    estimator: Estimator, run: Callable[[NDArray], NDArray], probe: Probe, test: Dataset
 ) -> Difference:
     """Ask both; raise `ProjectError` where one of them has no finite answer."""
+    contract = test.contract
     try:
         expected = predict_outputs(estimator, probe.features, contract)
         predicted = expected.argmax(axis=1)
@@ -144,7 +144,7 @@ def compare(
     actual = run(probe.features.to_numpy())
     broken = ~(np.isfinite(expected) & np.isfinite(actual)).all(axis=1)
     if broken.any():
-        row = probe.describe(int(broken.argmax()), contract.key)
+        row = probe.describe(int(broken.argmax()), test)
         raise ProjectError(
             f"bundle: {broken.sum()} of {len(broken)} answers on {probe.title} are not finite numbers; the "
             f"first is that of {row}: the estimator gives {expected[broken][0]}, the bundle "
@@ -158,7 +158,7 @@ def compare(
 
 def explain(
     estimator: Estimator,
-    contract: Contract,
+    test: Dataset,
     probe: Probe,
     difference: Difference,
     distances: NDArray[np.float64],
@@ -166,6 +166,7 @@ def explain(
 ) -> str:
     """Say how far estimator and bundle are apart, on which row most, and why that may be."""
     expected, actual, predicted, served, other = difference
+    contract = test.contract
     farthest = float(np.max(distances))
     row = int(np.argmax(np.where(other, distances + farthest + 1, distances)))
 
@@ -183,7 +184,7 @@ def explain(
         f"bundle: ONNX and estimator differ by {farthest:.1e} of the outputs' range on {probe.title}, "
         f"bundle.parity_tolerance is {tolerance:.0e}; {other.sum()} of {len(other)} rows get another label, "
         f"which is refused at any tolerance.\n"
-        f"- The worst row is {probe.describe(row, contract.key)}: the estimator answers "
+        f"- The worst row is {probe.describe(row, test)}: the estimator answers "
         f"{answer(expected, predicted[row])}, ONNX {answer(actual, served[row])}.\n"
         + "\n".join(f"- Likely cause: {cause}." for cause in causes)
     )

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import params, problem
-from ..contract.tables import read_features, read_target
+from ..contract.dataset import Dataset, load_dataset
 from ..core.errors import ProjectError, cli
 from ..core.paths import TRAIN
 from ..model.tracking import log_trial
@@ -49,16 +49,16 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-def evaluate(settings: Settings, data: pd.DataFrame, target: pd.Series, train: params.Train) -> Outcome:
+def evaluate(settings: Settings, train: Dataset, options: params.Train) -> Outcome:
     """Cross-validate the estimator with these settings: this runs in a worker.
 
     What the estimator raises is an answer too. Whatever leaves this function is the backend's fault.
     """
     worker = f"{socket.gethostname()}:{os.getpid()}"
     try:
-        estimator = problem.estimator(train.seed, **settings)
+        estimator = problem.estimator(options.seed, **settings)
         with threadpool_limits(1):  # one core for each: threads would wait for their neighbours'
-            by_fold = cross_validate(estimator, data, target, problem.CONTRACT, train, quiet=True)
+            by_fold = cross_validate(estimator, train, options, quiet=True)
     except Exception as error:
         return Outcome(worker, {}, f"{type(error).__name__}: {error}")
     return Outcome(worker, pd.DataFrame(by_fold).mean().to_dict())
@@ -205,7 +205,7 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
 def run(study: optuna.Study, settings: params.Params, fixed: Settings) -> None:
     """Evaluate trials until there are `tune.n_trials` of them."""
     tune, contract = settings.tune, problem.CONTRACT
-    data = read_features(TRAIN, contract), read_target(TRAIN, contract), settings.train
+    data = load_dataset(TRAIN, contract), settings.train
     sent: list[tuple[optuna.Trial, Settings]] = []
 
     def batch() -> list[Any]:

@@ -1,0 +1,85 @@
+"""A table of the project in memory, as models and metrics need it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from . import Column, Contract
+from .tables import quote, read_column, read_features, read_target
+
+Groups = dict[str, dict[str, NDArray[np.intp]]]
+"""For each column and each of its values, the positions of the rows with that value."""
+
+MISSING = "missing"
+"""Name of the group of rows without a value."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Rows of one split: features and target in memory, all other columns read when first needed.
+
+    Attributes:
+        path: The Parquet file.
+        contract: The contract that the rows follow.
+        features: One float32 column for each of `Contract.feature_names`, shape `(n_rows, n_features)`.
+        target: Positions in `Contract.labels` (int64), or the values of a regression (float64), shape
+            `(n_rows,)`.
+        baseline: Predictions of the baseline column, shape `(n_rows,)`; None if the project declares none.
+    """
+
+    path: Path
+    contract: Contract
+    features: pd.DataFrame
+    target: NDArray[np.int64] | NDArray[np.float64]
+    baseline: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @cached_property
+    def key(self) -> pd.Series:
+        """The key of each row, shape `(n_rows,)`."""
+        return read_column(self.path, quote(self.contract.key))
+
+    @cached_property
+    def segments(self) -> Groups:
+        """Rows by the values of each segment column."""
+        return self._groups(column for column in self.contract.kept if column.segment)
+
+    @cached_property
+    def protected(self) -> Groups:
+        """Rows by the values of each protected attribute."""
+        return self._groups(column for column in self.contract.kept if column.protected)
+
+    def _groups(self, columns: Iterable[Column]) -> Groups:
+        """Positions of the rows with each value of each column."""
+        groups: Groups = {}
+        for column in columns:
+            values = read_column(self.path, f"{quote(column.name)}::VARCHAR").fillna(MISSING)
+            groups[column.name] = {str(value): rows for value, rows in values.groupby(values).indices.items()}
+        return groups
+
+
+def load_dataset(path: Path, contract: Contract, baseline: str | None = None) -> Dataset:
+    """Read a split.
+
+    Args:
+        path: A Parquet file with the columns of `contract.kept`, in the contract's types.
+        contract: Says which columns are features, target, key, segments and protected attributes.
+        baseline: Name of the column that holds the baseline's predictions, if the project declares one.
+
+    Returns:
+        The rows in the order of the file.
+    """
+    return Dataset(
+        path=path,
+        contract=contract,
+        features=read_features(path, contract),
+        target=read_target(path, contract).to_numpy(),
+        baseline=read_column(path, f"{quote(baseline)}::DOUBLE").to_numpy() if baseline else None,
+    )
