@@ -16,6 +16,7 @@ Kind = Literal["number", "integer", "category", "time", "text"]
 Task = Literal["classification", "regression", "ranking"]
 
 LARGEST = {"number": 3.4e38, "integer": 2**53}  # beyond, float32 is infinite and JSON inexact
+TOP_K = 10  # items of a ranking that are predicted, and among which the target should be
 CALENDAR = ("hour", "weekday", "month")
 RESERVED = ("__reasons", "__features", "__scores", "rowid")
 

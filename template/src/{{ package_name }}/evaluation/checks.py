@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import params
-from ..contract import Contract
+from ..contract import TOP_K, Contract
 from ..contract.dataset import Groups
 from ..contract.expectations import Behaviour, Kpi
 from ..core.files import table
@@ -28,7 +28,7 @@ from ..stats.inference import (
     mcnemar_p_value,
     p_value_below_zero,
 )
-from ..stats.metrics import METRICS, TOP_K, absolute_errors, resampled_mean, target_ranks
+from ..stats.metrics import METRICS, absolute_errors, resampled_mean, target_ranks
 
 Verdict = Literal["promote", "keep", "block"]
 ORDER: tuple[Verdict, ...] = ("promote", "keep", "block")  # from best to worst

@@ -20,7 +20,7 @@ from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
 from ..stats.distributions import Distribution, distribution, model_columns
-from .bundle import Metadata, Model, Session, content_version, digest
+from .bundle import Metadata, Model, Session, content_version, hash_files
 from .onnx import convert
 from .parity import check_parity
 
@@ -52,7 +52,7 @@ def main() -> None:
     metadata = Metadata(
         version=content_version(DRAFT),
         commit=git_commit(),
-        data=digest(TRAIN, TEST),
+        data=hash_files(TRAIN, TEST),
         parameters={"split": settings.split, "train": settings.train},  # a source may hold a password
         metrics=msgspec.json.decode(TRAINING_REPORT.read_bytes())["mean"],
         libraries={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
@@ -89,7 +89,7 @@ def latency(model: Model, test: Dataset, repeats: int = 200) -> float:
     taken = []
     for _ in range(repeats):
         started = perf_counter()
-        model.answers(model.run(row))
+        model.predictions(model.run(row))
         taken.append(1000 * (perf_counter() - started))
     return median(taken)
 

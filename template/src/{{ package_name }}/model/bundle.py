@@ -1,4 +1,4 @@
-"""The bundle at work: outputs for rows, and answers in the contract's words."""
+"""The bundle: a model as a folder, loaded and run; outputs become predictions in the contract's words."""
 
 import hashlib
 from pathlib import Path
@@ -9,11 +9,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..contract import Contract
+from ..contract import TOP_K, Contract
 from ..contract.events import output_column
 from ..core.errors import ProjectError
 
-TOP = 10
+HASHED_FILES = ("model.onnx", "contract.json", "reference.json")
 
 
 class Metadata(msgspec.Struct):
@@ -27,8 +27,8 @@ class Metadata(msgspec.Struct):
     libraries: dict[str, str]
 
 
-class Reference(msgspec.Struct):
-    """Of a distribution in `reference.json`: the bounds of its bins."""
+class Bins(msgspec.Struct):
+    """The edges of the bins of a distribution in `reference.json`."""
 
     edges: list[float] = []
 
@@ -59,39 +59,61 @@ class Ranking(msgspec.Struct):
     items: list[Item]
 
 
-Answer = Label | Value | Ranking
-ANSWERS: dict[str, type[Answer]] = {"classification": Label, "regression": Value, "ranking": Ranking}
+Prediction = Label | Value | Ranking
+PREDICTIONS: dict[str, type[Prediction]] = {"classification": Label, "regression": Value, "ranking": Ranking}
+"""The type of a prediction, by task."""
 
 
-class NoAnswerError(ArithmeticError):
-    """Outputs that are no finite numbers, of which no answer can be made; the message names the row."""
+class OutputError(ArithmeticError):
+    """A model's output is not a finite number, so there is no prediction. The message names the row."""
 
 
-def digest(*paths: Path) -> str:
-    """One SHA-256 over files, in the given order."""
-    found = hashlib.sha256()
+def hash_files(*paths: Path) -> str:
+    """Hash the content of files.
+
+    Args:
+        paths: Files, in the order in which they are hashed.
+
+    Returns:
+        One SHA-256 over all of them, in hexadecimal.
+    """
+    digest = hashlib.sha256()
     for path in paths:
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def content_version(bundle: Path) -> str:
-    """The version that a bundle's content has: equal content, equal version."""
-    return digest(*(bundle / name for name in ("model.onnx", "contract.json", "reference.json")))[:12]
+    """Compute the version of a bundle from its content.
+
+    Args:
+        bundle: The folder.
+
+    Returns:
+        Twelve hexadecimal digits, equal for equal content.
+    """
+    return hash_files(*(bundle / name for name in HASHED_FILES))[:12]
 
 
 class Session:
-    """The ONNX file of a bundle at work."""
+    """The ONNX file of a bundle, ready to run."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
-        # One thread: rows are small, and a server's parallelism is its processes.
+        # One thread: rows are small, and a server runs several processes.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = ort.InferenceSession(path.read_bytes(), options)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs of shape (rows, labels) for float32 features of shape (rows, feature names)."""
+        """Compute the model's outputs.
+
+        Args:
+            features: Of shape `(n_rows, n_features)`, in the order of `Contract.feature_names`.
+
+        Returns:
+            Of shape `(n_rows, n_labels)`: probabilities or scores; for a regression, `(n_rows, 1)`: values.
+        """
         outputs: Any = self._session.run(self._outputs, {"features": features})[0]
         return outputs
 
@@ -100,33 +122,46 @@ class Model:
     """A loaded bundle."""
 
     def __init__(self, folder: Path) -> None:
-        """Load a bundle; raise `ProjectError` if a part is missing, broken or of another version."""
+        """Load a bundle; raise `ProjectError` if a file is missing or broken, or has another version."""
         try:
-            self.contract = msgspec.json.decode((folder / "contract.json").read_bytes(), type=Contract)
-            self.metadata = msgspec.json.decode((folder / "metadata.json").read_bytes(), type=Metadata)
-            self.example: dict[str, Any] = msgspec.json.decode((folder / "example.json").read_bytes())
-            reference = msgspec.json.decode(
-                (folder / "reference.json").read_bytes(), type=dict[str, Reference]
-            )
-            self.output_edges = {it: reference[output_column(it)].edges for it in self.contract.labels}
+            self.contract: Contract = _read(folder / "contract.json", Contract)
+            self.metadata: Metadata = _read(folder / "metadata.json", Metadata)
+            self.example: dict[str, Any] = _read(folder / "example.json", dict[str, Any])
+            reference: dict[str, Bins] = _read(folder / "reference.json", dict[str, Bins])
+            self.output_edges = {
+                label: reference[output_column(label)].edges for label in self.contract.labels
+            }
             self.run = Session(folder / "model.onnx").run
-            if (found := content_version(folder)) != self.metadata.version:
-                raise ValueError(f"its content is {found}, but it says {self.metadata.version}")
-        except Exception as error:  # ONNX Runtime raises errors of its own for a broken file
+            if (version := content_version(folder)) != self.metadata.version:
+                raise ValueError(
+                    f"its content has version {version}, but metadata.json says {self.metadata.version}"
+                )
+        except Exception as error:  # ONNX Runtime raises its own errors for a broken file
             raise ProjectError(
-                f"no usable bundle in {folder}: {error}. `make pipeline` makes one, `dvc pull` fetches one."
+                f"no usable bundle in {folder}: {error}. "
+                "`make pipeline` builds the bundle, `dvc pull` downloads it."
             ) from None
 
-    def answers(self, outputs: NDArray[np.float32]) -> list[Answer]:
-        """One answer for each row of outputs; raise `NoAnswerError` if one has none."""
+    def predictions(self, outputs: NDArray[np.float32]) -> list[Prediction]:
+        """Express outputs in the contract's words.
+
+        Args:
+            outputs: As returned by `run`, of shape `(n_rows, n_labels)`.
+
+        Returns:
+            One prediction for each row.
+
+        Raises:
+            OutputError: An output is not finite.
+        """
         labels = self.contract.labels
         if not np.isfinite(outputs).all():
             row, label = np.argwhere(~np.isfinite(outputs))[0].tolist()
-            raise NoAnswerError(f"row {row}: the model gives {outputs[row, label]} for {labels[label]}")
+            raise OutputError(f"row {row}: the model's output for {labels[label]} is {outputs[row, label]}")
         if self.contract.task == "regression":
             return [Value(value) for value in outputs[:, 0].tolist()]
         if self.contract.task == "ranking":
-            best = np.argsort(-outputs, axis=1, kind="stable")[:, :TOP]
+            best = np.argsort(-outputs, axis=1, kind="stable")[:, :TOP_K]
             return [
                 Ranking([Item(labels[item], float(scores[item])) for item in items])
                 for items, scores in zip(best.tolist(), outputs, strict=True)
@@ -135,3 +170,8 @@ class Model:
             Label(labels[best], dict(zip(labels, scores, strict=True)))
             for best, scores in zip(outputs.argmax(axis=1).tolist(), outputs.tolist(), strict=True)
         ]
+
+
+def _read(path: Path, kind: Any) -> Any:
+    """Read a JSON file as a type."""
+    return msgspec.json.decode(path.read_bytes(), type=kind)

@@ -11,7 +11,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ..contract.rows import Problem, RowCodec, RowReader
-from ..model.bundle import ANSWERS, Model
+from ..model.bundle import PREDICTIONS, Model
 from .intake import BUSY, TOO_LARGE, TOO_LATE
 from .metrics import Metrics
 
@@ -68,7 +68,7 @@ def create_api(
     async def page() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    answer: Any = ANSWERS[model.contract.task]
+    answer: Any = PREDICTIONS[model.contract.task]
     predictions = msgspec.defstruct("Predictions", [("model_version", str), ("predictions", list[answer])])
     describe(api, "/predict", "Answer one row, or a list of rows", codec, 200, predictions)
     describe(api, "/truth", "Tell what predictions should have been", truth, 202, Recorded, TOKEN)

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..contract.events import CHAMPION, FALLBACK, FALLBACK_0_2, ROLES
 from ..contract.rows import Problem, RowCodec, RowError
-from ..model.bundle import Model, NoAnswerError
+from ..model.bundle import Model, OutputError
 from .api import Complaint, Predictions, Recorded, Refusal, create_api
 from .events import Answered, Events
 from .intake import Intake, TurnedAwayError
@@ -117,12 +117,12 @@ class Server:
                 raise RowError([LONG_ID])
             features = self._codec.decode(body)
             outputs = self._model.run(features)
-            answers = Predictions(self._model.metadata.version, self._model.answers(outputs))
+            answers = Predictions(self._model.metadata.version, self._model.predictions(outputs))
             status, content = 200, self._encode(answers)
             self._metrics.rows += len(features)
         except RowError as error:
             status, content = 422, self._encode(Refusal(error.problems, error.note))
-        except NoAnswerError as error:
+        except OutputError as error:
             LOG.error("request %s failed: %s", request, error)
             status, content = 500, self._encode(Complaint(str(error)))
             features = outputs = None

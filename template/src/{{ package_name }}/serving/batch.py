@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 from duckdb.func import PythonUDFType
 
-from ..contract import Contract
+from ..contract import TOP_K, Contract
 from ..contract.tables import connect, explained, literal, numbers, one, quote, reasons, texts
 from ..core.errors import ProjectError, cli
-from ..model.bundle import TOP, Model
+from ..model.bundle import Model
 
 FINITE = "len(list_filter(__outputs, lambda x: NOT isfinite(x))) = 0"
 NO_ANSWER = "the model gives a number that is not finite"
@@ -38,7 +38,7 @@ def answer_columns(contract: Contract) -> dict[str, str]:
     if contract.task == "regression":
         return {"value": "__scores[1]"}
     if contract.task == "ranking":
-        best = f"list_grade_up(__scores, 'DESC')[:{TOP}]"
+        best = f"list_grade_up(__scores, 'DESC')[:{TOP_K}]"
         return {"items": f"list_transform({best}, lambda i: {texts(labels)}[i])"}
     label = f"{texts(labels)}[list_position(__scores, list_max(__scores))]"
     each = {f"probability_{label}": f"__scores[{index + 1}]" for index, label in enumerate(labels)}

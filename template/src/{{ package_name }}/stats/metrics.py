@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..contract import Contract, Task
+from ..contract import TOP_K, Contract, Task
 from ..core.errors import ProjectError
-
-TOP_K = 10  # a ranking is right if the target is among its first TOP_K items
 
 Estimator = Any  # scikit-learn's estimators share no typed interface
 Floats = NDArray[np.floating]
