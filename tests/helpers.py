@@ -12,6 +12,8 @@ import copier
 import pytest
 import yaml
 
+CopyProject = Callable[..., Path]
+
 ROOT = Path(__file__).parent.parent
 STAND_INS = ROOT / "tests/stand_ins"
 PATIENCE = 120  # seconds, for what takes one or two on an idle machine

@@ -1,16 +1,19 @@
-"""Any answer gives a project that holds it to the letter, or a message that says what to type."""
+"""Each answer gives a project that keeps it to the letter, or a message that says what to type."""
 
 import configparser
 import keyword
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from helpers import ROOT, Renderer, answers, choices, questions, run
+from helpers import ROOT, CopyProject, Renderer, answers, choices, files, questions, run
 from jinja2 import Environment, FileSystemLoader
+from pytest_copie.plugin import Copie
 
 NAMES = {
     "Müller & Söhne": "muller_sohne",
@@ -40,6 +43,12 @@ NAMES = {
     "x = 'y'": "x_y",
     "w" * 80: "w" * 40,
     "A" * 39 + " churn": "a" * 39,
+}
+
+# Names and descriptions that YAML, TOML, INI, Markdown or make read differently unless they are quoted.
+HOSTILE = {
+    "quotes and signs": ("L'été « 100 % » : \"sûr\" #1 & [a, b]; x = 'y'", "- *star !tag, 客户: yes?"),
+    "a word of YAML": ("null", "1e3 # x"),
 }
 
 REFUSED = {
@@ -119,53 +128,68 @@ WRONG_ADDRESSES = [
 ]
 
 
-def refusal(render: Renderer, folder: Path, **given: str) -> str:
-    """Give the message that answers are refused with; nothing may have been written."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 (callers match the message)
-        render.into(folder / "project", **given)
-    assert not (folder / "project").exists()
-    return str(caught.value)
+@pytest.fixture(scope="module")
+def macros() -> Mapping[str, Any]:
+    """The macros and lists of hooks/names.jinja, by name, as Copier loads them."""
+    filters = ["jinja2_ansible_filters.AnsibleCoreFiltersExtension"]  # Copier's own
+    jinja = Environment(loader=FileSystemLoader(ROOT), extensions=filters, autoescape=False)  # noqa: S701
+    return vars(jinja.get_template("hooks/names.jinja").module)
+
+
+def rejection(copie: Copie, render: Renderer, **extra_answers: str) -> str:
+    """Return the message with which Copier rejects the answers; it must not have written a file."""
+    result = copie.copy(extra_answers, template_dir=render.source)
+    assert result.exit_code == -1
+    assert not files(copie.test_dir)
+    return str(result.exception)
 
 
 @pytest.mark.parametrize(("name", "package"), NAMES.items(), ids=lambda text: text[:20])
-def test_a_name_survives_in_every_file(render: Renderer, name: str, package: str) -> None:
-    """Each file format has its own idea of quotes, comments and special words."""
-    project = render(project_name=name, project_description=name)
+def test_package_name_is_derived_from_any_project_name(
+    macros: Mapping[str, Any], name: str, package: str
+) -> None:
+    """The name is valid as a project's, and the package is importable under its own name."""
+    assert macros["fault"](name, 80).strip() == ""
+    assert macros["package_from"](name, "churn") == package
+    assert macros["package_fault"](package).strip() == ""
+    assert package.isidentifier()
+    assert not keyword.iskeyword(package)
+    assert package not in sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(("name", "description"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_name_survives_in_every_file(copy_project: CopyProject, name: str, description: str) -> None:
+    """Each file format has its own rules for quotes, comments and special words."""
+    project = copy_project(project_name=name, project_description=description)
+    package = answers(project)["package_name"]
     manifest = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     assert manifest["name"] == package.replace("_", "-")
-    assert manifest["description"] == name
+    assert manifest["description"] == description
     assert answers(project)["project_name"] == name
     assert (project / "README.md").read_text().splitlines()[0] == f"# {name}"
     assert isinstance(yaml.safe_load((project / "params.yaml").read_text()), dict)
     assert configparser.ConfigParser().read(project / ".dvc/config")
     run("make", "--dry-run", "help", cwd=project)
-
-
-@pytest.mark.parametrize("package", sorted(set(NAMES.values())))
-def test_a_derived_package_imports_as_itself(render: Renderer, package: str) -> None:
-    """A package that a module of the standard library hides would import, as something else."""
-    name = next(name for name, derived in NAMES.items() if derived == package)
-    project = render(project_name=name, project_description=name)
     code = f"import {package}; print({package}.__file__)"
-    found = run(sys.executable, "-B", "-c", code, cwd=project / "src").strip()
-    assert Path(found) == project / "src" / package / "__init__.py"
+    path = run(sys.executable, "-B", "-c", code, cwd=project / "src").strip()
+    assert Path(path) == project / "src" / package / "__init__.py"
 
 
 @pytest.mark.parametrize(("answer", "message"), REFUSED.items(), ids=lambda pair: repr(pair)[:40])
-def test_a_refusal_says_what_to_type(
-    render: Renderer, tmp_path: Path, answer: tuple[str, str], message: str
+def test_invalid_answer_is_rejected_with_advice(
+    copie: Copie, render: Renderer, answer: tuple[str, str], message: str
 ) -> None:
-    """People meet these messages in the middle of something else."""
-    question, given = answer
-    said = refusal(render, tmp_path, **{question: given})
-    assert question in said
-    assert message in said
+    """The message names the question and a valid answer."""
+    question, text = answer
+    error = rejection(copie, render, **{question: text})
+    assert question in error
+    assert message in error
 
 
 @pytest.mark.parametrize(("answer", "url"), ADDRESSES.items(), ids=str)
-def test_the_remote_reaches_dvc(render: Renderer, answer: tuple[str, str], url: str) -> None:
-    """DVC reads a relative path from its own folder, one below the project's."""
-    project = render(remote=answer[0], remote_address=answer[1])
+def test_remote_address_reaches_dvc(copy_project: CopyProject, answer: tuple[str, str], url: str) -> None:
+    """DVC resolves a relative path from its own folder, one below the project's."""
+    project = copy_project(remote=answer[0], remote_address=answer[1])
     config = configparser.ConfigParser()
     config.read(project / ".dvc/config")
     assert config["core"]["remote"] == "storage"
@@ -173,15 +197,17 @@ def test_the_remote_reaches_dvc(render: Renderer, answer: tuple[str, str], url: 
 
 
 @pytest.mark.parametrize(("remote", "address"), WRONG_ADDRESSES)
-def test_a_wrong_address_is_refused(render: Renderer, tmp_path: Path, remote: str, address: str) -> None:
-    """The example shown is of the chosen kind."""
-    said = refusal(render, tmp_path, remote=remote, remote_address=address)
+def test_invalid_remote_address_is_rejected(
+    copie: Copie, render: Renderer, remote: str, address: str
+) -> None:
+    """The message has an example for the chosen kind of remote."""
+    error = rejection(copie, render, remote=remote, remote_address=address)
     start = {"local": "../", "s3": "s3://", "gcs": "gs://", "azure": "azure://"}[remote]
-    assert f"such as {start}" in said
+    assert f"such as {start}" in error
 
 
-def test_every_question_explains_itself() -> None:
-    """Help, a default, and a choice or a check for each."""
+def test_every_question_has_help_a_default_and_a_check() -> None:
+    """The check is a validator or a list of choices."""
     assert len(questions()) >= 10
     for name, question in questions().items():
         assert question["help"].strip(), name
@@ -189,22 +215,21 @@ def test_every_question_explains_itself() -> None:
         assert question.get("validator") or len(choices(question)) > 1, name
 
 
-def test_unknown_answers_are_refused(render: Renderer, tmp_path: Path) -> None:
-    """A misspelt key would test the defaults and call it a pass."""
+def test_unknown_question_is_rejected(copy_project: CopyProject) -> None:
+    """Copier ignores answers to questions that it does not ask: a typing error would test the defaults."""
     with pytest.raises(KeyError, match="pakage_name"):
-        render.into(tmp_path / "project", pakage_name="x")
+        copy_project(pakage_name="x")
 
 
-def test_names_of_python_and_of_libraries_are_taken(render: Renderer) -> None:
-    """Newer Pythons and newly used libraries bring names that the list must learn."""
-    filters = ["jinja2_ansible_filters.AnsibleCoreFiltersExtension"]  # Copier's own
-    jinja = Environment(loader=FileSystemLoader(ROOT), extensions=filters, autoescape=True)
-    names = vars(jinja.get_template("hooks/names.jinja").module)
+def test_names_of_python_and_of_libraries_are_reserved(
+    macros: Mapping[str, Any], copy_project: CopyProject
+) -> None:
+    """Newer Pythons and new dependencies bring names that the list must learn."""
     python = {*sys.stdlib_module_names, *keyword.kwlist, *keyword.softkwlist}
-    assert {name for name in python if re.fullmatch("[a-z][a-z0-9_]*", name)} <= {*names["python"]}
-    manifest = tomllib.loads((render() / "pyproject.toml").read_text())
+    assert {name for name in python if re.fullmatch("[a-z][a-z0-9_]*", name)} <= {*macros["python"]}
+    manifest = tomllib.loads((copy_project() / "pyproject.toml").read_text())
     groups = [manifest["project"]["dependencies"], *manifest["dependency-groups"].values()]
     lines = [line for group in groups for line in group if isinstance(line, str)]
-    used = {re.split(r"[^\w.-]", line)[0].lower().replace("-", "_") for line in lines}
-    assert len(used) >= 10
-    assert used <= {*names["taken"]}
+    dependencies = {re.split(r"[^\w.-]", line)[0].lower().replace("-", "_") for line in lines}
+    assert len(dependencies) >= 10
+    assert dependencies <= {*macros["taken"]}

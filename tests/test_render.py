@@ -1,4 +1,4 @@
-"""What every render must be, whatever was answered."""
+"""Properties of every render, whatever the answers."""
 
 import ast
 import configparser
@@ -17,6 +17,7 @@ import yaml
 from allpairspy import AllPairs
 from helpers import (
     ROOT,
+    CopyProject,
     Renderer,
     answers,
     choices,
@@ -30,12 +31,13 @@ from helpers import (
     snapshot,
 )
 from jinja2 import Environment
+from pytest_copie.plugin import Copie
 
-MAX_FILES, MAX_LINES = 121, 12_000
+MAX_FILES, MAX_LINES = 130, 12_000
 
 
 def parse_ini(text: str) -> None:
-    """Parse what DVC keeps its settings in."""
+    """Parse a file of DVC's settings."""
     parser = configparser.ConfigParser()
     parser.read_string(text)
     assert parser.sections()
@@ -51,7 +53,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     ".yml": yaml.safe_load,
     "config": parse_ini,
 }
-# Text without a grammar to hold it against. A new kind of file belongs in one of the two.
+# Text without a parser. A new kind of file is added to PARSERS or to PLAIN.
 PLAIN = {
     ".conf",
     ".dockerignore",
@@ -66,59 +68,59 @@ PLAIN = {
 }
 
 
-# Of what is not chosen but typed, what makes a difference.
+# Answers to free-text questions that make a difference to the render.
 TYPED = {
     "project_name": ["Customer churn", 'L\'été « 100 % » : "sûr" #1'],
     "security_contact": ["", "security@example.com"],
 }
 
 
-def pairwise(asked: Mapping[str, dict[str, Any]] | None = None) -> Iterator[dict[str, str]]:
-    """Give sets of answers in which each two choices meet at least once."""
-    axes = {name: TYPED.get(name, choices(question)) for name, question in (asked or questions()).items()}
-    axes = {name: offered for name, offered in axes.items() if offered}
+def pairwise(of: Mapping[str, dict[str, Any]] | None = None) -> Iterator[dict[str, str]]:
+    """Yield sets of answers in which each pair of choices occurs at least once."""
+    axes = {name: TYPED.get(name, choices(question)) for name, question in (of or questions()).items()}
+    axes = {name: values for name, values in axes.items() if values}
     for row in AllPairs(list(axes.values())):
         yield dict(zip(axes, row, strict=True))
 
 
-@pytest.fixture(scope="module", params=pairwise(), ids=lambda given: "-".join(given.values())[:40])
-def project(request: pytest.FixtureRequest, render: Renderer) -> Path:
+@pytest.fixture(scope="module", params=pairwise(), ids=lambda answer_set: "-".join(answer_set.values())[:40])
+def project(request: pytest.FixtureRequest, copy_project: CopyProject) -> Path:
     """Render one set of answers."""
-    return render(**request.param)
+    return copy_project(**request.param)
 
 
 def kind(path: Path) -> str:
-    """Tell files apart by suffix, or by name where they have none."""
+    """Return the suffix of a file, or its name if it has none."""
     return path.suffix or path.name
 
 
 def python_files(project: Path) -> list[Path]:
-    """List a project's Python files; none would make every check on them pass."""
-    found = [path for path in files(project) if path.suffix == ".py"]
-    assert found
-    return found
+    """List a project's Python files; without any, every check on them would pass."""
+    paths = [path for path in files(project) if path.suffix == ".py"]
+    assert paths
+    return paths
 
 
 def test_every_file_parses(project: Path) -> None:
-    """Quoting breaks in the file that nobody opened."""
+    """Wrong quoting breaks files that nobody has opened yet."""
     for path in files(project):
         if kind(path) not in PLAIN:
             PARSERS[kind(path)](path.read_text())
 
 
-def test_no_trace_of_the_template_is_left(project: Path) -> None:
-    """Only expressions of GitHub (${{), of Renovate ({{{) and Grafana's legends may look like Jinja."""
+def test_no_jinja_is_left(project: Path) -> None:
+    """GitHub's expressions (${{), Renovate's ({{{) and Grafana's legends only look like Jinja."""
     for path in files(project):
         assert not re.search(r"\{%|\{#|(?<![${])\{\{(?!\{|\w+\}\})", path.read_text()), path
 
 
 def test_no_placeholder_is_left(project: Path) -> None:
-    """A project starts finished."""
+    """A new project has no gaps to fill in."""
     for path in files(project):
         assert not re.search(r"\b(todo|fixme|xxx|lorem|changeme)\b", path.read_text(), re.I), path
 
 
-def test_text_ends_as_text_should(project: Path) -> None:
+def test_lines_end_without_blanks_and_files_with_one_newline(project: Path) -> None:
     """Otherwise the project's own hooks rewrite it, and the next update conflicts."""
     for path in files(project):
         text = path.read_text()
@@ -134,22 +136,22 @@ def test_no_module_is_empty(project: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("format", "--check"), ("check",)], ids=" ".join)
-def test_ruff_has_nothing_to_change(project: Path, command: tuple[str, ...]) -> None:
-    """The project's own configuration judges it, not the template's."""
+def test_ruff_finds_nothing(project: Path, command: tuple[str, ...]) -> None:
+    """The project's own configuration is used, not the template's."""
     assert python_files(project)
     assert "ruff" in tomllib.loads((project / "pyproject.toml").read_text())["tool"]
     run(sys.executable, "-m", "ruff", *command, "--no-cache", ".", cwd=project)
 
 
-def test_answers_are_remembered(project: Path, request: pytest.FixtureRequest) -> None:
-    """An update starts from them: what was asked, nothing computed."""
-    kept = answers(project)
-    assert request.node.callspec.params["project"].items() <= kept.items()
-    assert {key for key in kept if not key.startswith("_")} == questions().keys()
+def test_answers_file_holds_every_answer(project: Path, request: pytest.FixtureRequest) -> None:
+    """An update starts from the answers file: it has all questions and no computed values."""
+    remembered = answers(project)
+    assert request.node.callspec.params["project"].items() <= remembered.items()
+    assert {key for key in remembered if not key.startswith("_")} == questions().keys()
 
 
-def test_licence_is_the_chosen_one(project: Path) -> None:
-    """Each text says its name or its claim; the year stays out, or every January would conflict."""
+def test_licence_matches_the_answer(project: Path) -> None:
+    """The text has no year: a new one would conflict with every project each January."""
     claims = {
         "MIT": "MIT License",
         "Apache-2.0": "Apache License",
@@ -162,16 +164,23 @@ def test_licence_is_the_chosen_one(project: Path) -> None:
     assert not re.search(r"\b20[2-9]\d\b", text)
 
 
-def test_default_render_is_small(render: Renderer) -> None:
-    """A standard that is read is a short one."""
-    found = files(render())
-    lines = sum(len(path.read_text().splitlines()) for path in found)
-    assert len(found) <= MAX_FILES
-    assert lines <= MAX_LINES
+def test_default_render_is_small(copy_project: CopyProject) -> None:
+    """A short standard is read. MAX_FILES and MAX_LINES may be raised deliberately."""
+    paths = files(copy_project())
+    lines = sum(len(path.read_text().splitlines()) for path in paths)
+    assert len(paths) <= MAX_FILES, "raise MAX_FILES if the render needs more files"
+    assert lines <= MAX_LINES, "raise MAX_LINES if the render needs more lines"
 
 
-def test_rendering_is_pure(render: Renderer, tmp_path: Path) -> None:
-    """Neither clock nor folder may show in a project."""
+def test_security_contact_adds_a_security_policy(copie: Copie, render: Renderer) -> None:
+    """docs/extending.md shows this test to forks as the pattern for an optional part."""
+    result = copie.copy({"security_contact": "security@example.com"}, template_dir=render.source)
+    assert result.exit_code == 0, result.exception
+    assert (result.project_dir / "SECURITY.md").is_file()
+
+
+def test_rendering_depends_on_answers_only(render: Renderer, tmp_path: Path) -> None:
+    """Neither the clock nor the folder changes a project."""
     first = render.into(tmp_path / "one")
     second = render.into(tmp_path / "another name")
     relative = [path.relative_to(first) for path in files(first)]
@@ -181,18 +190,18 @@ def test_rendering_is_pure(render: Renderer, tmp_path: Path) -> None:
 
 
 def crlf(folder: Path) -> list[Path]:
-    """List the files that have a carriage return; git's own are not looked at."""
+    """List the files that have a carriage return, except git's own."""
     return [path for path in files(folder) if ".git" not in path.parts and b"\r" in path.read_bytes()]
 
 
-def test_lines_end_alike_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Git for Windows writes CR LF unless told otherwise: scripts do not start, and hashes differ."""
+def test_line_ends_are_lf_whatever_git_is_set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CR LF, the default of Git for Windows, scripts do not start and hashes differ."""
     template, project, clone = tmp_path / "template", tmp_path / "project", tmp_path / "clone"
     commit(snapshot(template), "first")
     git("tag", "v100.0.0", cwd=template)
     (tmp_path / ".gitconfig").write_text("[core]\nautocrlf = true\n")
     monkeypatch.setenv("HOME", str(tmp_path))
-    # Not in this process, in which Copier keeps the environment of before.
+    # In a new process: Copier reads the environment when it is imported.
     run(sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", template, project, cwd=tmp_path)
     assert crlf(project) == []
     commit(project, "start")
@@ -200,32 +209,31 @@ def test_lines_end_alike_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert crlf(clone) == []
 
 
-def test_nothing_asks_for_trust() -> None:
-    """Tasks and extensions would ask for --trust on every copy; bots cannot give it."""
+def test_copy_needs_no_trust() -> None:
+    """Tasks and extensions would need --trust on every copy, and bots cannot pass it."""
     assert config().keys().isdisjoint({"_tasks", "_jinja_extensions"})
 
 
-def test_git_lists_the_whole_template() -> None:
-    """A .gitignore meant for projects must not hide files from the template's own repository."""
-    made = {"__pycache__", ".ruff_cache", ".pytest_cache"}
+def test_git_tracks_the_whole_template() -> None:
+    """A .gitignore meant for projects must not hide files of the template from git."""
+    caches = {"__pycache__", ".ruff_cache", ".pytest_cache"}
     disk = {path.relative_to(ROOT) for path in files(ROOT / "template")}
-    assert {path for path in disk if made.isdisjoint(path.parts)} == listed("template")
+    assert {path for path in disk if caches.isdisjoint(path.parts)} == listed("template")
 
 
 def excluded(operation: str) -> set[str]:
-    """Read what copier.yml keeps out of an operation."""
+    """List the paths that copier.yml excludes from an operation."""
     text = Environment(autoescape=True).from_string("\n".join(config()["_exclude"]))
     lines = text.render(_copier_operation=operation).splitlines()
     return {line for line in lines if line and not line.startswith("#")}
 
 
-def test_the_three_lists_of_seeds_agree(render: Renderer) -> None:
-    """copier.yml protects them twice, the project's README promises it."""
-    project = render()
+def test_all_lists_of_seed_files_agree(copy_project: CopyProject) -> None:
+    """copier.yml names the seeds twice, and the project's README lists them as yours."""
+    project = copy_project()
     seeds = {*config()["_skip_if_exists"]}
-    assert excluded("update") - excluded("copy") == seeds - {
-        "/src/*/custom"
-    }  # an older project gets that one
+    custom = "/src/*/custom"  # older projects receive it on an update
+    assert excluded("update") - excluded("copy") == seeds - {custom}
     readme = (project / "README.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| (Yours|Standard) \|", readme, re.M)
     yours = {path.rstrip("/") for path, owner in rows if owner == "Yours"}
@@ -237,7 +245,7 @@ def test_the_three_lists_of_seeds_agree(render: Renderer) -> None:
 
 
 class Released(NamedTuple):
-    """A project of the first release, and the template's repository with a second one."""
+    """A project of a first release, and the template's repository with a second release."""
 
     project: Path
     template: Path
@@ -245,7 +253,7 @@ class Released(NamedTuple):
 
 @pytest.fixture
 def released(tmp_path: Path) -> Released:
-    """Release the working tree, start a project, then release a change of both kinds of file."""
+    """Release the template, start a project, then release a change of a seed and of a standard file."""
     template, project = snapshot(tmp_path / "template"), tmp_path / "project"
     commit(template, "first")
     git("tag", "v100.0.0", cwd=template)
@@ -261,8 +269,8 @@ def released(tmp_path: Path) -> Released:
     return Released(project, template)
 
 
-def test_an_update_leaves_seeds_alone(released: Released) -> None:
-    """Edited, untouched and deleted ones alike, while standard files move on."""
+def test_update_does_not_touch_seeds(released: Released) -> None:
+    """Edited, unedited and deleted seeds stay as they are; standard files are updated."""
     project = released.project
     problem = next(project.glob("src/*/problem.py"))
     problem.write_text("MINE = True\n")
