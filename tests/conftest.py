@@ -27,6 +27,7 @@ def copy_project(copie_session: Copie, render: Renderer) -> CopyProject:
             raise KeyError(f"copier.yml has no question {sorted(unknown)}")
         result = copie_session.copy(answers, template_dir=render.source)
         assert result.exit_code == 0, result.exception
+        assert result.project_dir
         return result.project_dir
 
     return copy

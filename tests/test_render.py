@@ -33,7 +33,7 @@ from helpers import (
 from jinja2 import Environment
 from pytest_copie.plugin import Copie
 
-MAX_FILES, MAX_LINES = 130, 12_000
+MAX_FILES, MAX_LINES = 130, 15_000
 
 
 def parse_ini(text: str) -> None:
@@ -176,6 +176,7 @@ def test_security_contact_adds_a_security_policy(copie: Copie, render: Renderer)
     """docs/extending.md shows this test to forks as the pattern for an optional part."""
     result = copie.copy({"security_contact": "security@example.com"}, template_dir=render.source)
     assert result.exit_code == 0, result.exception
+    assert result.project_dir
     assert (result.project_dir / "SECURITY.md").is_file()
 
 
