@@ -40,14 +40,14 @@ def main() -> None:
         default=[1_000_000, 10_000_000],
         help="sizes of the data benchmark (default: %(default)s)",
     )
-    given = parser.parse_args()
-    if unknown := set(given.names) - BENCHMARKS.keys():
+    options = parser.parse_args()
+    if unknown := set(options.names) - BENCHMARKS.keys():
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-            lab = Lab(Path(folder), given.rows)
-            rows = [row for name in given.names or BENCHMARKS for row in BENCHMARKS[name](lab)]
+            lab = Lab(Path(folder), options.rows)
+            rows = [row for name in options.names or BENCHMARKS for row in BENCHMARKS[name](lab)]
     except StepError as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:

@@ -54,11 +54,11 @@ fetch = build_opener(ProxyHandler({})).open
 class StepError(Exception):
     """A command that did not work: which one, and the end of what it said."""
 
-    def __init__(self, project: Path, what: str) -> None:
+    def __init__(self, project: Path, step: str) -> None:
         """Quote the project's log."""
-        said = log(project).read_text(encoding="utf-8", errors="replace").splitlines()
-        quoted = "\n".join(f"  | {line}" for line in said[-SHOWN_LINES:])
-        super().__init__(f"{what}\n{quoted}\nAll it said: {log(project)}")
+        log_lines = log(project).read_text(encoding="utf-8", errors="replace").splitlines()
+        quoted = "\n".join(f"  | {line}" for line in log_lines[-SHOWN_LINES:])
+        super().__init__(f"{step}\n{quoted}\nAll it said: {log(project)}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Journey:
     """A project that was set up, trained and asked, and what it answered."""
 
     project: Path
-    asked: dict[str, Any]
+    row: dict[str, Any]
     truth: Any
     answer: dict[str, Any]
 
@@ -119,12 +119,12 @@ def journey(folder: Path, use_case: str, steps: Steps) -> Journey:
             command = ["make", "serve", f"PORT={port}"]
             stack.enter_context(serving(command, project, f"http://127.0.0.1:{port}/ready"))
         with steps.step("take the first test row"):
-            asked, truth = first_row(project)
+            row, truth = first_row(project)
         with steps.step("POST /predict"):
-            answer = post(f"http://127.0.0.1:{port}/predict", asked)
+            answer = post(f"http://127.0.0.1:{port}/predict", row)
         with steps.step("stop the server"):
             stack.close()
-    return Journey(project, asked, truth, answer)
+    return Journey(project, row, truth, answer)
 
 
 def render(folder: Path, use_case: str) -> Path:
@@ -154,20 +154,20 @@ def render(folder: Path, use_case: str) -> Path:
 def first_row(project: Path) -> tuple[dict[str, Any], Any]:
     """What to ask, and what came true."""
     script = FIRST_ROW.format(package=answers(project)["package_name"])
-    asked, truth = json.loads(python(project, "-c", script))
-    return asked, truth
+    row, truth = json.loads(python(project, "-c", script))
+    return row, truth
 
 
 def python(project: Path, *args: str | Path) -> str:
     """Run Python in the project's environment; return what it prints."""
     command = [project / ".venv/bin/python", *args]
     with log(project).open("a", encoding="utf-8") as written:
-        done = subprocess.run(
+        result = subprocess.run(
             command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=written, text=True
         )
-    if done.returncode:
+    if result.returncode:
         raise StepError(project, "a look at the test split failed")
-    return done.stdout
+    return result.stdout
 
 
 def answers(project: Path) -> dict[str, Any]:
@@ -230,8 +230,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def environment() -> dict[str, str]:
     """The environment without what `make` and `uv run` added to it for this program."""
-    ours = {"VIRTUAL_ENV", "UV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    dropped = {"VIRTUAL_ENV", "UV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
 def free_port() -> int:
@@ -268,12 +268,12 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def summary(done: Journey, total: float) -> str:
+def summary(journey: Journey, total: float) -> str:
     """What was made, what it said, and where to go from here."""
-    where, said = (os.path.relpath(path) for path in (done.project, log(done.project)))
-    metrics = ", ".join(f"{name} {value:.3f}" for name, value in done.metrics.items())
-    asked = ", ".join(f"{name} {value}" for name, value in done.asked.items())
-    (prediction,) = done.answer["predictions"]
+    where, log_file = (os.path.relpath(path) for path in (journey.project, log(journey.project)))
+    metrics = ", ".join(f"{name} {value:.3f}" for name, value in journey.metrics.items())
+    row = ", ".join(f"{name} {value}" for name, value in journey.row.items())
+    (prediction,) = journey.answer["predictions"]
 
     def line(title: str, text: str) -> str:
         return f"{paint(sys.stdout, f'{title:<11}', BOLD)}{text}"
@@ -281,12 +281,12 @@ def summary(done: Journey, total: float) -> str:
     return f"""\
     {"together":<28}{duration(total):>9}
 
-{line("Project", where)} {paint(sys.stdout, f"(what its commands said: {said})", DIM)}
+{line("Project", where)} {paint(sys.stdout, f"(what its commands said: {log_file})", DIM)}
 {line("Metrics", metrics)}
-{line("Verdict", f"{done.verdict} ({where}/reports/gate.md says why)")}
-{line("Asked", shorten(asked, 88, placeholder=" …"))}
+{line("Verdict", f"{journey.verdict} ({where}/reports/gate.md says why)")}
+{line("Asked", shorten(row, 88, placeholder=" …"))}
 {line("Answer", json.dumps(prediction))}
-{line("The truth", done.truth)}
+{line("The truth", journey.truth)}
 
 {paint(sys.stdout, "Next", BOLD)}
   cd {where}
@@ -309,17 +309,17 @@ def main() -> None:
         default=choices["default"],
         help="which starter (default: %(default)s)",
     )
-    given = parser.parse_args()
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     print("From nothing to a served prediction\n")
     steps = Steps(sys.stdout)
     try:
-        done = journey(ROOT / "demo", given.use_case, steps)
+        result = journey(ROOT / "demo", options.use_case, steps)
     except (StepError, CopierError, OSError) as failure:
         sys.exit(f"\n{failure}")
     except KeyboardInterrupt:
         sys.exit(130)
-    print(summary(done, sum(steps.seconds.values())))
+    print(summary(result, sum(steps.seconds.values())))
 
 
 if __name__ == "__main__":

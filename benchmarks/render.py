@@ -23,16 +23,16 @@ SOURCE = ("copier.yml", "hooks", "template")
 
 def rows(lab: Lab) -> Iterator[Row]:
     """Time renders in this process, and as the command that people type."""
-    ours, files = plain_copy(lab.folder / "ours"), lab.folder / "rendered"
-    copy(ours, files)
-    one = trivial(lab.folder / "one", [Path("hello.txt")])
+    template, files = plain_copy(lab.folder / "ours"), lab.folder / "rendered"
+    copy(template, files)
+    minimal = trivial(lab.folder / "one", [Path("hello.txt")])
     names = [path.relative_to(files) for path in files.rglob("*") if path.is_file()]
     many = trivial(lab.folder / "many", names)
-    peers = {"template of one file": one, f"template of {len(names)} empty files": many}
+    peers = {"template of one file": minimal, f"template of {len(names)} empty files": many}
     for how, render in {"in process": in_process, "copier copy": as_command}.items():
         with lab.steps.step(f"render, {how}"):
-            took, *others = medians(ROUNDS, *(partial(render, s) for s in (ours, *peers.values())))
-        for peer, other in zip(peers, others, strict=True):
+            took, *peer_times = medians(ROUNDS, *(partial(render, s) for s in (template, *peers.values())))
+        for peer, other in zip(peers, peer_times, strict=True):
             yield Row(f"render, {how}", took, "s", peer, other, TARGET)
 
 

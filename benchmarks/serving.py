@@ -96,7 +96,7 @@ def rows(lab: Lab) -> Iterator[Row]:
 
 def pythonic(lab: Lab) -> dict[str, Server]:
     """Ours, and others in the same environment and under the same flags."""
-    project, body = lab.journey.project, json.dumps(lab.journey.asked).encode()
+    project, body = lab.journey.project, json.dumps(lab.journey.row).encode()
     names = {
         OURS: "",
         "ours without events, metrics and contract": "peers:bare",
@@ -135,27 +135,27 @@ def mlflow(lab: Lab) -> Server:
     serve = ["mlflow", "models", "serve", "--env-manager", "local", "--workers", "1"]
     address = ["--host", "127.0.0.1", "--port", str(port), "--model-uri", str(folder / "model")]
     path = f"PATH={folder / 'bin'}:{os.environ['PATH']}"
-    body = json.dumps({"dataframe_records": [lab.journey.asked]}).encode()
+    body = json.dumps({"dataframe_records": [lab.journey.row]}).encode()
     return Server(["env", path, *serve, *address], port, body, "/invocations", "/ping")
 
 
 def save_model(lab: Lab, folder: Path) -> None:
     """Make MLflow's environment in a folder, and in it the model."""
-    project, asked = lab.journey.project, json.dumps(lab.journey.asked)
+    project, row = lab.journey.project, json.dumps(lab.journey.row)
     script = READING.format(package=answers(project)["package_name"])
     codes, names, libraries = json.loads(python(project, "-c", script))
     interpreter = str(folder / "bin/python")
     run(["uv", "venv", "--quiet", "--python", str(project / ".venv/bin/python"), str(folder)], project)
     run(["uv", "pip", "install", "--python", interpreter, MLFLOW, *libraries], project)
-    given = ["models/estimator.joblib", str(folder / "model"), json.dumps(codes), json.dumps(names), asked]
-    run([interpreter, "-c", SAVE_MODEL, *given], project)
+    arguments = ["models/estimator.joblib", str(folder / "model"), json.dumps(codes), json.dumps(names), row]
+    run([interpreter, "-c", SAVE_MODEL, *arguments], project)
 
 
 def ask(server: Server) -> None:
     """One round of load on a server."""
-    given = [server.port, server.path, CONNECTIONS, SECONDS]
+    arguments = [server.port, server.path, CONNECTIONS, SECONDS]
     load = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", *map(str, given)],
+        [sys.executable, "-m", "benchmarks.load", *map(str, arguments)],
         cwd=ROOT,
         input=server.body,
         stdout=subprocess.PIPE,

@@ -27,31 +27,31 @@ def rows(lab: Lab) -> Iterator[Row]:
     """Time updates in this process, and as the command that people type."""
     folder = lab.folder / "update"
     folder.mkdir()
-    ours = plain_copy(folder / "ours")
-    copy(ours, folder / "rendered")
+    template = plain_copy(folder / "ours")
+    copy(template, folder / "rendered")
     names = [
         path.relative_to(folder / "rendered") for path in (folder / "rendered").rglob("*") if path.is_file()
     ]
     peer = trivial(folder / "trivial", names)
-    shutil.copy2(ours / "template" / ANSWERS, peer / "template")
+    shutil.copy2(template / "template" / ANSWERS, peer / "template")
     (peer / "template/.copier-answers.yml").unlink()
-    projects = [project(template) for template in (ours, peer)]
+    projects = [project(source) for source in (template, peer)]
     for how, update in {"in process": in_process, "copier update": as_command}.items():
         with lab.steps.step(f"update, {how}"):
-            took, other = medians(ROUNDS, *(partial(update, it) for it in projects))
+            took, other = medians(ROUNDS, *(partial(update, folder) for folder in projects))
         yield Row(f"update, {how}", took, "s", f"template of {len(names)} empty files", other, TARGET)
 
 
 def project(template: Path) -> Path:
     """Release the template twice; start a project from the first."""
     release(template, "v100.0.0")
-    made = template.with_name(f"{template.name}-project")
-    copy(template, made)
-    commit(made)
+    target = template.with_name(f"{template.name}-project")
+    copy(template, target)
+    commit(target)
     with (template / "template/renovate.json").open("a") as changed:
         changed.write("\n")
     release(template, "v100.1.0")
-    return made
+    return target
 
 
 def release(template: Path, tag: str) -> None:

@@ -22,10 +22,10 @@ def copy_project(copie_session: Copie, render: Renderer) -> CopyProject:
     """Render a project, once for each set of answers: read-only. --keep-copied-projects keeps them all."""
 
     @cache
-    def copy(**answers: str) -> Path:
-        if unknown := answers.keys() - questions().keys():
+    def copy(**extra_answers: str) -> Path:
+        if unknown := extra_answers.keys() - questions().keys():
             raise KeyError(f"copier.yml has no question {sorted(unknown)}")
-        result = copie_session.copy(answers, template_dir=render.source)
+        result = copie_session.copy(extra_answers, template_dir=render.source)
         assert result.exit_code == 0, result.exception
         assert result.project_dir
         return result.project_dir

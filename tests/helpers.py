@@ -23,9 +23,9 @@ GIT = ("git", "-c", "user.name=Tester", "-c", "user.email=tester@example.com")
 
 def run(*command: str | Path, cwd: Path) -> str:
     """Run a command to its end; a failure shows what it said."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
-    return done.stdout
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{command} said:\n{result.stdout}{result.stderr}"
+    return result.stdout
 
 
 def require(*tools: str) -> None:
@@ -124,17 +124,17 @@ class Renderer:
         self.asked = questions(source, release)
         self.done: dict[tuple[tuple[str, str], ...], Path] = {}
 
-    def __call__(self, **given: str) -> Path:
+    def __call__(self, **extra_answers: str) -> Path:
         """Render once per set of answers. Who writes into a project renders `into` a folder."""
-        key = tuple(sorted(given.items()))
+        key = tuple(sorted(extra_answers.items()))
         if key not in self.done:
-            self.done[key] = self.into(self.folder / f"project-{len(self.done)}", **given)
+            self.done[key] = self.into(self.folder / f"project-{len(self.done)}", **extra_answers)
         return self.done[key]
 
-    def into(self, project: Path, **given: str) -> Path:
+    def into(self, project: Path, **extra_answers: str) -> Path:
         """Render into a folder. Copier takes unknown answers in silence: they are refused here."""
-        if unknown := given.keys() - self.asked.keys():
+        if unknown := extra_answers.keys() - self.asked.keys():
             raise KeyError(f"copier.yml does not ask for {sorted(unknown)}")
         options: Any = {"defaults": True, "quiet": True, "unsafe": False, "vcs_ref": self.release}
-        copier.run_copy(str(self.source), project, data=given, **options)
+        copier.run_copy(str(self.source), project, data=extra_answers, **options)
         return project

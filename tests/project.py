@@ -52,10 +52,10 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """What a shell would hand down, one thread per process for fair sharing of the machine."""
-        found = {name: value for name, value in os.environ.items() if name not in OURS}
-        path = f"{self.folder / '.venv/bin'}{os.pathsep}{found['PATH']}"
-        found |= {"PATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        return found if self.installed else found | {"PYTHONPATH": str(self.folder / "src")}
+        variables = {name: value for name, value in os.environ.items() if name not in OURS}
+        path = f"{self.folder / '.venv/bin'}{os.pathsep}{variables['PATH']}"
+        variables |= {"PATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        return variables if self.installed else variables | {"PYTHONPATH": str(self.folder / "src")}
 
     def run(self, *command: str | Path, fed: str | None = None) -> Done:
         """Run a command in the project to its end, whatever that is."""
@@ -71,9 +71,9 @@ class Project:
 
     def good(self, *command: str | Path) -> str:
         """Run a command that must succeed; give what it said, progress included."""
-        done = self.run(*command)
-        assert done.returncode == 0, f"{command} said:\n{done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
+        result = self.run(*command)
+        assert result.returncode == 0, f"{command} said:\n{result.stdout}{result.stderr}"
+        return result.stdout + result.stderr
 
     def make(self, *target: str) -> str:
         """Run a target of the Makefile that must succeed."""
@@ -100,11 +100,11 @@ class Project:
 
     def refusal(self, name: str, *args: str | Path) -> str:
         """Run a stage that must stop as promised: exit code 1 and one message, no traceback."""
-        done = self.stage(name, *args)
-        assert done.returncode == 1, f"{name} ended with {done.returncode}:\n{done.stderr}"
-        assert "Traceback" not in done.stderr, done.stderr
-        assert done.stderr.count("error: ") == 1, done.stderr
-        return done.stderr.split("error: ")[1]
+        result = self.stage(name, *args)
+        assert result.returncode == 1, f"{name} ended with {result.returncode}:\n{result.stderr}"
+        assert "Traceback" not in result.stderr, result.stderr
+        assert result.stderr.count("error: ") == 1, result.stderr
+        return result.stderr.split("error: ")[1]
 
     def script(self, code: str, *args: str | Path) -> str:
         """Run a small script with the project's libraries."""
@@ -158,9 +158,9 @@ class Project:
     def take_results(self, other: "Project") -> None:
         """Commit another project's results as if the pipeline had run here."""
         for name in RESULTS:
-            mine, theirs = self.folder / name, other.folder / name
-            copy = partial(shutil.copytree, dirs_exist_ok=True) if theirs.is_dir() else shutil.copy2
-            copy(theirs, mine)
+            target, source = self.folder / name, other.folder / name
+            copy = partial(shutil.copytree, dirs_exist_ok=True) if source.is_dir() else shutil.copy2
+            copy(source, target)
         commit(self.folder, "first model")
 
     def using(self, other: "Project") -> "Project":
@@ -170,9 +170,9 @@ class Project:
         return self
 
 
-def rendered(render: Renderer, folder: Path, **given: str) -> Project:
+def rendered(render: Renderer, folder: Path, **extra_answers: str) -> Project:
     """Render a project and commit it, as people do before anything else."""
-    render.into(folder, **given)
+    render.into(folder, **extra_answers)
     commit(folder, "start")
     return Project(folder, answers(folder)["package_name"])
 
@@ -193,8 +193,8 @@ def copied(factory: pytest.TempPathFactory, name: str, start: Callable[[Path], P
         start(folder).make("pipeline")
         commit(folder, "first model")
 
-    made = once(factory, name, make)
-    return Project(made, answers(made)["package_name"]).copy(factory.mktemp(name) / "project")
+    origin = once(factory, name, make)
+    return Project(origin, answers(origin)["package_name"]).copy(factory.mktemp(name) / "project")
 
 
 @pytest.fixture(scope="session")
@@ -202,9 +202,9 @@ def project(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Take the default project the whole way. Read-only: who writes asks for `work`."""
 
     def start(folder: Path) -> Project:
-        made = rendered(render, folder)
-        made.make("setup")
-        return made
+        fresh = rendered(render, folder)
+        fresh.make("setup")
+        return fresh
 
     with quiet_dvc(tmp_path_factory.mktemp("dvc")):
         yield copied(tmp_path_factory, "default", start)

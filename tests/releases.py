@@ -23,15 +23,15 @@ with suppress(HistoryError):  # tests of updates are skipped then, and one of te
 def rebuild(folder: Path) -> Path:
     """Clone the template, tag its releases, and tag the working tree as the one to come."""
     git("clone", "--quiet", "--no-tags", ROOT, folder, cwd=ROOT)
-    done = releases(folder)
-    for version, made in done.items():
-        git("tag", f"v{version}", made, cwd=folder)
+    commits = releases(folder)
+    for version, revision in commits.items():
+        git("tag", f"v{version}", revision, cwd=folder)
     git("rm", "--quiet", "-r", ".", cwd=folder)
     snapshot(folder)
     git("add", "--all", cwd=folder)
-    if git("diff", "--cached", "--name-only", f"v{max(done)}", cwd=folder):
+    if git("diff", "--cached", "--name-only", f"v{max(commits)}", cwd=folder):
         git("commit", "--quiet", "--allow-empty", "--message", "the working tree", cwd=folder)
-        git("tag", f"v{coming(folder, max(done))}", cwd=folder)
+        git("tag", f"v{coming(folder, max(commits))}", cwd=folder)
     git("gc", "--quiet", cwd=folder)  # each update clones it several times
     return folder
 
@@ -49,8 +49,8 @@ def tags(template: Path) -> list[str]:
 
 def lines(folder: Path) -> Lines:
     """Count the lines of every file but Copier's answers and what git keeps for itself."""
-    kept = (path for path in files(folder) if path.relative_to(folder).parts[0] not in (".git", ANSWERS))
-    return {str(path.relative_to(folder)): Counter(path.read_bytes().split(b"\n")) for path in kept}
+    paths = (path for path in files(folder) if path.relative_to(folder).parts[0] not in (".git", ANSWERS))
+    return {str(path.relative_to(folder)): Counter(path.read_bytes().split(b"\n")) for path in paths}
 
 
 def added(base: Lines, project: Lines) -> Lines:
@@ -67,13 +67,13 @@ def lost(own: Lines, project: Path) -> dict[str, list[bytes]]:
         places = [after[path]] if path in after else after.values()
         return min((own[path] - there for there in places), key=Counter.total)
 
-    return {path: sorted(found) for path in own if (found := missing(path))}
+    return {path: sorted(absent) for path in own if (absent := missing(path))}
 
 
 def update(project: Path, **options: object) -> None:
     """Update to the newest release, as people who trust the template's migrations do."""
-    given: Any = {"defaults": True, "overwrite": True, "quiet": True, "unsafe": True} | options
-    copier.run_update(project, **given)
+    settings: Any = {"defaults": True, "overwrite": True, "quiet": True, "unsafe": True} | options
+    copier.run_update(project, **settings)
 
 
 def status(project: Path) -> set[str]:
@@ -117,9 +117,9 @@ def patched(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return later
 
 
-def start(render: Renderer, folder: Path, **given: str) -> Path:
+def start(render: Renderer, folder: Path, **extra_answers: str) -> Path:
     """Start a project, as people do."""
-    shutil.copytree(render(**given), folder)
+    shutil.copytree(render(**extra_answers), folder)
     commit(folder, "start")
     return folder
 

@@ -26,11 +26,11 @@ def deploy(render: Renderer, state: Path, *words: str) -> "subprocess.CompletedP
 
 def test_status_only_reads(render: Renderer, state: Path) -> None:
     """No folder and no lock come to be; what answers is said also where Docker cannot be asked."""
-    done = deploy(render, state, "status", "--json")
-    assert (done.returncode, json.loads(done.stdout)["answers"]) == (0, None), done.stderr
-    done = deploy(render, state, "status")
-    assert done.stdout.startswith("answers: nothing\n")
-    assert done.stderr == "deploy: docker is not on PATH\n"
+    result = deploy(render, state, "status", "--json")
+    assert (result.returncode, json.loads(result.stdout)["answers"]) == (0, None), result.stderr
+    result = deploy(render, state, "status")
+    assert result.stdout.startswith("answers: nothing\n")
+    assert result.stderr == "deploy: docker is not on PATH\n"
     assert not state.exists()
     state.mkdir()
     (state / "state.json").write_text(json.dumps(LIVE))
@@ -46,10 +46,10 @@ def test_a_state_that_cannot_be_read_is_told(
     """Cut off, or written by a newer release; in one sentence, in the hour of need."""
     state.mkdir()
     (state / "state.json").write_text(text)
-    done = deploy(render, state, *verb)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"deploy: {state}/state.json cannot be read (")
-    assert "Traceback" not in done.stderr
+    result = deploy(render, state, *verb)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"deploy: {state}/state.json cannot be read (")
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_monitor_looks_where_an_image_answers(
     if written is not None:
         (state / "events").mkdir(parents=True)
         (state / "state.json").write_text(json.dumps(written))
-    done = subprocess.run(
+    result = subprocess.run(
         ("make", "--dry-run", "monitor", f"STATE={state}"),
         cwd=render(),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert f'EVENTS="{f"{state}/events" if production else "events"}"' in done.stdout
+    assert f'EVENTS="{f"{state}/events" if production else "events"}"' in result.stdout

@@ -20,19 +20,19 @@ REPORTS = tuple(f"reports/{name}" for name in ("data", "metrics.json", "evaluati
 
 def contents(project: Project, *paths: str) -> dict[str, bytes]:
     """Read files and folders, without DVC's notes to git; nothing at all would equal anything."""
-    given = [project.folder / path for path in paths]
-    found = [file for path in given for file in ([path] if path.is_file() else files(path))]
-    assert found
+    roots = [project.folder / path for path in paths]
+    paths_below = [file for path in roots for file in ([path] if path.is_file() else files(path))]
+    assert paths_below
     return {
         str(path.relative_to(project.folder)): path.read_bytes()
-        for path in found
+        for path in paths_below
         if path.name != ".gitignore"
     }
 
 
-def ran(said: str) -> list[str]:
+def ran(output: str) -> list[str]:
     """List the stages that DVC says it ran."""
-    return re.findall(r"Running stage '(\w+)'", said)
+    return re.findall(r"Running stage '(\w+)'", output)
 
 
 def clone(project: Project, folder: Path) -> Project:
@@ -43,24 +43,24 @@ def clone(project: Project, folder: Path) -> Project:
 
 def test_its_own_tests_pass(either: Project) -> None:
     """They are the first thing that a new member runs, and no library complains meanwhile."""
-    said = either.make("test")
-    assert re.search(r"\d+ passed", said)
-    assert not re.search("leaked|DeprecationWarning|ConvergenceWarning", said)
+    output = either.make("test")
+    assert re.search(r"\d+ passed", output)
+    assert not re.search("leaked|DeprecationWarning|ConvergenceWarning", output)
 
 
 def test_the_model_is_better_than_none(either: Project) -> None:
     """A pipeline can be green and have learned nothing."""
-    found = either.json("reports/evaluation.json")
-    name = "mae" if "mae" in found["metrics"] else "log_loss"
-    assert found["metrics"][name] < 0.8 * found["baseline"][name]
-    assert either.json("reports/metrics.json") == found["metrics"]
+    report = either.json("reports/evaluation.json")
+    name = "mae" if "mae" in report["metrics"] else "log_loss"
+    assert report["metrics"][name] < 0.8 * report["baseline"][name]
+    assert either.json("reports/metrics.json") == report["metrics"]
 
 
 def test_its_own_hooks_find_nothing(either_work: Project) -> None:
     """Also once `make setup` and `make pipeline` have added their files."""
-    said = either_work.make("check")
-    assert "(ty)" in said
-    assert "Failed" not in said
+    output = either_work.make("check")
+    assert "(ty)" in output
+    assert "Failed" not in output
     assert git("status", "--porcelain", cwd=either_work.folder) == ""
 
 
@@ -88,8 +88,8 @@ def test_a_clone_needs_no_training(work: Project, tmp_path: Path) -> None:
     work.good("dvc", "push")
     other = clone(work, tmp_path / "clone")
     assert "WARNING" not in other.good("dvc", "pull")
-    said = other.make("pipeline")
-    assert not {"ingest", "split", "train", "bundle"} & {*ran(said)}
+    output = other.make("pipeline")
+    assert not {"ingest", "split", "train", "bundle"} & {*ran(output)}
     assert contents(other, "data", "models/bundle") == contents(work, "data", "models/bundle")
 
 
@@ -99,15 +99,15 @@ def test_the_same_commit_gives_the_same_model(demand_project: Project, tmp_path:
     assert "train" in ran(other.make("pipeline"))
     for path in ("data", "models/estimator.joblib", "models/bundle/model.onnx", *REPORTS):
         assert contents(demand_project, path) == contents(other, path), path
-    mine, theirs = (it.json("models/bundle/metadata.json") for it in (demand_project, other))
+    original, repeated = (run.json("models/bundle/metadata.json") for run in (demand_project, other))
     # The pipeline's own results were committed since.
-    assert mine.pop("commit") != theirs.pop("commit")
-    assert mine == theirs
+    assert original.pop("commit") != repeated.pop("commit")
+    assert original == repeated
 
 
 def test_means_do_not_depend_on_threads(work: Project) -> None:
     """Sums of floats in another order end in other digits; the bundle's version hashes them."""
-    said = work.script(f"""
+    output = work.script(f"""
         import duckdb
         from {work.package}.contract import Column, Contract
         from {work.package}.stats.distributions import describe
@@ -120,20 +120,20 @@ def test_means_do_not_depend_on_threads(work: Project) -> None:
         con.sql("SET threads = 4")
         print(len({{str(describe(con, "t", contract)) for _ in range(12)}}))
     """)
-    assert said.strip() == "1"
+    assert output.strip() == "1"
 
 
 def test_hostile_names_run(project: Project, render: Renderer, tmp_path: Path) -> None:
     """Accents, spaces and quotes, in name and path, change nothing but the name."""
     name = 'L\'été « 100 % » : "sûr" #1 & co'
-    given = {"project_name": name, "project_description": name, "owner": "a-b/c.d_e"}
+    extra_answers = {"project_name": name, "project_description": name, "owner": "a-b/c.d_e"}
     folder = tmp_path / "L'été (sûr) & co"
-    made = rendered(render, folder, remote_address="../team store/dvc", **given)
-    made = replace(made, installed=False).using(project)
-    assert "evaluate" in ran(made.make("pipeline"))
+    hostile = rendered(render, folder, remote_address="../team store/dvc", **extra_answers)
+    hostile = replace(hostile, installed=False).using(project)
+    assert "evaluate" in ran(hostile.make("pipeline"))
     for path in ("data", "models/bundle/model.onnx", *REPORTS):
-        assert contents(made, path) == contents(project, path), path
-    made.good("dvc", "push")
+        assert contents(hostile, path) == contents(project, path), path
+    hostile.good("dvc", "push")
     assert files(folder.parent / "team store/dvc")
 
 
@@ -150,8 +150,8 @@ def test_help_lists_every_target(project: Project) -> None:
 def test_missing_parameters_take_their_defaults(work: Project) -> None:
     """A new section of the standard must not break a project that has never heard of it."""
     work.params("# all defaults\n")
-    said = work.make("pipeline")
-    assert {"params", "train", "evaluate"} <= {*ran(said)}
+    output = work.make("pipeline")
+    assert {"params", "train", "evaluate"} <= {*ran(output)}
     assert work.json("models/bundle/metadata.json")["parameters"]["train"]["estimator"] == {}
 
 
@@ -172,18 +172,18 @@ def test_missing_parameters_take_their_defaults(work: Project) -> None:
 def test_a_wrong_parameter_is_named(work: Project, text: str, named: str) -> None:
     """A misspelt key that is silently ignored costs days."""
     work.params(text)
-    said = work.refusal("params")
-    assert named in said
-    assert "params.yaml" in said
+    error = work.refusal("params")
+    assert named in error
+    assert "params.yaml" in error
 
 
 @pytest.mark.parametrize("setting", ["learning_rat: 0.1", "learning_rate: high"])
 def test_a_wrong_setting_of_the_estimator_is_named(work: Project, setting: str) -> None:
     """Its settings are the library's; that they came from params.yaml has to be said here."""
     work.params(f"train: {{estimator: {{{setting}}}}}")
-    said = work.refusal("training.train")
-    assert setting.split(":")[0] in said
-    assert "train.estimator" in said
+    error = work.refusal("training.train")
+    assert setting.split(":")[0] in error
+    assert "train.estimator" in error
 
 
 def test_stages_outside_the_project_say_so(work: Project, tmp_path: Path) -> None:
@@ -195,11 +195,11 @@ def test_stages_outside_the_project_say_so(work: Project, tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def changed(demand_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Change two things in the problem that change neither the rows nor the model, and run."""
-    made = demand_project.copy(tmp_path_factory.mktemp("changed") / "project")
-    made.replace(' = "demand_week_before"\n', ' = "demand_day_before"\n')
-    made.replace('Column("temperature", "number", -10, 50', 'Column("temperature", "number", -10, 60')
-    made.make("pipeline")
-    return made
+    work = demand_project.copy(tmp_path_factory.mktemp("changed") / "project")
+    work.replace(' = "demand_week_before"\n', ' = "demand_day_before"\n')
+    work.replace('Column("temperature", "number", -10, 50', 'Column("temperature", "number", -10, 60')
+    work.make("pipeline")
+    return work
 
 
 def test_a_changed_limit_reaches_the_bundle(changed: Project) -> None:
@@ -225,24 +225,24 @@ def run_time(tree: ast.Module) -> Iterator[ast.AST]:
 
 def imported(path: Path, package: Path) -> set[str]:
     """List the package's modules that a module imports, as paths below the package."""
-    found = set()
+    modules = set()
     for node in run_time(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
             names = [base / name.name for name in node.names]
-            found |= {it for it in (base, *names) if it.with_suffix(".py").exists()}
-    return {it.relative_to(package).as_posix() for it in found}
+            modules |= {module for module in (base, *names) if module.with_suffix(".py").exists()}
+    return {module.relative_to(package).as_posix() for module in modules}
 
 
 def needed(module: str, package: Path) -> set[str]:
     """Follow imports to the end."""
-    seen: set[str] = set()
+    visited: set[str] = set()
     waiting = {module}
     while waiting:
         name = waiting.pop()
-        seen.add(name)
-        waiting |= imported(package / f"{name}.py", package) - seen
-    return {name for name in seen if name.split("/")[0] not in PLUMBING}
+        visited.add(name)
+        waiting |= imported(package / f"{name}.py", package) - visited
+    return {name for name in visited if name.split("/")[0] not in PLUMBING}
 
 
 @pytest.mark.parametrize("name", ["validate", "split", "train", "bundle", "evaluate"])
@@ -251,9 +251,9 @@ def test_a_stage_depends_on_the_code_it_runs(project: Project, name: str) -> Non
     stage = yaml.safe_load((project.folder / "dvc.yaml").read_text())["stages"][name]
     module = stage["cmd"].split(f"{project.package}.")[1].replace(".", "/")
     source = f"src/{project.package}/"
-    covered = {it.removeprefix(source).removesuffix(".py") for it in stage["deps"]}
+    covered = {path.removeprefix(source).removesuffix(".py") for path in stage["deps"]}
     missing = needed(module, project.folder / source) - covered
-    assert {it for it in missing if it.split("/")[0] not in covered} == set()
+    assert {path for path in missing if path.split("/")[0] not in covered} == set()
 
 
 def test_git_holds_no_data(project: Project) -> None:

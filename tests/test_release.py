@@ -123,9 +123,9 @@ def test_a_clone_without_tags_is_tagged(tmp_path: Path) -> None:
     run(*command, cwd=folder)
     assert tags(folder) == [f"v{version}" for version in releases(folder)]
     git("tag", "--force", "v0.1.0", "HEAD", cwd=folder)
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "error: v0.1.0 is at " in done.stderr
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "error: v0.1.0 is at " in result.stderr
 
 
 def test_history_that_was_cut_off_is_refused(template: Path, tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_history_that_was_cut_off_is_refused(template: Path, tmp_path: Path) -> 
 
 def test_changelog_and_version_agree() -> None:
     """Every release has its section, dated; what is under way has one without a date."""
-    found = {Version(it["version"]): it["date"] for it in sections(ROOT)}
+    dates = {Version(section["version"]): section["date"] for section in sections(ROOT)}
     version = version_in((ROOT / "pyproject.toml").read_text())
-    dated = {release for release, date in found.items() if re.fullmatch(r"\d{4}-\d\d-\d\d", date)}
+    dated = {release for release, date in dates.items() if re.fullmatch(r"\d{4}-\d\d-\d\d", date)}
     assert releases(ROOT).keys() <= dated
-    assert max(found) == Version(version.base_version)
-    assert (max(found) in dated) == (not version.is_prerelease)
+    assert max(dates) == Version(version.base_version)
+    assert (max(dates) in dated) == (not version.is_prerelease)
 
 
 def test_the_working_tree_is_the_newest_release(tmp_path: Path) -> None:

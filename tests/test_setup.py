@@ -11,10 +11,10 @@ from project import Project, rendered
 @pytest.fixture(scope="module")
 def fresh(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Set a project up where make runs many jobs at once, and where umask hides files from others."""
-    made = rendered(render, tmp_path_factory.mktemp("fresh") / "project")
-    made.good("chmod", "--recursive", "go=", ".")
-    made.make("--jobs=8", "setup", "check")
-    return made
+    project = rendered(render, tmp_path_factory.mktemp("fresh") / "project")
+    project.good("chmod", "--recursive", "go=", ".")
+    project.make("--jobs=8", "setup", "check")
+    return project
 
 
 def test_what_containers_mount_can_be_read_by_their_users(fresh: Project) -> None:
@@ -29,9 +29,9 @@ def test_hooks_elsewhere_are_told_of(fresh: Project) -> None:
     """Many companies set core.hooksPath; all else is set up, and what is missing is said."""
     assert (fresh.folder / ".git/hooks/pre-commit").exists()
     git("config", "core.hooksPath", "elsewhere", cwd=fresh.folder)
-    said = fresh.make("setup")
-    assert "warning: no hook is installed" in said
-    assert "make check" in said
+    output = fresh.make("setup")
+    assert "warning: no hook is installed" in output
+    assert "make check" in output
     git("config", "core.hooksPath", "", cwd=fresh.folder)  # pre-commit takes it for not set
     assert "pre-commit installed" in fresh.make("setup")
 
@@ -39,9 +39,9 @@ def test_hooks_elsewhere_are_told_of(fresh: Project) -> None:
 def test_a_check_of_nothing_fails(bare: Project) -> None:
     """Where git tracks no file, each hook would be skipped, and all would pass."""
     git("init", "--quiet", cwd=bare.folder)
-    done = bare.run("make", "check")
-    assert done.returncode == 2
-    assert "git add --all" in done.stderr
+    result = bare.run("make", "check")
+    assert result.returncode == 2
+    assert "git add --all" in result.stderr
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def fails(bare: Project, *tools: str, python3: Path | None = None) -> str:
         (path / tool).symlink_to(str(shutil.which(tool)))
     if python3:
         (path / "python3").symlink_to(python3)
-    done = bare.run("env", f"PATH={path}", "make", "setup")
-    assert done.returncode == 2
+    result = bare.run("env", f"PATH={path}", "make", "setup")
+    assert result.returncode == 2
     assert not (bare.folder / ".uv").exists()
-    return done.stderr
+    return result.stderr
 
 
 def test_without_python_it_says_what_is_needed(bare: Project) -> None:

@@ -31,7 +31,7 @@ def say(folder: Path, *command: str | Path, stdin: str = "") -> str:
     tools = Path(sys.executable).parent
     path = os.pathsep.join([str(tools), os.defpath])  # actionlint looks for shellcheck there
     own = {"HOME": str(folder), "LC_ALL": "C.UTF-8", "PATH": path, "STATE": "/x"}  # nobody's settings
-    done = subprocess.run(
+    result = subprocess.run(
         [tools / command[0], *command[1:]],
         cwd=folder,
         env=own,
@@ -40,7 +40,7 @@ def say(folder: Path, *command: str | Path, stdin: str = "") -> str:
         text=True,
         check=False,
     )
-    return f"exit code {done.returncode}\n{done.stdout}{done.stderr}" if done.returncode else ""
+    return f"exit code {result.returncode}\n{result.stdout}{result.stderr}" if result.returncode else ""
 
 
 def load(path: Path) -> Json:
@@ -95,12 +95,12 @@ def shellcheck(folder: Path) -> str:
 def hadolint(folder: Path) -> str:
     """Images, also those that Compose builds from a few lines."""
     options = ("--no-color", "--disable-ignore-pragma", "--failure-threshold=style")
-    said = say(folder, "hadolint", *options, *folder.glob("*/Dockerfile"))
+    objections = say(folder, "hadolint", *options, *folder.glob("*/Dockerfile"))
     for path in folder.glob("*/compose.yaml"):
         inline = [str(value) for keys, value in leaves(load(path)) if keys[-1] == "dockerfile_inline"]
         assert inline
-        said += "".join(say(folder, "hadolint", *options, "-", stdin=text) for text in inline)
-    return said
+        objections += "".join(say(folder, "hadolint", *options, "-", stdin=text) for text in inline)
+    return objections
 
 
 def compose(folder: Path) -> str:
@@ -143,25 +143,25 @@ def faults(path: Path) -> Iterator[str]:
         yield "a script holds an expression; its environment should"
     for job in [*parsed.get("jobs", {}).values(), parsed.get("runs", {})]:
         for step in job.get("steps", []):
-            kept = step.get("with", {}).get("persist-credentials", True)
-            if step.get("uses", "").startswith("actions/checkout@") and kept is not False:
+            persisted = step.get("with", {}).get("persist-credentials", True)
+            if step.get("uses", "").startswith("actions/checkout@") and persisted is not False:
                 yield "a checkout keeps credentials"
     used = Counter(str(value) for keys, value in leaves(parsed) if keys[-1] == "uses")
-    for name in used - Counter("@".join(found.groups()[:2]) for found in PINNED.finditer(text)):
+    for name in used - Counter("@".join(match.groups()[:2]) for match in PINNED.finditer(text)):
         if not name.startswith("./"):
             yield f"{name} is no commit with its version behind it"
 
 
 def house(folder: Path) -> str:
     """Our own rules. One action has one commit and one version, wherever it is used."""
-    said, pins = "", dict[str, set[tuple[str, str]]]()
+    objections, pins = "", dict[str, set[tuple[str, str]]]()
     for path in files(folder):
-        said += "".join(f"{path}: {fault}\n" for fault in faults(path))
+        objections += "".join(f"{path}: {fault}\n" for fault in faults(path))
         for action, commit, version in PINNED.findall(path.read_text()):
             pins.setdefault(action, set()).add((commit, version))
     assert pins
-    return said + "".join(
-        f"{action} has two pins: {found}\n" for action, found in pins.items() if len(found) > 1
+    return objections + "".join(
+        f"{action} has two pins: {versions}\n" for action, versions in pins.items() if len(versions) > 1
     )
 
 
@@ -195,8 +195,8 @@ CHECKS = {
 
 def gather(folder: Path, check: Check, project: Path) -> Path | None:
     """Copy what a checker reads in a project, unless the same is there already."""
-    found = {path for pattern in check.reads for path in project.glob(pattern) if path.is_file()}
-    content = {str(path.relative_to(project)): path.read_bytes() for path in sorted(found)}
+    paths = {path for pattern in check.reads for path in project.glob(pattern) if path.is_file()}
+    content = {str(path.relative_to(project)): path.read_bytes() for path in sorted(paths)}
     copy = folder / hashlib.sha256(repr(content).encode()).hexdigest()[:12]
     for name, data in content.items():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def gather(folder: Path, check: Check, project: Path) -> Path | None:
 @pytest.fixture(scope="module")
 def projects(render: Renderer) -> list[Path]:
     """Render every set of answers."""
-    return [render(**given) for given in pairwise()]
+    return [render(**answer_set) for answer_set in pairwise()]
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
@@ -215,8 +215,8 @@ def test_nothing_is_objected_to(projects: list[Path], render: Renderer, check: C
     """Renders share most of their files: each content is judged once."""
     assert all(gather(tmp_path, check, project) for project in projects)
     gather(tmp_path, check, render.source)  # of the template itself, what it has of these files
-    said = check.judge(tmp_path)
-    assert not said, said
+    objections = check.judge(tmp_path)
+    assert not objections, objections
 
 
 def test_nothing_may_look_away(projects: list[Path]) -> None:

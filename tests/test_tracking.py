@@ -114,7 +114,7 @@ def fresh(work: Project) -> Project:
 
 
 @pytest.fixture(scope="module")
-def told(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def logged_project(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Log one state of a project, whose data came from a database."""
     made = project.copy(tmp_path_factory.mktemp("told") / "project")
     judged(made, "promote", "better than the baseline", "no segment is worse")
@@ -127,22 +127,24 @@ def told(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-def test_a_run_holds_all_that_was_made(told: Project) -> None:
+def test_a_run_holds_all_that_was_made(logged_project: Project) -> None:
     """Parameters, metrics, reports, bundle, and where they come from."""
-    found = look(told)
+    found = look(logged_project)
     (logged,) = found["runs"]
-    metadata = told.json("models/bundle/metadata.json")
+    metadata = logged_project.json("models/bundle/metadata.json")
     origin = {"data": metadata["data"], "commit": metadata["commit"], "model_version": metadata["version"]}
     origin |= {
         "verdict": "promote",
         "production": "none",
         "reasons": "better than the baseline\nno segment is worse",
     }
-    means = told.json("reports/training.json")["mean"]
-    measured = told.json("reports/metrics.json") | {f"cross_validated.{key}": it for key, it in means.items()}
+    means = logged_project.json("reports/training.json")["mean"]
+    measured = logged_project.json("reports/metrics.json") | {
+        f"cross_validated.{key}": it for key, it in means.items()
+    }
     assert logged["experiment"] == "customer-churn"
     assert logged["status"] == "FINISHED"
-    assert logged["files"] == state(told)
+    assert logged["files"] == state(logged_project)
     assert origin.items() <= logged["tags"].items()
     assert logged["parameters"]["train.estimator.max_iter"] == "80"
     assert logged["parameters"]["split.test_size"] == "0.2"
@@ -152,39 +154,39 @@ def test_a_run_holds_all_that_was_made(told: Project) -> None:
     assert found["models"] == ["customer-churn"]
     assert origin.items() <= found["versions"]["1"].items()
     assert found["aliases"] == {"challenger": "1"}
-    held = [path.read_bytes() for path in files(told.folder / "mlruns")]
+    held = [path.read_bytes() for path in files(logged_project.folder / "mlruns")]
     assert len(held) > 10
     assert not any(b"hunter2" in content for content in held)
 
 
-def test_the_registry_gives_the_bundle_back(told: Project, tmp_path: Path) -> None:
+def test_the_registry_gives_the_bundle_back(logged_project: Project, tmp_path: Path) -> None:
     """By its alias, to whoever wants to serve it from there."""
     code = """
         import sys, mlflow
         mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
         mlflow.artifacts.download_artifacts("models:/customer-churn@challenger", dst_path=sys.argv[1])
     """
-    told.script(code, tmp_path / "bundle")
-    assert digests(tmp_path, "bundle") == digests(told.folder / "models", "bundle")
+    logged_project.script(code, tmp_path / "bundle")
+    assert digests(tmp_path, "bundle") == digests(logged_project.folder / "models", "bundle")
 
 
-def test_what_is_known_is_not_logged_again(told: Project) -> None:
+def test_what_is_known_is_not_logged_again(logged_project: Project) -> None:
     """Nor is MLflow imported, which takes longer than all else; another address knows nothing yet."""
     code = STATE + "; import sys; print('mlflow' in sys.modules)"
-    assert script(told, code).stdout == "False\n"
-    assert "logged 0, 0 left" in told.make("track")
+    assert script(logged_project, code).stdout == "False\n"
+    assert "logged 0, 0 left" in logged_project.make("track")
     with set_to("sqlite:///mlruns/elsewhere.db"):
-        assert script(told, code).stdout == "True\n"
-        assert script(told, code).stdout == "False\n"
+        assert script(logged_project, code).stdout == "True\n"
+        assert script(logged_project, code).stdout == "False\n"
     for store in ("mlflow", "elsewhere"):
-        assert len(look(told, f"sqlite:///mlruns/{store}.db")["runs"]) == 1
+        assert len(look(logged_project, f"sqlite:///mlruns/{store}.db")["runs"]) == 1
 
 
-def test_an_unknown_champion_is_told(told: Project) -> None:
+def test_an_unknown_champion_is_told(logged_project: Project) -> None:
     """A deployment is done when this is called: it must not fail for it."""
-    said = champion(told, "0123")
+    said = champion(logged_project, "0123")
     assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", said)
-    assert waiting(told) == []
+    assert waiting(logged_project) == []
 
 
 def test_a_deployment_is_a_tag_and_an_alias(fresh: Project) -> None:

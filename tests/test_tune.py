@@ -88,7 +88,7 @@ def trials(work: Project) -> list[Json]:
     return json.loads(done.stdout)
 
 
-def told(work: Project) -> list[str]:
+def finished_workers(work: Project) -> list[str]:
     """List the workers that have answered so far, without any library: quick enough to poll."""
     text = "".join(path.read_text() for path in (work.folder / ".tuning").glob("*.log"))
     return re.findall(r'"worker": ?"([^"]+)"', text)
@@ -162,7 +162,7 @@ def test_what_was_killed_goes_on(tuned: Project) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
-        wait_for(lambda: len(told(tuned)) >= 3, process)
+        wait_for(lambda: len(finished_workers(tuned)) >= 3, process)
         time.sleep(0.3)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

@@ -18,7 +18,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"
 class Edit(NamedTuple):
     """What is done at a place of a file; file and place count from the start, over and over."""
 
-    what: str
+    kind: str
     file: int
     place: int
     text: str
@@ -32,21 +32,21 @@ EDITS = st.lists(
 
 def apply(project: Path, edit: Edit) -> None:
     """Edit a file that may be edited."""
-    mine = [
+    own_lines = [
         path for path in files(project) if ".git" not in path.parts and path.name != ".copier-answers.yml"
     ]
-    path = mine[edit.file % len(mine)]
-    if edit.what == "add file":
+    path = own_lines[edit.file % len(own_lines)]
+    if edit.kind == "add file":
         (path.parent / f"own-{edit.place}").write_text(f"{edit.text}\n")
-    elif edit.what == "rename":
+    elif edit.kind == "rename":
         path.rename(path.with_name(f"own-{path.name}"))
-    elif edit.what == "delete file":
+    elif edit.kind == "delete file":
         path.unlink()
     else:
         text = path.read_bytes().split(b"\n")
         place = edit.place % len(text)
-        text[place : place + (edit.what != "insert")] = (
-            [] if edit.what == "delete line" else [edit.text.encode()]
+        text[place : place + (edit.kind != "insert")] = (
+            [] if edit.kind == "delete line" else [edit.text.encode()]
         )
         path.write_bytes(b"\n".join(text))
 

@@ -41,15 +41,15 @@ def migrated_files(package: str, hop: SpecifierSet) -> set[str]:
 def test_an_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Renderer, tmp_path: Path) -> None:
     """File by file, whatever was answered, without a conflict; a file that goes has its migration."""
     hop = SpecifierSet(f">{older.release},<={newest.release}")
-    for index, given in enumerate(pairwise(older.asked)):
-        project = start(older, tmp_path / str(index), **given)
+    for index, answer_set in enumerate(pairwise(older.asked)):
+        project = start(older, tmp_path / str(index), **answer_set)
         update(project)
         assert not conflicts(project)
-        kept = {name: answer for name, answer in answers(project).items() if name in newest.asked}
-        assert given.items() <= kept.items()
-        assert content(project) == content(newest(**kept)), given
+        remembered = {name: answer for name, answer in answers(project).items() if name in newest.asked}
+        assert answer_set.items() <= remembered.items()
+        assert content(project) == content(newest(**remembered)), answer_set
         package = answers(project)["package_name"]
-        assert content(older(**given)).keys() - content(project).keys() <= migrated_files(package, hop)
+        assert content(older(**answer_set)).keys() - content(project).keys() <= migrated_files(package, hop)
 
 
 def test_an_answer_outlives_its_question(older: Renderer, tmp_path: Path) -> None:
@@ -115,21 +115,21 @@ def test_other_answers_give_the_project_of_those_answers(
     commit(project, "ours")
     update(project, data=then, unsafe=False)
     assert not conflicts(project)
-    kept = {name: answer for name, answer in answers(project).items() if name in newest.asked}
-    fresh = content(newest(**kept))
+    remembered = {name: answer for name, answer in answers(project).items() if name in newest.asked}
+    fresh = content(newest(**remembered))
     assert content(project) == fresh | {".dvcignore": fresh[".dvcignore"] + b"ours\n"}
 
 
 def test_another_repository_can_become_a_project(newest: Renderer, template: Path, tmp_path: Path) -> None:
     """`copier copy` over it: its seeds stay, the standard is written, git shows what was replaced."""
-    theirs = {
+    previous = {
         "src/customer_churn/problem.py": "MINE = 1\n",
         "params.yaml": "train: {seed: 7}\n",
         "src/customer_churn/legacy.py": "OLD = 1\n",
         "Makefile": "all:\n\techo ours\n",
     }
     project = tmp_path / "project"
-    for name, text in theirs.items():
+    for name, text in previous.items():
         append(project / name, text)
     commit(project, "before the template")
     run_copy(str(template), project, vcs_ref=newest.release, defaults=True, overwrite=True, quiet=True)

@@ -24,7 +24,7 @@ DEPLOYED = ["model", "image", "staging", "shadow", "production", "record"]
 class Run:
     """What a workflow did."""
 
-    said: str
+    log: str
     jobs: dict[str, str]
     """Jobs that ran to an end, and how: success or failure."""
     steps: list[tuple[str, str, str]]
@@ -35,15 +35,15 @@ class Run:
         """Read what act said in JSON."""
         entries = [json.loads(line) for line in lines if line.startswith("{")]
         jobs = {entry["jobID"]: entry["jobResult"] for entry in entries if "jobResult" in entry}
-        done = (entry for entry in entries if entry.get("stage") == "Main" and "stepResult" in entry)
+        steps_run = (entry for entry in entries if entry.get("stage") == "Main" and "stepResult" in entry)
         # A step of a composite action has the numbers of both.
         steps = [
             (entry["jobID"], entry["step"], entry["stepResult"])
-            for entry in done
+            for entry in steps_run
             if len(entry["stepID"]) == 1
         ]
-        others = [line for line in lines if not line.startswith("{")]
-        return cls("\n".join([*(entry["msg"].rstrip() for entry in entries), *others]), jobs, steps)
+        errors = [line for line in lines if not line.startswith("{")]
+        return cls("\n".join([*(entry["msg"].rstrip() for entry in entries), *errors]), jobs, steps)
 
     def ran(self, job: str) -> list[str]:
         """List the steps of a job."""
@@ -64,7 +64,7 @@ class GitHub:
     folder: Path
     docker: Docker
     variables: dict[str, str] = field(default_factory=dict)
-    kept: Path | None = None
+    runner_environment: Path | None = None
     """The environment that its runners keep; without it, each job makes its own from nothing."""
 
     @property
@@ -86,8 +86,11 @@ class GitHub:
     def dispatch(self) -> Json:
         """The event that the stand-in for GitHub was asked for."""
         words = (self.folder / "dispatch").read_text().splitlines()
-        told = dict(word.split("=", 1) for word in words if "=" in word)
-        return {"action": told["event_type"], "client_payload": {"reason": told["client_payload[reason]"]}}
+        fields = dict(word.split("=", 1) for word in words if "=" in word)
+        return {
+            "action": fields["event_type"],
+            "client_payload": {"reason": fields["client_payload[reason]"]},
+        }
 
     def push(self, message: str) -> None:
         """Commit everything and push it to main."""
@@ -112,10 +115,10 @@ class GitHub:
     def fork(self, folder: Path) -> "GitHub":
         """Copy the repository, to be broken."""
         shutil.copytree(self.origin, folder / "origin.git")
-        made = replace(self, origin=folder / "origin.git", folder=folder, variables=dict(self.variables))
-        git("clone", "--quiet", made.origin, folder / "project", cwd=folder)
+        copy = replace(self, origin=folder / "origin.git", folder=folder, variables=dict(self.variables))
+        git("clone", "--quiet", copy.origin, folder / "project", cwd=folder)
         git("remote", "add", "github", ADDRESS, cwd=folder / "project")
-        return replace(made, project=replace(self.project, folder=folder / "project"))
+        return replace(copy, project=replace(self.project, folder=folder / "project"))
 
     def environment(self) -> dict[str, str]:
         """What a runner has: Docker, uv, and the stand-in for GitHub's command line."""
@@ -124,9 +127,11 @@ class GitHub:
         own |= {"ORIGIN": f"file://{self.origin}", "ARTIFACTS": str(self.artifacts)}
         own |= {"HOME": str(self.folder / "home"), "XDG_CACHE_HOME": str(self.folder / "cache")}
         own |= {"UV_CACHE_DIR": uv_cache(), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        own |= {"KEPT": str(self.kept or "")}
-        found = {k: v for k, v in self.docker.environment().items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
-        return found | own
+        own |= {"KEPT": str(self.runner_environment or "")}
+        inherited = {
+            k: v for k, v in self.docker.environment().items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")
+        }
+        return inherited | own
 
     def act(self, event: str, workflow: str, *options: str, payload: Json = None) -> Run:
         """Run a workflow as it stands in the project's folder, on what origin holds."""
@@ -139,7 +144,7 @@ class GitHub:
         command += [f"--platform={label}=-self-hosted" for label in ("ubuntu-latest", "server")]
         command += [f"--local-repository={uses}={folder}" for uses, folder in stands]
         command += [f"--var={name}={value}" for name, value in self.variables.items()]
-        done = subprocess.run(
+        result = subprocess.run(
             command,
             cwd=self.project.folder,
             env=self.environment(),
@@ -147,7 +152,7 @@ class GitHub:
             text=True,
             check=False,
         )
-        return Run.read((done.stdout + done.stderr).splitlines())
+        return Run.read((result.stdout + result.stderr).splitlines())
 
     def stop(self) -> None:
         """End what was deployed."""
@@ -207,34 +212,38 @@ def shorten(project: Project) -> None:
 
 
 @pytest.fixture(scope="session")
-def kept(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runner_environment(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the environment that runners keep between jobs, which each of them completes for itself."""
     return environment(project, tmp_path_factory.mktemp("kept") / "env")
 
 
 @pytest.fixture(scope="module")
 def github(
-    render: Renderer, project: Project, docker: Docker, kept: Path, tmp_path_factory: pytest.TempPathFactory
+    render: Renderer,
+    project: Project,
+    docker: Docker,
+    runner_environment: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[GitHub]:
     """Push the default project to a repository whose runners see its remote. Read-only: see `fork`."""
     require("docker-registry", "jq")
     folder = tmp_path_factory.mktemp("github")
     remote, origin = folder / "remote", folder / "origin.git"
     remote.mkdir()
-    made = rendered(render, folder / "project", remote_address=str(remote)).using(project)
-    shutil.copy2(project.folder / "uv.lock", made.folder)
-    made.take_results(project)
-    shorten(made)
-    made.good("dvc", "push")
-    git("clone", "--quiet", "--bare", made.folder, origin, cwd=folder)
+    local = rendered(render, folder / "project", remote_address=str(remote)).using(project)
+    shutil.copy2(project.folder / "uv.lock", local.folder)
+    local.take_results(project)
+    shorten(local)
+    local.good("dvc", "push")
+    git("clone", "--quiet", "--bare", local.folder, origin, cwd=folder)
     git("config", "uploadpack.allowAnySHA1InWant", "true", cwd=origin)
-    git("remote", "add", "origin", origin, cwd=made.folder)
-    git("remote", "add", "github", ADDRESS, cwd=made.folder)
+    git("remote", "add", "origin", origin, cwd=local.folder)
+    git("remote", "add", "github", ADDRESS, cwd=local.folder)
     with registry(folder) as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STATE", str(folder / "state"))
         patch.setenv("PORT", str(free_port()))
         variables = {"REGISTRY": address, "SERVER": "server", "PORT": str(free_port())}
-        yield GitHub(made, origin, folder, docker, variables, kept)
+        yield GitHub(local, origin, folder, docker, variables, runner_environment)
 
 
 @pytest.fixture

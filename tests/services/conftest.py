@@ -1,8 +1,8 @@
 """Fixtures of the tests that start servers, containers, clusters and workflows."""
 
-from actions import fork, github, kept
+from actions import fork, github, runner_environment
 from hosts import libraries
 from images import base, docker, image
 from serving import slim
 
-__all__ = ["base", "docker", "fork", "github", "image", "kept", "libraries", "slim"]
+__all__ = ["base", "docker", "fork", "github", "image", "libraries", "runner_environment", "slim"]

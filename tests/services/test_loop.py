@@ -81,29 +81,29 @@ def ask(github: GitHub, bodies: list[bytes]) -> set[str]:
 @contextmanager
 def asking(github: GitHub, bodies: list[bytes]) -> Generator[None]:
     """Ask production over and over, until the block ends."""
-    done, again = Event(), cycle(bodies)
+    stop, again = Event(), cycle(bodies)
 
     def run() -> None:
-        while not done.wait(PAUSE):
+        while not stop.wait(PAUSE):
             ask(github, [next(again)])
 
     with ThreadPoolExecutor() as pool:
-        asked = pool.submit(run)
+        requests = pool.submit(run)
         try:
             yield
         finally:
-            done.set()
-        asked.result()
+            stop.set()
+        requests.result()
 
 
 def ask_and_monitor(github: GitHub, source: Project, who: str) -> tuple[str, list[tuple[str, str]]]:
     """Ask about some customers, and let the answers be judged; give the version that did, and what failed."""
     bodies, events = requests(source, who), Path(os.environ["STATE"], "events")
     (version,) = ask(github, bodies)
-    kept = f"FROM '{events}/*/*.parquet' SELECT DISTINCT id WHERE model_version = '{version}'"
-    until(lambda: any(events.glob("*/*.parquet")) and len(source.rows(kept)) >= len(bodies))
+    query = f"FROM '{events}/*/*.parquet' SELECT DISTINCT id WHERE model_version = '{version}'"
+    until(lambda: any(events.glob("*/*.parquet")) and len(source.rows(query)) >= len(bodies))
     run = github.act("schedule", "monitor")
-    assert list(run.jobs) == ["model", "monitor"], run.said
+    assert list(run.jobs) == ["model", "monitor"], run.log
     return version, run.failed
 
 
@@ -114,7 +114,7 @@ def test_the_loop_closes(live: GitHub, project: Project) -> None:
     deliver(live, project, "first")
     train_by_hand(live, project)
     run = live.act("push", "deploy")
-    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
+    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.log
 
     old, failed = ask_and_monitor(live, project, "new")
     assert failed == [("monitor", "make monitor")]
@@ -126,14 +126,14 @@ def test_the_loop_closes(live: GitHub, project: Project) -> None:
 
     deliver(live, project, "new")
     run = live.act("repository_dispatch", "train", payload=live.dispatch)
-    assert run.jobs == {"train": "success"}, run.said
+    assert run.jobs == {"train": "success"}, run.log
     assert "Why: drift, internet_service; drift, monthly_charges\n" in live.pull_request
     assert json.loads(live.show("reports/gate.json", "model/main"))["verdict"] == "promote"
     live.merge("model/main")
     with asking(live, requests(project, "newest")):
         run = live.act("push", "deploy")
-    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
-    assert all(re.search(f"### {step}: promote", run.said) for step in ("shadow .*", "canary 50"))
+    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.log
+    assert all(re.search(f"### {step}: promote", run.log) for step in ("shadow .*", "canary 50"))
 
     new, failed = ask_and_monitor(live, project, "newest")
     assert (new != old, failed) == (True, [])

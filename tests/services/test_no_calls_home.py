@@ -78,14 +78,14 @@ def traced(
 
 def calls(log: Path) -> list[str]:
     """Names looked up, and addresses called elsewhere than on this machine."""
-    found = re.findall(r".*sa_family=AF_INET.*", log.read_text() if log.exists() else "")
-    return [line for line in found if "htons(53)" in line or not re.search(r'"(127\.|::1")', line)]
+    addresses = re.findall(r".*sa_family=AF_INET.*", log.read_text() if log.exists() else "")
+    return [line for line in addresses if "htons(53)" in line or not re.search(r'"(127\.|::1")', line)]
 
 
-def wait(process: Process, done: Path | None = None, log: Path | None = None) -> None:
+def wait(process: Process, file: Path | None = None, log: Path | None = None) -> None:
     """Wait for a file, or for the first call in a log."""
     end = time.monotonic() + PATIENCE
-    while not (done.exists() if done else log and calls(log)):
+    while not (file.exists() if file else log and calls(log)):
         assert process.poll() is None, "it ended"
         assert time.monotonic() < end, "it was never seen"
         time.sleep(0.2)
@@ -98,7 +98,7 @@ def test_no_stage_and_no_server_calls_home(work: Project, tmp_path: Path) -> Non
     stages = [stage["cmd"].split(f"{work.package}.")[1] for stage in document["stages"].values()]
     log, control = tmp_path / "log", tmp_path / "control"
     with traced(work, log, WHOLE, work.package, *stages, "evaluation.gate") as process:
-        wait(process, done=work.folder / "waits")
+        wait(process, file=work.folder / "waits")
         with traced(work, control, CONTROL, ORT_DISABLE_TELEMETRY="0") as other:
             wait(other, log=control)
     assert process.returncode == 0

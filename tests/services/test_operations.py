@@ -37,22 +37,22 @@ def blocks(language: str, port: int) -> list[str]:
 def test_a_newcomer_gets_there(render: Renderer, docker: Docker, image: str, tmp_path: Path) -> None:
     """Each command succeeds, and says what the document says of it."""
     port = free_port()
-    copy, *others = blocks("sh", port)
+    copy, *rest = blocks("sh", port)
     copy = copy.replace("<address or full path of the template>", str(render.source))
     (tmp_path / "traffic.py").write_text(*blocks("python", port))
-    script = ["trap 'kill $(jobs -p) || true' EXIT\n", copy, "cp ../traffic.py .\n", *others]
-    found = {name: value for name, value in docker.environment().items() if name not in OURS}
+    script = ["trap 'kill $(jobs -p) || true' EXIT\n", copy, "cp ../traffic.py .\n", *rest]
+    variables = {name: value for name, value in docker.environment().items() if name not in OURS}
     own = {"HOME": str(tmp_path), "UV_CACHE_DIR": uv_cache(), "PORT": str(port)}
     log = tmp_path / "said"
-    with log.open("w") as said:
-        done = subprocess.run(
+    with log.open("w") as output:
+        result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", "".join(script)],
             cwd=tmp_path,
-            env=found | dict.fromkeys(IDENTITY, "me@example.com") | own,
-            stdout=said,
-            stderr=said,
+            env=variables | dict.fromkeys(IDENTITY, "me@example.com") | own,
+            stdout=output,
+            stderr=output,
             check=False,
         )
     docker.call("compose", "--project-name", "customer-churn-production", "down", "--volumes")
-    assert done.returncode == 0, log.read_text()[-5000:]
+    assert result.returncode == 0, log.read_text()[-5000:]
     assert [part for part in SAID if part not in log.read_text()] == []

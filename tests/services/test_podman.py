@@ -50,9 +50,9 @@ def test_podman_builds_it_too(podman: dict[str, str], work: Project) -> None:
     work.good("chmod", "--recursive", "go=", "models", "src", "uv.lock")
     how = ("--isolation", "chroot", "--network", "host", "--pull=never", "--format", "docker")
     build = ("buildah", "bud", *how, "--tag", "served", work.folder)
-    done = subprocess.run(build, env=podman, capture_output=True, text=True, check=False, umask=0o077)
-    assert done.returncode == 0, done.stderr
+    built = subprocess.run(build, env=podman, capture_output=True, text=True, check=False, umask=0o077)
+    assert built.returncode == 0, built.stderr
     say = ("podman", "run", "--rm", "--read-only", "--entrypoint", "python", "served", "-c")
     code = f"import {work.package}.serving.app as app; print(app.create_app().api.version)"
-    said = subprocess.run((*say, code), env=podman, capture_output=True, text=True, check=False)
-    assert said.stdout.strip() == work.json("models/bundle/metadata.json")["version"], said.stderr
+    version = subprocess.run((*say, code), env=podman, capture_output=True, text=True, check=False)
+    assert version.stdout.strip() == work.json("models/bundle/metadata.json")["version"], version.stderr

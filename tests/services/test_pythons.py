@@ -15,10 +15,10 @@ def interpreter(version: str) -> Path | None:
     """Path of a Python of this version, from PATH, uv or pyenv; None if there is none."""
     for finder in (("uv", "python", "find", "--no-project"), ("pyenv", "prefix")):
         try:
-            done = subprocess.run((*finder, version), capture_output=True, text=True, check=True)
+            result = subprocess.run((*finder, version), capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             continue
-        path = Path(done.stdout.strip())
+        path = Path(result.stdout.strip())
         return path / "bin/python" if path.is_dir() else path
     return None
 
@@ -31,10 +31,10 @@ def test_a_fresh_project_is_green(render: Renderer, tmp_path: Path, place: int) 
         leave_out(
             f"{pythons[0]} is the only one of Python {', '.join(OFFERED)} (uv python install brings more)"
         )
-    made = rendered(render, tmp_path / "project")
-    said = made.make("setup", "check", "test", f"UV_PYTHON={pythons[place]}")
-    assert "types (ty)" in said
-    assert "Failed" not in said
+    fresh = rendered(render, tmp_path / "project")
+    output = fresh.make("setup", "check", "test", f"UV_PYTHON={pythons[place]}")
+    assert "types (ty)" in output
+    assert "Failed" not in output
 
 
 @pytest.mark.parametrize("version", [*OFFERED, LATER])

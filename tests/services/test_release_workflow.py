@@ -40,7 +40,7 @@ def test_a_release_is_tagged(github: GitHub) -> None:
     run = release(github, "100.0.0.dev0")
     assert (run.jobs, github.tags()) == ({"tag": "success"}, {})
     run = release(github, "100.0.0")
-    assert run.jobs == {"tag": "success"}, run.said
+    assert run.jobs == {"tag": "success"}, run.log
     assert github.tags() == {"v100.0.0": git("rev-parse", "main", cwd=github.origin).strip()}
     assert (github.folder / "notes").read_text() == NOTES
 

@@ -1,6 +1,6 @@
-"""A project keeps its data in S3, Azure or Google Cloud: their stand-ins run here, and speak as they do.
+"""A project keeps its data in S3, Azure or Google Cloud, of which emulators run here.
 
-Google's lets everybody in, so how a stranger is refused is not shown for it.
+The emulator of Google Cloud accepts any credentials, so rejected credentials are not tested for it.
 """
 
 import json
@@ -82,13 +82,13 @@ STORES = {
 
 @contextmanager
 def storing(store: Store, folder: Path) -> Generator[None]:
-    """Run an empty store until the block ends. Meanwhile the shell knows of it, and of no real one."""
+    """Run an empty store until the block ends, with credentials in the environment for it alone."""
     port = free_port()
     name, *words = store.command.format(port=port).split()
     path = run(*store.tool.split(), "sh", "-c", 'command -v "$0"', name, cwd=folder).strip()
     with pytest.MonkeyPatch.context() as patch:
-        for known in [it for it in os.environ if it.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
-            patch.delenv(known)
+        for inherited in [key for key in os.environ if key.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+            patch.delenv(inherited)
         patch.setenv("HOME", str(folder))
         for variable, value in (store.variables | store.credentials).items():
             patch.setenv(variable, value.format(port=port))
@@ -106,60 +106,60 @@ def stored(
     """Set up a project for each store, with the default project's results in place of a run. Read-only."""
     folder, store = tmp_path_factory.mktemp(request.param), STORES[request.param]
     require(store.tool.split()[0])
-    made = rendered(render, folder / "project", remote=request.param)
-    made.make("setup")
-    made.take_results(project)
+    own = rendered(render, folder / "project", remote=request.param)
+    own.make("setup")
+    own.take_results(project)
     with storing(store, folder):
-        made.script(MAKE, store.scheme, BUCKET)
-        yield made, store
+        own.script(MAKE, store.scheme, BUCKET)
+        yield own, store
 
 
 @pytest.fixture
-def kept(stored: tuple[Project, Store], tmp_path: Path) -> tuple[Project, Store]:
+def storage(stored: tuple[Project, Store], tmp_path: Path) -> tuple[Project, Store]:
     """Copy such a project, to be broken."""
     return stored[0].copy(tmp_path / "project"), stored[1]
 
 
 def contents(folder: Path, *names: str) -> dict[str, bytes]:
     """Read all below some folders, without DVC's notes to git."""
-    found = [path for name in names for path in files(folder / name) if path.name != ".gitignore"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    paths = [path for name in names for path in files(folder / name) if path.name != ".gitignore"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_data_and_models_come_back(kept: tuple[Project, Store], project: Project) -> None:
+def test_data_and_models_come_back(storage: tuple[Project, Store], project: Project) -> None:
     """The committed configuration is enough: endpoint and credentials are the shell's."""
-    work, store = kept
+    work, store = storage
     work.good("dvc", "push")
     pushed = work.script(LIST, store.scheme, f"{BUCKET}/dvc/files").split()
     for folder in ("data", "models", ".dvc/cache"):
         shutil.rmtree(work.folder / folder)
     work.good("dvc", "pull")
-    found = contents(work.folder, "data", "models")
-    assert len(found) > 9
-    assert found == contents(project.folder, "data", "models/bundle")  # the estimator does not travel
+    pulled = contents(work.folder, "data", "models")
+    assert len(pulled) > 9
+    assert pulled == contents(project.folder, "data", "models/bundle")  # the estimator does not travel
     objects = contents(work.folder / ".dvc/cache", "files")
     assert {name.removeprefix(f"{BUCKET}/dvc/") for name in pushed} == set(objects)
     assert git("status", "--porcelain", cwd=work.folder) == ""
 
 
 def test_rows_come_from_a_store(
-    kept: tuple[Project, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: tuple[Project, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One file, then all that fit a pattern: in the end each row is there once."""
     monkeypatch.setenv("INGEST", "keep")  # as KEEP=1 does, for the source changes
-    work, store = kept
+    work, store = storage
     work.script(PUT, store.scheme, f"{BUCKET}/rows")
     (work.folder / "data/raw.parquet").rename(tmp_path / "before.parquet")
     for name in ("0", "*"):
         work.params(f"ingest: {{source: '{store.scheme}://{BUCKET}/rows/{name}.parquet'}}")
-        said = work.stages("data.ingest")
-    assert "7,043 rows fetched; 7,043 rows in all" in said
+        output = work.stages("data.ingest")
+    assert "7,043 rows fetched; 7,043 rows in all" in output
     assert work.rows(f"FROM 'data/raw.parquet' EXCEPT FROM '{tmp_path}/before.parquet'") == []
 
 
-def test_events_go_to_a_store(kept: tuple[Project, Store], tmp_path: Path) -> None:
+def test_events_go_to_a_store(storage: tuple[Project, Store], tmp_path: Path) -> None:
     """What an image holds is enough to write them; the monitor reads them, and the truth, from there."""
-    work, store = kept
+    work, store = storage
     events = f"{store.scheme}://{BUCKET}/events"
     row = work.json("models/bundle/example.json")
     with serving(work, base_environment(work, tmp_path / "env"), tmp_path, EVENTS=events) as server:
@@ -167,30 +167,30 @@ def test_events_go_to_a_store(kept: tuple[Project, Store], tmp_path: Path) -> No
         truth = {"id": "nobody asked", "churn": "No"}
         assert server.ask("POST", "/truth", json.dumps(truth)).status == 202
         until(lambda: written(server))
-    said = work.refusal("monitoring.monitor", "--events", events)
-    assert "drift, tenure" in said
+    error = work.refusal("monitoring.monitor", "--events", events)
+    assert "drift, tenure" in error
     assert work.json("reports/monitoring.json")["rows"] == 700
     assert sum("/truth/" in name for name in work.script(LIST, store.scheme, f"{BUCKET}/events").split()) == 1
 
 
-def test_a_missing_bucket_is_an_error(kept: tuple[Project, Store]) -> None:
+def test_a_missing_bucket_is_an_error(storage: tuple[Project, Store]) -> None:
     """DVC makes none: a misspelt address must not become a second store."""
-    work, store = kept
+    work, store = storage
     config = work.folder / ".dvc/config"
     config.with_suffix(".local").write_text(config.read_text().replace(BUCKET, "nobodys-data"))
-    done = work.run("dvc", "push")
-    assert done.returncode != 0
-    assert store.no_bucket in done.stderr
+    result = work.run("dvc", "push")
+    assert result.returncode != 0
+    assert store.no_bucket in result.stderr
 
 
 @pytest.mark.parametrize("stored", ["s3", "azure"], indirect=True)
 def test_missing_credentials_are_an_error(
-    kept: tuple[Project, Store], monkeypatch: pytest.MonkeyPatch
+    storage: tuple[Project, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first thing that a new colleague meets."""
-    work, store = kept
+    work, store = storage
     for name in store.credentials:
         monkeypatch.delenv(name)
-    done = work.run("dvc", "push")
-    assert done.returncode != 0
-    assert store.no_credentials in done.stderr
+    result = work.run("dvc", "push")
+    assert result.returncode != 0
+    assert store.no_credentials in result.stderr

@@ -24,13 +24,13 @@ def test_the_next_release_is_proposed(tmp_path: Path) -> None:
     copier.run_copy(address, project, vcs_ref="v1.0.0", defaults=True, quiet=True)
     commit(project, "start")
     own = {"LOG_LEVEL": "debug", "LOG_FORMAT": "json", "RENOVATE_BASE_DIR": str(tmp_path / "renovate")}
-    done = subprocess.run(
+    result = subprocess.run(
         (*RENOVATE, *LOOK), cwd=project, env=os.environ | own, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    entries = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    (found,) = [entry["config"] for entry in entries if entry["msg"] == "packageFiles with updates"]
-    ((dependency,),) = [file["deps"] for file in found["copier"]]
+    assert result.returncode == 0, result.stdout + result.stderr
+    entries = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    (proposal,) = [entry["config"] for entry in entries if entry["msg"] == "packageFiles with updates"]
+    ((dependency,),) = [file["deps"] for file in proposal["copier"]]
     assert (dependency["packageName"], dependency["currentValue"]) == (address, "v1.0.0")
     (update,) = dependency["updates"]
     assert (update["newValue"], update["branchName"]) == ("v1.1.0", "standards/1.1.0")

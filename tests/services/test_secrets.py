@@ -57,9 +57,9 @@ def subfolder(project: Path) -> Path:
 @pytest.mark.parametrize("place", [lambda project: project, worktree, submodule, subfolder])
 def test_a_secret_is_found_everywhere(docker: Docker, leaky: Path, place: Callable[[Path], Path]) -> None:
     """Where git keeps the history elsewhere, gitleaks looks there."""
-    done = secrets(docker, place(leaky))
-    assert "leaks found: 1" in done.stdout
-    assert done.returncode
+    result = secrets(docker, place(leaky))
+    assert "leaks found: 1" in result.stdout
+    assert result.returncode
 
 
 def test_a_project_without_any_passes(docker: Docker, render: Renderer, tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_a_project_without_any_passes(docker: Docker, render: Renderer, tmp_path
     project = render.into(tmp_path / "project")
     commit(project, "start")
     for folder in (project, worktree(project)):
-        done = secrets(docker, folder)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "no leaks found" in done.stdout
+        result = secrets(docker, folder)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "no leaks found" in result.stdout
 
 
 def nothing(project: Path) -> Path:
@@ -92,7 +92,7 @@ def broken(project: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (nothing, "could not read the history"),
         (shallow, "This clone is shallow"),
@@ -100,9 +100,9 @@ def broken(project: Path) -> Path:
     ],
 )
 def test_a_history_that_it_cannot_read_fails(
-    docker: Docker, leaky: Path, harm: Callable[[Path], Path], said: str
+    docker: Docker, leaky: Path, harm: Callable[[Path], Path], message: str
 ) -> None:
     """To have looked at nothing is not to have found nothing."""
-    done = secrets(docker, harm(leaky))
-    assert done.returncode
-    assert said in done.stdout + done.stderr
+    result = secrets(docker, harm(leaky))
+    assert result.returncode
+    assert message in result.stdout + result.stderr

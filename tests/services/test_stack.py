@@ -86,11 +86,11 @@ def test_production_is_watched(docker: Docker, prometheus: int) -> None:
     """The slot and the gateway are found by their names, and a gateway that is gone is missed."""
 
     def query(expression: str) -> dict[str, str]:
-        found = ask(prometheus, "query", query=expression)["result"]
-        return {it["metric"]["instance"]: it["value"][1] for it in found}
+        series = ask(prometheus, "query", query=expression)["result"]
+        return {sample["metric"]["instance"]: sample["value"][1] for sample in series}
 
     def alerts() -> set[str]:
-        return {it["labels"]["alertname"] for it in ask(prometheus, "alerts")["alerts"]}
+        return {alert["labels"]["alertname"] for alert in ask(prometheus, "alerts")["alerts"]}
 
     until(lambda: query("up") == query("model_info") == {"blue": "1", "gateway": "1"})
     until(lambda: alerts() == set())

@@ -40,11 +40,11 @@ def behind(template: Path, tmp_path_factory: pytest.TempPathFactory) -> GitHub:
     folder = tmp_path_factory.mktemp("behind")
     origin, project = folder / "origin.git", folder / "project"
     copier.run_copy(f"file://{template}", project, vcs_ref="v1.0.0", defaults=True, quiet=True)
-    made = Project(project, answers(project)["package_name"])
-    made.good("uv", "lock", "--quiet")
+    old = Project(project, answers(project)["package_name"])
+    old.good("uv", "lock", "--quiet")
     commit(project, "start")
     git("clone", "--quiet", "--bare", project, origin, cwd=folder)
-    return GitHub(made, origin, folder, Docker(folder), {"TRUST_TEMPLATE": "yes"})
+    return GitHub(old, origin, folder, Docker(folder), {"TRUST_TEMPLATE": "yes"})
 
 
 @pytest.fixture
@@ -61,21 +61,21 @@ def propose(github: GitHub) -> Run:
 def test_a_release_is_proposed_once(github: GitHub) -> None:
     """Tested, with what the changelog says of it; nothing happens again until there is another release."""
     run = propose(github)
-    assert run.jobs == {"standards": "success"}, run.said
-    told = github.pull_request
-    assert told.startswith(f"create\n--head\n{BRANCH}\n--base\nmain\n--title\nStandards 1.1.0\n")
-    assert told.endswith(f"\nrun here\n\n{NEWS}\n")
+    assert run.jobs == {"standards": "success"}, run.log
+    proposal = github.pull_request
+    assert proposal.startswith(f"create\n--head\n{BRANCH}\n--base\nmain\n--title\nStandards 1.1.0\n")
+    assert proposal.endswith(f"\nrun here\n\n{NEWS}\n")
     assert "_commit: v1.1.0" in github.show(".copier-answers.yml", BRANCH)
     changed = git("diff", "--name-only", "main", BRANCH, cwd=github.origin).split()
     assert changed == [".copier-answers.yml", ".gitignore"]
     author = git("show", "--no-patch", "--format=%an", BRANCH, cwd=github.origin)
     assert author == "github-actions[bot]\n"
     (github.folder / "pull-request").unlink()
-    assert f"standards: {BRANCH} is there already" in propose(github).said
+    assert f"standards: {BRANCH} is there already" in propose(github).log
     github.merge(BRANCH)
     run = propose(github)
-    assert run.jobs == {"standards": "success"}, run.said
-    assert "standards: nothing new" in run.said
+    assert run.jobs == {"standards": "success"}, run.log
+    assert "standards: nothing new" in run.log
     assert not (github.folder / "pull-request").exists()
 
 
@@ -91,11 +91,11 @@ def conflicting(github: GitHub) -> GitHub:
 def test_a_conflict_makes_a_draft(conflicting: GitHub) -> None:
     """With the list of conflicts; the run is red, and so are the hooks on the branch."""
     run = propose(conflicting)
-    assert run.failed == [("standards", STEP)], run.said
-    told = conflicting.pull_request
-    assert told.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
-    assert "\n## Conflicts: nothing was tested\n\n- .gitignore\n" in told
-    assert told.endswith(f"\n{NEWS}\n")
+    assert run.failed == [("standards", STEP)], run.log
+    proposal = conflicting.pull_request
+    assert proposal.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
+    assert "\n## Conflicts: nothing was tested\n\n- .gitignore\n" in proposal
+    assert proposal.endswith(f"\n{NEWS}\n")
     git("pull", "--quiet", "origin", BRANCH, cwd=conflicting.project.folder)
     marked = conflicting.project.folder / ".gitignore"
     assert "<<<<<<<" in marked.read_text()
@@ -107,8 +107,8 @@ def test_without_a_pull_request_there_is_no_branch(conflicting: GitHub) -> None:
     """GitHub may refuse it until a setting is changed; the next run must not take it for proposed."""
     (conflicting.folder / "pull-request").mkdir()  # the stand-in cannot write there
     run = propose(conflicting)
-    assert run.failed == [("standards", STEP)], run.said
-    assert "gh pr create --draft" in run.said
+    assert run.failed == [("standards", STEP)], run.log
+    assert "gh pr create --draft" in run.log
     assert git("branch", cwd=conflicting.origin).split() == ["*", "main"]
 
 
@@ -118,19 +118,19 @@ def test_what_fails_its_checks_makes_a_draft(github: GitHub) -> None:
     file.write_text('COUNT: int = "one"\n')
     github.push("a wrong type")
     run = propose(github)
-    assert run.failed == [("standards", STEP)], run.said
-    told = github.pull_request
-    assert told.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
-    assert "\n## Checks fail\n" in told
-    assert "invalid-assignment" in told
+    assert run.failed == [("standards", STEP)], run.log
+    proposal = github.pull_request
+    assert proposal.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
+    assert "\n## Checks fail\n" in proposal
+    assert "invalid-assignment" in proposal
 
 
 def test_a_migration_runs_only_if_trusted(github: GitHub) -> None:
     """Everywhere above, the variable TRUST_TEMPLATE says so; without it, the run is red and tells why."""
     github.variables.clear()
     run = propose(github)
-    assert run.failed == [("standards", STEP)], run.said
-    assert "potentially unsafe feature: migrations" in run.said
+    assert run.failed == [("standards", STEP)], run.log
+    assert "potentially unsafe feature: migrations" in run.log
     assert git("branch", cwd=github.origin).split() == ["*", "main"]
 
 
@@ -147,28 +147,28 @@ def by_hand(github: GitHub, **changed: str) -> Done:
 
 def test_the_same_command_finishes_what_failed(conflicting: GitHub, project: Project) -> None:
     """Without gh, without a push, without a pull request: what is checked out stays as it is."""
-    made = conflicting.project.using(project)
+    clone = conflicting.project.using(project)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("AUTHOR", "Tester"), ("COMMITTER", "Tester")):
             patch.setenv(f"GIT_{name}_NAME", value)
             patch.setenv(f"GIT_{name}_EMAIL", "tester@example.com")
-        before = git("rev-parse", "HEAD", cwd=made.folder)
+        before = git("rev-parse", "HEAD", cwd=clone.folder)
         folders = conflicting.environment()["PATH"].split(os.pathsep)
-        path = os.pathsep.join(it for it in folders if not Path(it, "gh").exists())
-        done = by_hand(conflicting, PATH=path)
-        assert "gh is not on PATH" in done.stderr, done.stderr
+        path = os.pathsep.join(folder for folder in folders if not Path(folder, "gh").exists())
+        result = by_hand(conflicting, PATH=path)
+        assert "gh is not on PATH" in result.stderr, result.stderr
         hook = conflicting.origin / "hooks/pre-receive"
         hook.write_text("#!/bin/sh\necho not today >&2\nexit 1\n")
         hook.chmod(0o755)
         assert "not today" in by_hand(conflicting).stderr
         hook.unlink()
-        assert git("status", "--porcelain", cwd=made.folder) == ""
+        assert git("status", "--porcelain", cwd=clone.folder) == ""
         assert f"{BRANCH} needs a hand" in by_hand(conflicting).stderr
         assert conflicting.pull_request.startswith(f"create\n--draft\n--head\n{BRANCH}\n--base\nmain\n")
         for name in ("open", "pull-request"):
             (conflicting.folder / name).unlink()
         assert f"{BRANCH} is there already" in by_hand(conflicting).stdout
         assert conflicting.pull_request.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
-        assert git("rev-parse", "HEAD", cwd=made.folder) == before
-        assert git("branch", "--show-current", cwd=made.folder) == "main\n"
-        assert git("status", "--porcelain", cwd=made.folder) == ""
+        assert git("rev-parse", "HEAD", cwd=clone.folder) == before
+        assert git("branch", "--show-current", cwd=clone.folder) == "main\n"
+        assert git("status", "--porcelain", cwd=clone.folder) == ""

@@ -20,16 +20,16 @@ from test_tracking import (
     champion,
     fresh,
     judged,
+    logged_project,
     look,
     retrained,
     script,
     set_to,
     state,
-    told,
     waiting,
 )
 
-__all__ = ["fresh", "told"]  # fixtures
+__all__ = ["fresh", "logged_project"]  # fixtures
 
 MLFLOW = "mlflow==3.17.2"
 QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -96,8 +96,8 @@ def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) 
     port = free_port()
     with set_to(f"http://127.0.0.1:{port}"):
         first = fresh.json("models/bundle/metadata.json")["version"]
-        said = script(fresh, STATE).stderr
-        assert re.fullmatch(r"warning: [^\n]+ `make track` [^\n]+\n", said)
+        output = script(fresh, STATE).stderr
+        assert re.fullmatch(r"warning: [^\n]+ `make track` [^\n]+\n", output)
         held = [state(fresh)]
         assert script(fresh, TRIALS).stderr.count("\n") == 1
         champion(fresh, first)
@@ -113,33 +113,35 @@ def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) 
             assert "logged 6, 0 left" in fresh.make("track")
             assert waiting(fresh) == []
             assert script(fresh, STATE).stderr == ""
-            found = look(fresh, f"http://127.0.0.1:{port}")
-    runs = [it for it in found["runs"] if it["experiment"] == "customer-churn"]
-    trials = [it for it in found["runs"] if it["experiment"] == "customer-churn tuning"]
-    trials.sort(key=lambda it: it["tags"]["number"])  # they may have begun in the same millisecond
-    assert [it["files"] for it in runs] == held
-    assert [it["tags"]["reasons"] for it in runs] == ["the first", "the second"]
-    assert [it["parameters"] for it in trials] == [{"tree.depth": str(n)} for n in range(3)]
-    assert [it["metrics"] for it in trials] == [{"loss": n / 10} for n in range(3)]
-    assert {(it["tags"]["study"], it["tags"]["number"]) for it in trials} == {
+            contents = look(fresh, f"http://127.0.0.1:{port}")
+    runs = [run for run in contents["runs"] if run["experiment"] == "customer-churn"]
+    trials = [run for run in contents["runs"] if run["experiment"] == "customer-churn tuning"]
+    trials.sort(key=lambda run: run["tags"]["number"])  # they may have begun in the same millisecond
+    assert [run["files"] for run in runs] == held
+    assert [run["tags"]["reasons"] for run in runs] == ["the first", "the second"]
+    assert [run["parameters"] for run in trials] == [{"tree.depth": str(n)} for n in range(3)]
+    assert [run["metrics"] for run in trials] == [{"loss": n / 10} for n in range(3)]
+    assert {(run["tags"]["study"], run["tags"]["number"]) for run in trials} == {
         ("depth", str(n)) for n in range(3)
     }
-    assert found["aliases"] == {"champion": "1", "challenger": "2"}
+    assert contents["aliases"] == {"champion": "1", "challenger": "2"}
     assert not (fresh.folder / "mlruns/mlflow.db").exists()
 
 
-def test_the_documented_page_shows_the_runs(told: Project) -> None:
+def test_the_documented_page_shows_the_runs(logged_project: Project) -> None:
     """The README's command, with another port."""
-    (command,) = re.findall(r"^uvx mlflow.*? ui [^#\n]*", (told.folder / "README.md").read_text(), re.M)
+    (command,) = re.findall(
+        r"^uvx mlflow.*? ui [^#\n]*", (logged_project.folder / "README.md").read_text(), re.M
+    )
     port = free_port()
     subprocess.run(["uvx", MLFLOW.replace("==", "@"), "--version"], check=True, capture_output=True)
     words: list[str | Path] = [*shlex.split(command), "--port", str(port), "--workers", "1"]
-    with started(words, told.folder, told.environment() | QUIET, port) as server:
+    with started(words, logged_project.folder, logged_project.environment() | QUIET, port) as server:
         assert b"<title>MLflow</title>" in server.get("/").body
-        asked = server.ask("POST", "/api/2.0/mlflow/runs/search", '{"experiment_ids": ["1"]}', **JSON)
-        logged = asked.json["runs"][0]
-        (version,) = [it["value"] for it in logged["data"]["tags"] if it["key"] == "model_version"]
-        assert version == told.json("models/bundle/metadata.json")["version"]
+        response = server.ask("POST", "/api/2.0/mlflow/runs/search", '{"experiment_ids": ["1"]}', **JSON)
+        logged = response.json["runs"][0]
+        (version,) = [entry["value"] for entry in logged["data"]["tags"] if entry["key"] == "model_version"]
+        assert version == logged_project.json("models/bundle/metadata.json")["version"]
         (folder,) = re.findall(r"[^/]+/artifacts$", logged["info"]["artifact_uri"])
         listed = server.get(f"/api/2.0/mlflow/artifacts/list?run_id={folder.split('/')[0]}").json
-    assert [it["path"] for it in listed["files"]] == ["bundle", "reports"]
+    assert [entry["path"] for entry in listed["files"]] == ["bundle", "reports"]

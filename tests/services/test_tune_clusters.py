@@ -7,7 +7,7 @@ import hosts
 import pytest
 from helpers import PATIENCE
 from project import Project
-from test_tune import SLOW, break_estimator, complete, setup, store, told, trials, tuned, wait_for
+from test_tune import SLOW, break_estimator, complete, finished_workers, setup, store, trials, tuned, wait_for
 
 __all__ = ["store", "tuned"]  # fixtures
 
@@ -19,12 +19,12 @@ def lose_a_host(tuned: Project, libraries: Path, name: str) -> tuple[str, str, i
     with CLUSTERS[name](tuned, libraries) as (first, second, address):
         setup(tuned, 10, f", backend: {name}, address: '{address}'")
         with first.start("make", "tune") as process:
-            wait_for(lambda: len(told(tuned)) >= 4, process)
+            wait_for(lambda: len(finished_workers(tuned)) >= 4, process)
             time.sleep(0.3)
             second.die()
-            died = len(told(tuned))
-            said = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 0, said
+            died = len(finished_workers(tuned))
+            output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0, output
     return first.name, second.name, died
 
 
@@ -33,9 +33,9 @@ def test_a_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) 
     """Two hosts share the trials until one dies; then the other does the rest."""
     break_estimator(tuned, SLOW)
     first, second, died = lose_a_host(tuned, libraries, name)
-    found = trials(tuned)
-    complete(found, 10)
-    ran = [it["worker"].split(":")[0] for it in found]
+    all_trials = trials(tuned)
+    complete(all_trials, 10)
+    ran = [trial["worker"].split(":")[0] for trial in all_trials]
     assert ran[:4].count(first) == ran[:4].count(second) == 2
     assert died < 10
     assert {*ran[died:]} == {first}

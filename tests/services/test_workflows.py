@@ -35,18 +35,18 @@ def test_ci_is_green_from_a_fork(fork: GitHub) -> None:
     And no environment: each job makes its own from nothing.
     """
     fork.variables.clear()
-    fork.kept = None
+    fork.runner_environment = None
     run = fork.act("pull_request", "ci", OLDEST)
-    assert run.jobs == {"check": "success", "rehearsal": "success"}, run.said
+    assert run.jobs == {"check": "success", "rehearsal": "success"}, run.log
     assert run.ran("check")[3:] == ["make check", "make test", "make secrets"]
     assert run.ran("rehearsal")[2:4] == ["make rehearsal", "make -C .rehearsal image smoke sbom"]
-    kept = fork.artifacts / "rehearsal"
-    assert json.loads((kept / "reports/gate.json").read_text())["production"] is None
-    components = json.loads((kept / "sbom.json").read_text())["components"]
-    assert {"onnxruntime", "uvicorn"} < {it["name"] for it in components}
-    assert "scikit-learn" not in {it["name"] for it in components}
-    for said in ("smoke: one row: 200", "smoke: no row at all: 422", "no leaks found", "TOTAL"):
-        assert said in run.said
+    uploaded = fork.artifacts / "rehearsal"
+    assert json.loads((uploaded / "reports/gate.json").read_text())["production"] is None
+    components = json.loads((uploaded / "sbom.json").read_text())["components"]
+    assert {"onnxruntime", "uvicorn"} < {component["name"] for component in components}
+    assert "scikit-learn" not in {component["name"] for component in components}
+    for line in ("smoke: one row: 200", "smoke: no row at all: 422", "no leaks found", "TOTAL"):
+        assert line in run.log
 
 
 REPOSITORY = "https://github.com/acme/churn"  # as the stand-in for gh says
@@ -70,22 +70,22 @@ BROKEN: dict[str, Fault] = {
 
 def red(fork: GitHub, fault: Fault) -> None:
     """Break a project; the job and the step that are for it fail, and say why."""
-    change, failed, said = fault
+    change, failed, message = fault
     file = fork.project.folder / change[0].format(package=fork.project.package)
     file.write_text(file.read_text().replace(*change[1:], 1))
     for test in (fork.project.folder / "tests").glob("test_[!p]*.py"):
         test.unlink()  # all but test_problem.py: they pass, see above, and take a while
     fork.push(change[0])
     run = fork.act("pull_request", "ci", OLDEST, f"--job={failed[0]}")
-    assert run.failed == [failed], run.said
+    assert run.failed == [failed], run.log
     assert run.jobs == {failed[0]: "failure"}
-    assert said in run.said
+    assert message in run.log
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_ci_is_red(fork: GitHub, what: str) -> None:
+@pytest.mark.parametrize("name", BROKEN)
+def test_ci_is_red(fork: GitHub, name: str) -> None:
     """What needs containers to be seen."""
-    red(fork, BROKEN[what])
+    red(fork, BROKEN[name])
 
 
 # ── deploy ───────────────────────────────────────────────────────────────────────────────────────
@@ -123,11 +123,11 @@ def answering(github: GitHub) -> str:
 @pytest.fixture(scope="module")
 def released(github: GitHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHub]:
     """Deploy the first model. What others deploy from copies, the same server answers with."""
-    made = github.fork(tmp_path_factory.mktemp("released"))
-    run = made.act("push", "deploy")
-    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
-    yield made
-    made.stop()
+    copy = github.fork(tmp_path_factory.mktemp("released"))
+    run = copy.act("push", "deploy")
+    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.log
+    yield copy
+    copy.stop()
 
 
 @pytest.fixture
@@ -160,24 +160,24 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub, project: Projec
     next_release.project.replace("minutes: 1", "minutes: 0", file)  # test_loop has the trial
     edit(next_release, "params.yaml", "max_iter: 80", "max_iter: 75")
     run = next_release.act("push", "train")
-    assert run.jobs == {"train": "success"}, run.said
+    assert run.jobs == {"train": "success"}, run.log
     assert "make ingest" not in run.ran("train")
     gate = json.loads(next_release.show("reports/gate.json", "model/main"))
-    new, told = gate["model_version"], next_release.pull_request
+    new, proposal = gate["model_version"], next_release.pull_request
     assert (new != old, gate["production"], gate["verdict"]) == (True, tag, "promote")
-    assert told.startswith("create\n--head\nmodel/main\n--base\nmain\n")
+    assert proposal.startswith("create\n--head\nmodel/main\n--base\nmain\n")
     proposed = git("rev-parse", "model/main", cwd=next_release.origin).strip()
     for part in (f"Model {new}: promote", "Why: push", f"those of {tag}", "# Model card", "# Data card"):
-        assert part in told
-    assert told.count(f"({REPOSITORY}/raw/{proposed}/reports/gate.png)") == 2  # in report and card
+        assert part in proposal
+    assert proposal.count(f"({REPOSITORY}/raw/{proposed}/reports/gate.png)") == 2  # in report and card
     next_release.merge("model/main")
-    with load(partial(ask, next_release, project)) as said:
+    with load(partial(ask, next_release, project)) as responses:
         run = next_release.act("push", "deploy")
-    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.said
-    assert set(said) == {200}
+    assert run.jobs == dict.fromkeys(DEPLOYED, "success"), run.log
+    assert set(responses) == {200}
     assert (version(next_release), answering(next_release) != first) == (new, True)
     run = next_release.act("workflow_dispatch", "deploy", payload={"inputs": {"tag": tag}})
-    assert run.jobs == dict.fromkeys(["model", "back", "record"], "success"), run.said
+    assert run.jobs == dict.fromkeys(["model", "back", "record"], "success"), run.log
     assert (version(next_release), answering(next_release)) == (old, first)
     newest = git("rev-parse", "main", cwd=next_release.origin).strip()
     assert list(next_release.tags().values()) == [commit_of_tag, newest, commit_of_tag]
@@ -189,18 +189,18 @@ def test_what_fails_under_load_is_taken_back(next_release: GitHub, project: Proj
     old = 'outputs: Any = self._session.run(self._outputs, {"features": features})[0]\n'
     fault = "        self.left = getattr(self, 'left', 9) - 1\n        assert self.left > 0\n"
     edit(next_release, "src/{package}/model/bundle.py", old, old + fault)
-    with load(partial(ask, next_release, project)) as said:
+    with load(partial(ask, next_release, project)) as responses:
         run = next_release.act("push", "deploy")
     results = ["success", "success", "success", "failure", "success"]
-    assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "rollback"], results, strict=True)), run.said
-    assert "| **block** | errors" in run.said
-    assert set(said) == {200}
+    assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "rollback"], results, strict=True)), run.log
+    assert "| **block** | errors" in run.log
+    assert set(responses) == {200}
     edit(next_release, "params.yaml", "minutes: 1", "minutes: 0")
     with load(partial(ask, next_release, project)):
         run = next_release.act("push", "deploy")
     assert run.failed == [("production", 'deploy/smoke.py "http://127.0.0.1:$PORT" --version "$VERSION"')]
-    assert "smoke: one row: expected status 200, found 500" in run.said
-    assert f"deploy: {before} answers again" in run.said
+    assert "smoke: one row: expected status 200, found 500" in run.log
+    assert f"deploy: {before} answers again" in run.log
     assert answering(next_release) == before
     assert version(next_release)
     assert len(next_release.tags()) == 1
@@ -215,9 +215,9 @@ def test_what_git_cannot_record_is_taken_back(next_release: GitHub) -> None:
     hook.write_text("#!/bin/sh\necho no tags today >&2\nexit 1\n")
     hook.chmod(0o755)
     run = next_release.act("push", "deploy")
-    assert [job for job, result in run.jobs.items() if result == "failure"] == ["record"], run.said
-    assert "no tags today" in run.said
-    assert f"deploy: {before} answers again" in run.said
+    assert [job for job, result in run.jobs.items() if result == "failure"] == ["record"], run.log
+    assert "no tags today" in run.log
+    assert f"deploy: {before} answers again" in run.log
     assert answering(next_release) == before
 
 
@@ -226,8 +226,8 @@ def test_what_does_not_start_stays_out(next_release: GitHub) -> None:
     before = answering(next_release)
     edit(next_release, "Dockerfile", "serving.app:create_app", "serving.app:no_such_app")
     run = next_release.act("push", "deploy")
-    assert run.jobs == {"model": "success", "image": "success", "staging": "failure"}, run.said
-    assert 'Attribute "no_such_app" not found' in run.said
+    assert run.jobs == {"model": "success", "image": "success", "staging": "failure"}, run.log
+    assert 'Attribute "no_such_app" not found' in run.log
     assert answering(next_release) == before
     commit = git("rev-parse", "main", cwd=next_release.origin).strip()
     image = f"{next_release.variables['REGISTRY']}/acme/churn:{commit}"
@@ -249,8 +249,8 @@ def test_without_a_server_an_image_is_built_and_tried(next_release: GitHub) -> N
     """That is all there is to do, and it is said."""
     del next_release.variables["SERVER"]
     run = next_release.act("push", "deploy")
-    assert run.jobs == dict.fromkeys(["model", "image", "staging"], "success"), run.said
-    assert "the variable SERVER does not say where" in run.said
+    assert run.jobs == dict.fromkeys(["model", "image", "staging"], "success"), run.log
+    assert "the variable SERVER does not say where" in run.log
 
 
 def test_verbs_may_be_repeated(released: GitHub) -> None:

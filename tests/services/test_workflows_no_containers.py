@@ -39,19 +39,19 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Docker:
     return Docker(tmp_path_factory.mktemp("docker"))
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_ci_is_red(fork: GitHub, what: str) -> None:
+@pytest.mark.parametrize("name", BROKEN)
+def test_ci_is_red(fork: GitHub, name: str) -> None:
     """What can be seen without."""
-    red(fork, BROKEN[what])
+    red(fork, BROKEN[name])
 
 
 def test_trained_again_there_is_nothing_to_propose(fork: GitHub) -> None:
     """Monitoring may ask as often as it likes: the same rows and code give the same model."""
-    asked = {"action": "train", "client_payload": {"reason": "drift of tenure"}}
-    run = fork.act("repository_dispatch", "train", payload=asked)
-    assert run.jobs == {"train": "success"}, run.said
+    payload = {"action": "train", "client_payload": {"reason": "drift of tenure"}}
+    run = fork.act("repository_dispatch", "train", payload=payload)
+    assert run.jobs == {"train": "success"}, run.log
     assert "make ingest" in run.ran("train")
-    assert "propose: nothing new" in run.said
+    assert "propose: nothing new" in run.log
     assert not (fork.folder / "pull-request").exists()
 
 
@@ -59,16 +59,16 @@ def test_train_is_red_when_the_gate_blocks(fork: GitHub) -> None:
     """Nothing is pushed or proposed, and the summary holds the reasons."""
     edit(fork, "params.yaml", "gate:", "gate:\n  max_size_mb: 0.001")
     run = fork.act("workflow_dispatch", "train", payload={"inputs": {"reason": "to see it blocked"}})
-    assert run.failed == [("train", "make gate")], run.said
+    assert run.failed == [("train", "make gate")], run.log
     assert run.ran("train")[-1].startswith("tee -a")
-    assert "# Gate: block" in run.said
+    assert "# Gate: block" in run.log
     assert not any("make propose" in step for step in run.ran("train"))
     assert not (fork.folder / "pull-request").exists()
     assert "model/main" not in git("branch", "--list", cwd=fork.origin)
 
 
 @pytest.mark.parametrize(
-    ("remote", "said"),
+    ("remote", "message"),
     [
         ("local", "::error::This runner has no folder ../customer-churn-remote"),
         ("s3", "Set the variables AWS_ROLE_ARN and AWS_REGION"),
@@ -78,7 +78,7 @@ def test_train_is_red_when_the_gate_blocks(fork: GitHub) -> None:
 )
 @pytest.mark.parametrize("workflow", ["train", "deploy"])
 def test_a_remote_out_of_reach_is_told_first(
-    fork: GitHub, render: Renderer, tmp_path: Path, remote: str, said: str, workflow: str
+    fork: GitHub, render: Renderer, tmp_path: Path, remote: str, message: str, workflow: str
 ) -> None:
     """Before anything is set up, let alone trained or built."""
     actions = fork.project.folder / ".github/actions"
@@ -86,9 +86,9 @@ def test_a_remote_out_of_reach_is_told_first(
     fork.push(remote)
     run = fork.act("push", workflow)
     job = {"train": "train", "deploy": "image"}[workflow]
-    assert run.failed == [(job, "./.github/actions/remote")], run.said
+    assert run.failed == [(job, "./.github/actions/remote")], run.log
     assert "./.github/actions/setup" not in run.ran(job)
-    told = run.said
-    if said not in told.replace("❗", "::error::"):  # once, act did not show it
-        told = fork.act("push", workflow).said
-    assert said in told.replace("❗", "::error::")
+    log = run.log
+    if message not in log.replace("❗", "::error::"):  # once, act did not show it
+        log = fork.act("push", workflow).log
+    assert message in log.replace("❗", "::error::")
