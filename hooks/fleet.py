@@ -194,7 +194,7 @@ def update(project: Project, order: Order, row: Row, folder: Path) -> str:
         told = take(order, folder)
     finally:
         row.newest = recorded(folder, "_commit")
-    branch = f"standards/{row.newest.removeprefix('v')}"
+    branch = f"template/{row.newest.removeprefix('v')}"
     if row.newest == row.release:
         return "current"
     if run("git", "branch", "--remotes", "--list", f"origin/{branch}", folder=folder):
@@ -204,7 +204,7 @@ def update(project: Project, order: Order, row: Row, folder: Path) -> str:
     run("git", "add", "--all", folder=folder)  # hooks look at what git knows
     run(*order.test, folder=folder, minutes=order.minutes)
     run("git", "add", "--all", folder=folder)
-    run("git", "commit", "--quiet", f"--message=Standards {row.newest}", f"--message={told}", folder=folder)
+    run("git", "commit", "--quiet", f"--message=Template {row.newest}", f"--message={told}", folder=folder)
     run("git", "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}", folder=folder)
     return f"pushed: {branch}"
 

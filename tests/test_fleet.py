@@ -21,7 +21,7 @@ from hooks.fleet import canonical
 
 RELEASES = ("v1.0.0", "v1.1.0", "v1.2.0")
 NEWEST = RELEASES[-1]
-BRANCH = "standards/1.2.0"
+BRANCH = "template/1.2.0"
 # What teams did to their projects, by the project's number. The others left theirs as it was.
 EDITS = {
     1: ("params.yaml", "# ours\n"),

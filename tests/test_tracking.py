@@ -174,7 +174,7 @@ def test_what_is_known_is_not_logged_again(logged_project: Project) -> None:
     """Nor is MLflow imported, which takes longer than all else; another address knows nothing yet."""
     code = STATE + "; import sys; print('mlflow' in sys.modules)"
     assert script(logged_project, code).stdout == "False\n"
-    assert "logged 0, 0 left" in logged_project.make("track")
+    assert "logged 0, 0 left" in logged_project.make("sync-mlflow")
     with set_to("sqlite:///mlruns/elsewhere.db"):
         assert script(logged_project, code).stdout == "True\n"
         assert script(logged_project, code).stdout == "False\n"
@@ -194,14 +194,14 @@ def test_a_deployment_is_a_tag_and_an_alias(fresh: Project) -> None:
     commit(fresh.folder, "the first")
     fresh.good("dvc", "push")
     script(fresh, STATE)
-    tags = [re.findall(r" as (\S+)", fresh.make("deployed"))[0] for _ in range(2)]
+    tags = [re.findall(r" as (\S+)", fresh.make("tag-production"))[0] for _ in range(2)]
     assert tags[0] == tags[1]
     assert re.fullmatch(r"production/\d{4}-\d\d-\d\d-1", tags[0])
     assert look(fresh)["aliases"] == {"champion": "1"}
     git("tag", tags[0][:-1] + "9", cwd=fresh.folder)
     (fresh.folder / "news.txt").write_text("A word.\n")
     commit(fresh.folder, "another commit")
-    assert f" as {tags[0]}0" in fresh.make("deployed")
+    assert f" as {tags[0]}0" in fresh.make("tag-production")
 
 
 def test_aliases_follow_gate_and_deployment(fresh: Project) -> None:
@@ -234,9 +234,9 @@ def test_a_run_cut_off_is_completed(fresh: Project) -> None:
     obstacle.parent.mkdir()
     obstacle.write_text("where MLflow wants a folder")
     said = script(fresh, STATE).stderr
-    assert re.fullmatch(r"warning: [^\n]+`make track`[^\n]+\n", said)
+    assert re.fullmatch(r"warning: [^\n]+`make sync-mlflow`[^\n]+\n", said)
     obstacle.unlink()
-    assert "logged 1, 0 left" in fresh.make("track")
+    assert "logged 1, 0 left" in fresh.make("sync-mlflow")
     (logged,) = look(fresh)["runs"]
     assert logged["files"] == state(fresh)
     assert logged["status"] == "FINISHED"

@@ -33,4 +33,4 @@ def test_the_next_release_is_proposed(tmp_path: Path) -> None:
     ((dependency,),) = [file["deps"] for file in proposal["copier"]]
     assert (dependency["packageName"], dependency["currentValue"]) == (address, "v1.0.0")
     (update,) = dependency["updates"]
-    assert (update["newValue"], update["branchName"]) == ("v1.1.0", "standards/1.1.0")
+    assert (update["newValue"], update["branchName"]) == ("v1.1.0", "template/1.1.0")

@@ -97,7 +97,7 @@ def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) 
     with set_to(f"http://127.0.0.1:{port}"):
         first = fresh.json("models/bundle/metadata.json")["version"]
         output = script(fresh, STATE).stderr
-        assert re.fullmatch(r"warning: [^\n]+ `make track` [^\n]+\n", output)
+        assert re.fullmatch(r"warning: [^\n]+ `make sync-mlflow` [^\n]+\n", output)
         held = [state(fresh)]
         assert script(fresh, TRIALS).stderr.count("\n") == 1
         champion(fresh, first)
@@ -106,11 +106,11 @@ def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) 
         script(fresh, STATE)
         held.append(state(fresh))
         assert len(waiting(fresh)) == 6
-        tried = fresh.run("make", "track")
+        tried = fresh.run("make", "sync-mlflow")
         assert tried.returncode != 0
         assert "logged 0, 6 left" in tried.stdout
         with mlflow_server(database, tmp_path / "server", port):
-            assert "logged 6, 0 left" in fresh.make("track")
+            assert "logged 6, 0 left" in fresh.make("sync-mlflow")
             assert waiting(fresh) == []
             assert script(fresh, STATE).stderr == ""
             contents = look(fresh, f"http://127.0.0.1:{port}")

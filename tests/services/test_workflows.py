@@ -37,10 +37,10 @@ def test_ci_is_green_from_a_fork(fork: GitHub) -> None:
     fork.variables.clear()
     fork.runner_environment = None
     run = fork.act("pull_request", "ci", OLDEST)
-    assert run.jobs == {"check": "success", "rehearsal": "success"}, run.log
+    assert run.jobs == {"check": "success", "e2e": "success"}, run.log
     assert run.ran("check")[3:] == ["make check", "make test", "make secrets"]
-    assert run.ran("rehearsal")[2:4] == ["make rehearsal", "make -C .rehearsal image smoke sbom"]
-    uploaded = fork.artifacts / "rehearsal"
+    assert run.ran("e2e")[2:4] == ["make e2e", "make -C .e2e image smoke sbom"]
+    uploaded = fork.artifacts / "e2e"
     assert json.loads((uploaded / "reports/gate.json").read_text())["production"] is None
     components = json.loads((uploaded / "sbom.json").read_text())["components"]
     assert {"onnxruntime", "uvicorn"} < {component["name"] for component in components}
@@ -51,7 +51,7 @@ def test_ci_is_green_from_a_fork(fork: GitHub) -> None:
 
 REPOSITORY = "https://github.com/acme/churn"  # as the stand-in for gh says
 SECRET = 'TOKEN = "ghp_' + 'B7vX9kQ2mW4tZ8rL1nC6sD3fG5hJ0pYaEuI"'
-SMOKE = "make -C .rehearsal image smoke sbom"
+SMOKE = "make -C .e2e image smoke sbom"
 Fault = tuple[tuple[str, str, str], tuple[str, str], str]
 """What is replaced, in a file; job and step that fail; what is said."""
 BROKEN: dict[str, Fault] = {
@@ -62,7 +62,7 @@ BROKEN: dict[str, Fault] = {
     ),
     "an image that does not start": (
         ("Dockerfile", "serving.app:create_app", "serving.app:no_such_app"),
-        ("rehearsal", SMOKE),
+        ("e2e", SMOKE),
         'Attribute "no_such_app" not found',
     ),
 }
@@ -177,7 +177,7 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub, project: Projec
     assert set(responses) == {200}
     assert (version(next_release), answering(next_release) != first) == (new, True)
     run = next_release.act("workflow_dispatch", "deploy", payload={"inputs": {"tag": tag}})
-    assert run.jobs == dict.fromkeys(["model", "back", "record"], "success"), run.log
+    assert run.jobs == dict.fromkeys(["model", "redeploy", "record"], "success"), run.log
     assert (version(next_release), answering(next_release)) == (old, first)
     newest = git("rev-parse", "main", cwd=next_release.origin).strip()
     assert list(next_release.tags().values()) == [commit_of_tag, newest, commit_of_tag]
@@ -192,7 +192,7 @@ def test_what_fails_under_load_is_taken_back(next_release: GitHub, project: Proj
     with load(partial(ask, next_release, project)) as responses:
         run = next_release.act("push", "deploy")
     results = ["success", "success", "success", "failure", "success"]
-    assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "rollback"], results, strict=True)), run.log
+    assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "auto-rollback"], results, strict=True)), run.log
     assert "| **block** | errors" in run.log
     assert set(responses) == {200}
     edit(next_release, "params.yaml", "minutes: 1", "minutes: 0")

@@ -27,7 +27,7 @@ BROKEN: dict[str, Fault] = {
     ),
     "a gate that blocks": (
         ("params.yaml", "gate:", "gate:\n  max_size_mb: 0.001"),
-        ("rehearsal", "make rehearsal"),
+        ("e2e", "make e2e"),
         "the gate blocks model",
     ),
 }

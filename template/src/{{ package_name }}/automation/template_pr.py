@@ -63,14 +63,14 @@ def take() -> tuple[str, str]:
 def request(branch: str, title: str, body: str) -> None:
     """Open the pull request; a draft, if somebody has to decide."""
     draft = ["--draft"] if title.endswith(UNDECIDED) else []
-    words = ("--head", branch, "--base", default_branch("standards"), "--title", title, "--body", body)
+    words = ("--head", branch, "--base", default_branch("template-pr"), "--title", title, "--body", body)
     print(call("gh", "pr", "create", *draft, *words))
 
 
 def propose(branch: str, title: str, body: str) -> None:
     """Push what is there as a branch with a pull request; without one, it would only count as proposed."""
     commit = commit_aside(title, ".")
-    refused = "standards: the branch was refused; docs/workflows.md says what its token must be allowed:"
+    refused = "template-pr: the branch was refused; docs/workflows.md says what its token must be allowed:"
     call("git", "push", "--quiet", "origin", f"{commit}:refs/heads/{branch}", failure=refused)
     try:
         request(branch, title, body)
@@ -85,33 +85,33 @@ def is_proposed(branch: str, news: str) -> bool:
     Asks `gh` in any case, so that what it lacks shows before anything is pushed.
     """
     known = call("gh", "pr", "list", "--head", branch, "--state", "all", "--json", "url", "--jq", ".[].url")
-    default_branch("standards")
+    default_branch("template-pr")
     if not call("git", "ls-remote", "--heads", "origin", f"refs/heads/{branch}"):
         return False
     if not known:
         call("git", "fetch", "--quiet", "origin", f"refs/heads/{branch}")
         request(branch, call("git", "log", "--max-count=1", "--format=%s", "FETCH_HEAD"), news)
-    print(f"standards: {branch} is there already")
+    print(f"template-pr: {branch} is there already")
     return True
 
 
 def main() -> None:
     release = newest()
     if not release:
-        print("standards: nothing new")
+        print("template-pr: nothing new")
         return
-    branch, news = f"standards/{release}", changes(release)
+    branch, news = f"template/{release}", changes(release)
     if is_proposed(branch, news):
         return
     told, fault = take()
-    title = f"Standards {release}{UNDECIDED if fault else ''}"
+    title = f"Template {release}{UNDECIDED if fault else ''}"
     try:
         propose(branch, title, "\n\n".join(part for part in (fault, told, news) if part))
     finally:  # Copier began with a clean folder: only what it brought is taken back
         call("git", "add", "--all", "--", ".")
         call("git", "restore", "--source=HEAD", "--staged", "--worktree", "--", ".")
     if fault:
-        raise ProjectError(f"standards: {branch} needs a hand:\n{fault}")
+        raise ProjectError(f"template-pr: {branch} needs a hand:\n{fault}")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--until", choices=["shadow"], help="stop there; the next run goes on")
     asked = parser.parse_args()
     if not asked.image:
-        raise ProjectError("trial: say which image: make trial IMAGE=name@sha256:…")
+        raise ProjectError("trial: say which image: make rollout IMAGE=name@sha256:…")
     settings = params.load().rollout
     for step in steps(asked.image, standing(), settings):
         if asked.until in (None, step[0]):

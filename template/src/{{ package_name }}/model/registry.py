@@ -1,6 +1,6 @@
 """The model in production: the bundle at the newest production tag, fetched by DVC.
 
-`make deployed` sets that tag, `production/YYYY-MM-DD-N` (UTC) on the default branch: it says that this
+`make tag-production` sets that tag, `production/YYYY-MM-DD-N` (UTC) on the default branch: it says that this
 commit's model is in production now. What it says comes from the commit, never from the working folder.
 
     python -m <package>.model.registry --newest
@@ -250,7 +250,7 @@ def tag_commit() -> str:
         tag = next_tag(tags)
         call("git", "tag", tag)
     if has_origin():
-        refused = f"production: {tag} is set here, but origin did not take it; `make deployed` tries again:"
+        refused = f"production: {tag} is set here, but origin did not take it; `make tag-production` tries again:"
         call("git", "push", "--quiet", "origin", f"refs/tags/{tag}", failure=refused)
     return tag
 

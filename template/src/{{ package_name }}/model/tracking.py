@@ -1,7 +1,7 @@
 """Tracking: MLflow mirrors each state of the project, for people to look at.
 
 Git and DVC stay the record, so nothing here stops a pipeline or a deployment. What is to be logged first
-waits in `mlruns/pending`, and leaves it once MLflow has it: after an outage, `make track` hands it over.
+waits in `mlruns/pending`, and leaves it once MLflow has it: after an outage, `make sync-mlflow` hands it over.
 """
 
 import hashlib
@@ -131,7 +131,7 @@ def send(*folders: Path) -> None:
         except Exception as error:  # a broken mirror must not break what it mirrors
             failed.add(address())
             said = " ".join(f"{address()} did not take {folder} ({type(error).__name__}: {error}".split())
-            warn(f"{said[:300]}). It is kept: `make track` logs it later.")
+            warn(f"{said[:300]}). It is kept: `make sync-mlflow` logs it later.")
             return
         shutil.rmtree(folder)
 

@@ -12,8 +12,8 @@ from helpers import answers, commit, git, migrate, require, snapshot
 from images import Docker
 from project import Done, Project
 
-BRANCH = "standards/1.1.0"
-STEP = "gh auth setup-git && make standards"
+BRANCH = "template/1.1.0"
+STEP = "gh auth setup-git && make template-pr"
 NEWS = "## 1.1.0 (2030-01-31)\n\n- **`.gitignore`** names one more folder."
 
 
@@ -55,15 +55,15 @@ def github(behind: GitHub, tmp_path: Path) -> GitHub:
 
 def propose(github: GitHub) -> Run:
     """Run the workflow, as each week."""
-    return github.act("schedule", "standards")
+    return github.act("schedule", "template-pr")
 
 
 def test_a_release_is_proposed_once(github: GitHub) -> None:
     """Tested, with what the changelog says of it; nothing happens again until there is another release."""
     run = propose(github)
-    assert run.jobs == {"standards": "success"}, run.log
+    assert run.jobs == {"template-pr": "success"}, run.log
     proposal = github.pull_request
-    assert proposal.startswith(f"create\n--head\n{BRANCH}\n--base\nmain\n--title\nStandards 1.1.0\n")
+    assert proposal.startswith(f"create\n--head\n{BRANCH}\n--base\nmain\n--title\nTemplate 1.1.0\n")
     assert proposal.endswith(f"\nrun here\n\n{NEWS}\n")
     assert "_commit: v1.1.0" in github.show(".copier-answers.yml", BRANCH)
     changed = git("diff", "--name-only", "main", BRANCH, cwd=github.origin).split()
@@ -71,11 +71,11 @@ def test_a_release_is_proposed_once(github: GitHub) -> None:
     author = git("show", "--no-patch", "--format=%an", BRANCH, cwd=github.origin)
     assert author == "github-actions[bot]\n"
     (github.folder / "pull-request").unlink()
-    assert f"standards: {BRANCH} is there already" in propose(github).log
+    assert f"template-pr: {BRANCH} is there already" in propose(github).log
     github.merge(BRANCH)
     run = propose(github)
-    assert run.jobs == {"standards": "success"}, run.log
-    assert "standards: nothing new" in run.log
+    assert run.jobs == {"template-pr": "success"}, run.log
+    assert "template-pr: nothing new" in run.log
     assert not (github.folder / "pull-request").exists()
 
 
@@ -91,7 +91,7 @@ def conflicting(github: GitHub) -> GitHub:
 def test_a_conflict_makes_a_draft(conflicting: GitHub) -> None:
     """With the list of conflicts; the run is red, and so are the hooks on the branch."""
     run = propose(conflicting)
-    assert run.failed == [("standards", STEP)], run.log
+    assert run.failed == [("template-pr", STEP)], run.log
     proposal = conflicting.pull_request
     assert proposal.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
     assert "\n## Conflicts: nothing was tested\n\n- .gitignore\n" in proposal
@@ -107,7 +107,7 @@ def test_without_a_pull_request_there_is_no_branch(conflicting: GitHub) -> None:
     """GitHub may refuse it until a setting is changed; the next run must not take it for proposed."""
     (conflicting.folder / "pull-request").mkdir()  # the stand-in cannot write there
     run = propose(conflicting)
-    assert run.failed == [("standards", STEP)], run.log
+    assert run.failed == [("template-pr", STEP)], run.log
     assert "gh pr create --draft" in run.log
     assert git("branch", cwd=conflicting.origin).split() == ["*", "main"]
 
@@ -118,7 +118,7 @@ def test_what_fails_its_checks_makes_a_draft(github: GitHub) -> None:
     file.write_text('COUNT: int = "one"\n')
     github.push("a wrong type")
     run = propose(github)
-    assert run.failed == [("standards", STEP)], run.log
+    assert run.failed == [("template-pr", STEP)], run.log
     proposal = github.pull_request
     assert proposal.startswith(f"create\n--draft\n--head\n{BRANCH}\n")
     assert "\n## Checks fail\n" in proposal
@@ -129,7 +129,7 @@ def test_a_migration_runs_only_if_trusted(github: GitHub) -> None:
     """Everywhere above, the variable TRUST_TEMPLATE says so; without it, the run is red and tells why."""
     github.variables.clear()
     run = propose(github)
-    assert run.failed == [("standards", STEP)], run.log
+    assert run.failed == [("template-pr", STEP)], run.log
     assert "potentially unsafe feature: migrations" in run.log
     assert git("branch", cwd=github.origin).split() == ["*", "main"]
 
