@@ -250,7 +250,7 @@ def tag_commit() -> str:
         tag = next_tag(tags)
         call("git", "tag", tag)
     if has_origin():
-        refused = f"production: {tag} is set here, but origin did not take it; `make tag-production` tries again:"
+        refused = f"production: origin rejected the tag {tag}, which is set here; repeat make tag-production:"
         call("git", "push", "--quiet", "origin", f"refs/tags/{tag}", failure=refused)
     return tag
 

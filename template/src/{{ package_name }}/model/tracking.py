@@ -1,7 +1,7 @@
 """Tracking: MLflow mirrors each state of the project, for people to look at.
 
 Git and DVC stay the record, so nothing here stops a pipeline or a deployment. What is to be logged first
-waits in `mlruns/pending`, and leaves it once MLflow has it: after an outage, `make sync-mlflow` hands it over.
+waits in `mlruns/pending` until MLflow has it; after an outage, `make sync-mlflow` uploads it.
 """
 
 import hashlib
