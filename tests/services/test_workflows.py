@@ -192,7 +192,9 @@ def test_what_fails_under_load_is_taken_back(next_release: GitHub, project: Proj
     with load(partial(ask, next_release, project)) as responses:
         run = next_release.act("push", "deploy")
     results = ["success", "success", "success", "failure", "success"]
-    assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "auto-rollback"], results, strict=True)), run.log
+    assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "auto-rollback"], results, strict=True)), (
+        run.log
+    )
     assert "| **block** | errors" in run.log
     assert set(responses) == {200}
     edit(next_release, "params.yaml", "minutes: 1", "minutes: 0")
