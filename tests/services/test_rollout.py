@@ -66,7 +66,7 @@ ENTRYPOINT ["uvicorn", "--factory", "wrapper:create_app", "--host", "0.0.0.0", "
 """
 FAULTS = ("fails", "slow", "shifted", "late")
 PARAMS = """
-rollout: {steps: [20, 60], min_requests: 80, minutes: 0.5}
+rollout: {steps: [20, 60], min_requests: 80, minutes: 0.5, poll_seconds: 0.5, event_delay_seconds: 2}
 gate: {min_segment_rows: 30, max_latency_ms: 30}
 """
 # Stands before Docker's command line, and ends who called it for the STOP-th time, once that is done.
@@ -203,9 +203,6 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     """Copy the project to the server, where trials are short."""
     made = project.copy(tmp_path_factory.mktemp("server") / "project")
     made.params(PARAMS)
-    validation = made.problem.parent / "validation"
-    made.replace("timedelta(seconds=15)", "timedelta(seconds=2)", validation / "rollout.py")
-    made.replace("PAUSE = 5.0", "PAUSE = 0.5", validation / "trial.py")
     return made
 
 

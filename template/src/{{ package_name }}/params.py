@@ -108,6 +108,8 @@ class Rollout(Section, frozen=True):
     min_agreement: Share = 0.9  # share of rows with the champion's label; below, a person decides
     max_latency_ratio: Positive = 2  # 99th percentile, relative to the champion's
     max_score_shift: Positive = 0.1  # of a segment's mean: a probability, or standard deviations
+    poll_seconds: Positive = 5  # between two analyses
+    event_delay_seconds: NotNegative = 15  # until the event of a request is written
 
 
 class Monitor(Section, frozen=True):

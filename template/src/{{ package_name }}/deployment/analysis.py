@@ -36,7 +36,6 @@ from ..evaluation.checks import Check, Verdict, verdict_if, worst
 from ..monitoring.events import read_events
 from ..stats.inference import adjust_holm
 
-DELAY = timedelta(seconds=15)  # after which an event is written
 MOST_REQUESTS = 100_000  # more are drawn by chance
 UNANSWERED = 504
 READ = f"""
@@ -92,7 +91,8 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Ans
             f"{address}: {', '.join(versions)} were challengers since {since:%Y-%m-%d %H:%M} UTC, which is "
             "one too many: look back less far, --minutes"
         )
-    statuses = outcomes(events[events.row == 0].set_index("id"), paired)
+    delay = timedelta(seconds=settings.rollout.event_delay_seconds)
+    statuses = outcomes(events[events.row == 0].set_index("id"), paired, delay)
     events = events.set_index(["id", "row"])
     ours, theirs = (events[(events.role == it) & (events.status == 200)] for it in (CHALLENGER, CHAMPION))
     if paired:
@@ -101,15 +101,15 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Ans
     return Answers(contract, settings, paired, statuses, (ours, theirs))
 
 
-def outcomes(events: pd.DataFrame, paired: bool) -> tuple[pd.Series, pd.Series]:
+def outcomes(events: pd.DataFrame, paired: bool, delay: timedelta) -> tuple[pd.Series, pd.Series]:
     """Return the status of each request to the challenger, and of each to the champion.
 
-    Shadow: champion requests older than `DELAY` without a challenger event count as failed. Canary: requests
+    Shadow: champion requests older than `delay` without a challenger event count as failed. Canary: requests
     that the fallback answered count as failed.
     """
     champion, challenger, fallback = (events[events.role == role] for role in ROLES)
     if paired:
-        champion = champion[champion.time <= datetime.now(UTC).replace(tzinfo=None) - DELAY]
+        champion = champion[champion.time <= datetime.now(UTC).replace(tzinfo=None) - delay]
         return challenger.status.reindex(champion.index, fill_value=UNANSWERED), champion.status
     missed = pd.Series(UNANSWERED, fallback.index)
     return pd.concat([missed, challenger.status.drop(missed.index, errors="ignore")]), champion.status

@@ -23,7 +23,6 @@ from ..evaluation.checks import Check, Verdict, overview
 from .analysis import judge, read
 
 DEPLOY = Path("deploy/compose/deploy.py")
-PAUSE = 5.0  # seconds between looks
 CODES: dict[Verdict, int] = {"block": 2, "keep": 3}
 ENDS: dict[Verdict, str] = {
     "block": "it is blocked",
@@ -77,13 +76,13 @@ def look(image: str, mode: str) -> tuple[Verdict, list[Check], float]:
     return verdict, checks, now.since
 
 
-def take(step: Step, image: str, minutes: float) -> Verdict:
+def take(step: Step, image: str, settings: params.Rollout) -> Verdict:
     """Take a step, and wait for its verdict."""
     print(deploy(*step), file=sys.stderr, flush=True)
     verdict, checks, since = look(image, step[0])
-    while verdict == "keep" and time.time() < since + 60 * minutes:
+    while verdict == "keep" and time.time() < since + 60 * settings.minutes:
         print(f"trial: {step[0]}: {checks[-1].said}", file=sys.stderr, flush=True)
-        time.sleep(PAUSE)
+        time.sleep(settings.poll_seconds)
         verdict, checks, since = look(image, step[0])
     print(f"### {' '.join(step)}: {verdict}\n\n{overview(checks)}\n", flush=True)
     return verdict
@@ -99,7 +98,7 @@ def main() -> None:
     settings = params.load().rollout
     for step in steps(asked.image, standing(), settings):
         if asked.until in (None, step[0]):
-            verdict = take(step, asked.image, settings.minutes)
+            verdict = take(step, asked.image, settings)
             if verdict != "promote":
                 back = deploy("rollback", "--from", asked.image)
                 print(f"trial: {asked.image}: {ENDS[verdict]}\n\n{back}")
