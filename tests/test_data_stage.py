@@ -82,14 +82,14 @@ def broken(column: str, of: dict[str, tuple[Any, ...]]) -> str:
 @pytest.fixture(scope="module")
 def mixed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Break many rows in as many ways at once, and validate: reasons must not mix."""
-    made = project.copy(tmp_path_factory.mktemp("mixed") / "project")
+    work = project.copy(tmp_path_factory.mktemp("mixed") / "project")
     together = {**BROKEN, **ODD}
-    made.declare('Column("seen", "time", feature=False)')
-    made.edit("SELECT *, '2026-01-31T14:30:00' AS seen FROM raw")
+    work.declare('Column("seen", "time", feature=False)')
+    work.edit("SELECT *, '2026-01-31T14:30:00' AS seen FROM raw")
     columns = sorted({case[1] for case in together.values()})
-    made.edit(f"SELECT * REPLACE ({', '.join(broken(c, together) for c in columns)}) FROM raw")  # noqa: S608
-    made.stages("data.validate")
-    return made
+    work.edit(f"SELECT * REPLACE ({', '.join(broken(c, together) for c in columns)}) FROM raw")  # noqa: S608
+    work.stages("data.validate")
+    return work
 
 
 def reasons(project: Project, where: str = "true") -> list[str]:
@@ -106,10 +106,10 @@ def clean_keys(project: Project) -> list[str]:
 
 def test_untouched_data_passes(either: Project) -> None:
     """Every check below would be worthless if it stopped good data too."""
-    found = either.json("reports/data/data.json")
-    assert found["failures"] == []
-    assert found["rejected"] == 0
-    assert found["rows"] > 7000
+    report = either.json("reports/data/data.json")
+    assert report["failures"] == []
+    assert report["rejected"] == 0
+    assert report["rows"] > 7000
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -117,13 +117,13 @@ def test_a_broken_row_is_rejected_with_its_reason(mixed: Project, case: str) -> 
     """One reason, the column and the rule in it, and the row nowhere but among the rejected."""
     key, column, value, reason = BROKEN[case]
     where = "customer_id IS NULL" if column == "customer_id" else f"customer_id = '{key}'"
-    (found,) = reasons(mixed, where)
-    assert found.startswith(reason if ":" in reason else column)
-    assert reason in found
-    assert found.count(": m") == 1
+    (full_reason,) = reasons(mixed, where)
+    assert full_reason.startswith(reason if ":" in reason else column)
+    assert reason in full_reason
+    assert full_reason.count(": m") == 1
     assert str(key) not in clean_keys(mixed)
     if value.startswith("'") and value.endswith("'"):
-        assert f"got {value[1:-1]}" in found
+        assert f"got {value[1:-1]}" in full_reason
 
 
 @pytest.mark.parametrize("case", ODD)
@@ -134,10 +134,10 @@ def test_an_odd_row_stays(mixed: Project, case: str) -> None:
 
 def test_the_report_counts_rules_not_values(mixed: Project) -> None:
     """One line for a rule, however many values broke it: signs in a value must not split it."""
-    found = mixed.json("reports/data/data.json")
-    assert found["reasons"]["tenure: must be an integer from 0 to 600"] == 5
-    assert [rule for rule in found["reasons"] if not re.match(r"\w+: m", rule)] == []
-    assert sum(found["reasons"].values()) == found["rejected"] >= 18
+    report = mixed.json("reports/data/data.json")
+    assert report["reasons"]["tenure: must be an integer from 0 to 600"] == 5
+    assert [rule for rule in report["reasons"] if not re.match(r"\w+: m", rule)] == []
+    assert sum(report["reasons"].values()) == report["rejected"] >= 18
 
 
 def test_the_report_is_for_people_too(mixed: Project) -> None:
@@ -153,14 +153,14 @@ def test_the_report_is_for_people_too(mixed: Project) -> None:
 @pytest.fixture(scope="module")
 def repeated(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Repeat customer 7 as it is, customer 8 with another bill, and customer 9 both ways."""
-    made = project.copy(tmp_path_factory.mktemp("repeated") / "project")
-    made.edit(
+    work = project.copy(tmp_path_factory.mktemp("repeated") / "project")
+    work.edit(
         "FROM raw "
         "UNION ALL FROM raw WHERE customer_id IN (7, 9) UNION ALL FROM raw WHERE customer_id = 7 "
         "UNION ALL SELECT * REPLACE (1.5 AS monthly_charges) FROM raw WHERE customer_id IN (8, 9)"
     )
-    made.stages("data.validate")
-    return made
+    work.stages("data.validate")
+    return work
 
 
 def test_of_equal_rows_one_stays(repeated: Project) -> None:
@@ -173,19 +173,19 @@ def test_of_equal_rows_one_stays(repeated: Project) -> None:
 def test_of_different_rows_with_one_key_none_stays(repeated: Project, key: str) -> None:
     """Nobody knows which is right."""
     assert key not in clean_keys(repeated)
-    found = reasons(repeated, f"customer_id = '{key}'")
-    assert "customer_id: not unique; several different rows have it" in found
-    assert len(found) == (2 if key == "8" else 3)
+    rejected = reasons(repeated, f"customer_id = '{key}'")
+    assert "customer_id: not unique; several different rows have it" in rejected
+    assert len(rejected) == (2 if key == "8" else 3)
 
 
 def test_a_rejected_share_over_the_limit_stops(work: Project) -> None:
     """A few bad rows are life, many are a broken source. Those aside still say what is wrong."""
     work.edit("SELECT * REPLACE (if(customer_id <= 50, 999, tenure) AS tenure) FROM raw")
     work.params("validate: {max_rejected_share: 0.005}")
-    said = work.refusal("data.validate")
-    assert "rejected rows: 50 of 7,043 (0.7%)" in said
-    assert "validate.max_rejected_share (0.5%)" in said
-    assert "data/rejected.parquet" in said
+    error = work.refusal("data.validate")
+    assert "rejected rows: 50 of 7,043 (0.7%)" in error
+    assert "validate.max_rejected_share (0.5%)" in error
+    assert "data/rejected.parquet" in error
     assert reasons(work) == ["tenure: must be an integer from 0 to 600, got 999"] * 50
     assert "Not fit for training" in (work.folder / "reports/data/data.md").read_text()
 
@@ -194,9 +194,9 @@ def test_a_rejected_share_over_the_limit_stops(work: Project) -> None:
 def test_no_good_row_at_all_stops(demand_work: Project, query: str) -> None:
     """The emptiest table gets the same clear answer, not a traceback from a library."""
     demand_work.edit(query)
-    said = demand_work.refusal("data.validate")
-    assert "rejected rows" in said
-    assert "validate.max_rejected_share" in said
+    error = demand_work.refusal("data.validate")
+    assert "rejected rows" in error
+    assert "validate.max_rejected_share" in error
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -211,18 +211,18 @@ def test_a_class_with_too_few_rows_stops(work: Project, rows: int) -> None:
     """Twenty examples teach nothing, and one class alone leaves nothing to tell apart."""
     few = f"(FROM raw WHERE churn = 'Yes' LIMIT {rows})"
     work.edit(f"FROM raw WHERE churn = 'No' AND customer_id < 900 UNION ALL {few}")
-    said = work.refusal("data.validate")
-    assert f"label: churn is 'Yes' in {rows} rows" in said
-    assert "validate.min_class_rows (30)" in said
-    assert "'No'" not in said
+    error = work.refusal("data.validate")
+    assert f"label: churn is 'Yes' in {rows} rows" in error
+    assert "validate.min_class_rows (30)" in error
+    assert "'No'" not in error
 
 
 def test_a_constant_target_stops(demand_work: Project) -> None:
     """A regression's way of having one class only."""
     demand_work.edit("SELECT * REPLACE (4.2 AS demand) FROM raw")
-    said = demand_work.refusal("data.validate")
-    assert "label: demand" in said
-    assert "4.2 in every row" in said
+    error = demand_work.refusal("data.validate")
+    assert "label: demand" in error
+    assert "4.2 in every row" in error
 
 
 def test_leaks_stop(work: Project) -> None:
@@ -260,9 +260,9 @@ def test_a_leak_in_a_regression_stops(demand_work: Project) -> None:
     demand_work.declare('Column("homes", "number")', 'Column("industry", "number")')
     part = "hash(time) % 10000 / 1000 - 5"
     demand_work.edit(f"SELECT *, {part} AS homes, demand - homes AS industry FROM raw")  # noqa: S608
-    said = demand_work.refusal("data.validate")
-    assert re.search("(homes with industry|industry with homes) all but determines demand", said)
-    assert said.count("all but determines") == 1
+    error = demand_work.refusal("data.validate")
+    assert re.search("(homes with industry|industry with homes) all but determines demand", error)
+    assert error.count("all but determines") == 1
 
 
 def test_personal_data_that_nobody_declared_stops(work: Project) -> None:
@@ -274,8 +274,8 @@ def test_personal_data_that_nobody_declared_stops(work: Project) -> None:
     added = ", ".join(f"{sql} AS {name}" for name, sql in values.items())
     work.edit(f"SELECT *, {added} FROM raw")  # noqa: S608
     pattern = r"personal data: (\w+) holds what looks like ([\w -]+?) \("
-    found = dict(re.findall(pattern, work.refusal("data.validate")))
-    assert found == {name: what for name, (_, what) in PERSONAL.items()}
+    kinds = dict(re.findall(pattern, work.refusal("data.validate")))
+    assert kinds == {name: kind for name, (_, kind) in PERSONAL.items()}
 
 
 def holding(paths: Iterable[Path], value: str) -> list[Path]:
@@ -286,8 +286,8 @@ def holding(paths: Iterable[Path], value: str) -> list[Path]:
 def made_from(project: Project) -> list[Path]:
     """List all files that the pipeline makes from the raw table."""
     folders = ("data", "models", "reports", ".params")
-    found = [path for folder in folders for path in files(project.folder / folder)]
-    return [path for path in found if path.name != "raw.parquet"]
+    paths = [path for folder in folders for path in files(project.folder / folder)]
+    return [path for path in paths if path.name != "raw.parquet"]
 
 
 def test_personal_data_goes_no_further_than_the_source(work: Project) -> None:
@@ -302,8 +302,8 @@ def test_personal_data_goes_no_further_than_the_source(work: Project) -> None:
                '{secret}' AS name, if(customer_id < 70, {age}, 40) AS age FROM raw
         UNION ALL SELECT *, 'Another' AS name, 40 AS age FROM raw WHERE customer_id = 99
     """)  # noqa: S608
-    said = work.make("pipeline")
-    assert secret not in said
+    output = work.make("pipeline")
+    assert secret not in output
     assert holding([work.folder / "data/raw.parquet"], secret)
     assert len(made_from(work)) > 10
     for value in (secret, age):
@@ -319,10 +319,10 @@ def test_personal_data_goes_no_further_than_the_source(work: Project) -> None:
 def test_a_column_absent_from_the_source_is_named(work: Project) -> None:
     """With what is there instead, and what to do."""
     work.edit("SELECT * EXCLUDE (tenure, contract), tenure AS months FROM raw")
-    said = work.refusal("data.validate")
-    assert "tenure, contract" in said
-    assert "months" in said
-    assert "problem.PREPARE" in said
+    error = work.refusal("data.validate")
+    assert "tenure, contract" in error
+    assert "months" in error
+    assert "problem.PREPARE" in error
 
 
 def rekey(project: Project, which: str) -> None:
@@ -334,9 +334,9 @@ def rekey(project: Project, which: str) -> None:
 def test_test_rows_under_other_keys_in_training_stop(work: Project) -> None:
     """The test would ask what training has told."""
     rekey(work, "customer_id IN (SELECT customer_id FROM 'data/splits/test.parquet')")
-    said = work.refusal("data.split")
-    assert "training and test are not apart" in said
-    assert "test rows equal a training row in every feature" in said
+    error = work.refusal("data.split")
+    assert "training and test are not apart" in error
+    assert "test rows equal a training row in every feature" in error
 
 
 def test_a_whole_table_under_other_keys_stops(work: Project) -> None:
@@ -368,14 +368,14 @@ def test_a_row_stays_in_its_split_when_others_come(work: Project) -> None:
 
 def test_time_splits_by_time(demand_project: Project) -> None:
     """The newest fifth is the test: to forecast the past would be easy."""
-    (found,) = demand_project.rows("""
+    (counts,) = demand_project.rows("""
         SELECT (SELECT max(time) FROM 'data/splits/train.parquet')
              < (SELECT min(time) FROM 'data/splits/test.parquet') AS apart,
                (SELECT count(*) FROM 'data/splits/test.parquet')
              / (SELECT count(*) FROM 'data/clean.parquet') AS share
     """)
-    assert found["apart"]
-    assert found["share"] == pytest.approx(0.2, abs=0.001)
+    assert counts["apart"]
+    assert counts["share"] == pytest.approx(0.2, abs=0.001)
 
 
 def test_a_wrong_time_is_rejected_before_the_past_is_looked_up(demand_work: Project) -> None:
@@ -389,8 +389,8 @@ def test_missing_half_hours_are_no_error(demand_work: Project) -> None:
     """A gap takes away the rows that look back at it, and nothing else."""
     demand_work.edit("FROM raw WHERE time <> '2014-06-18 12:00:00'")
     demand_work.stages("data.validate")
-    found = demand_work.json("reports/data/data.json")
-    assert found["rows"] - found["rejected"] == 17520 - 7 * 48 - 3
+    report = demand_work.json("reports/data/data.json")
+    assert report["rows"] - report["rejected"] == 17520 - 7 * 48 - 3
 
 
 def test_columns_may_be_called_anything(work: Project) -> None:

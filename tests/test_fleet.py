@@ -48,8 +48,8 @@ class Fleet:
 
     def start(self, verb: str, *options: str, projects: str = "fleet.yaml") -> subprocess.Popen[str]:
         """Start the command."""
-        ours = f"--template={self.folder / 'template'}"
-        command = (sys.executable, "-m", "hooks.fleet", verb, self.folder / projects, ours, *options)
+        template = f"--template={self.folder / 'template'}"
+        command = (sys.executable, "-m", "hooks.fleet", verb, self.folder / projects, template, *options)
         names = (f"GIT_{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL"))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = os.environ | dict.fromkeys(names, "fleet@example.com") | {"PATH": path}
@@ -59,8 +59,8 @@ class Fleet:
     def run(self, verb: str, *options: str, projects: str = "fleet.yaml") -> Done:
         """Run the command to its end."""
         process = self.start(verb, *options, projects=projects)
-        said, complained = process.communicate()
-        return Done(process.args, process.returncode, said, complained)
+        output, errors = process.communicate()
+        return Done(process.args, process.returncode, output, errors)
 
     @property
     def tests(self) -> str:
@@ -74,13 +74,13 @@ class Fleet:
 
     def pushed(self) -> set[int]:
         """List the projects that have the branch."""
-        ours = (number for number in range(20) if number != FOREIGN)
-        return {number for number in ours if git("branch", "--list", BRANCH, cwd=self[number])}
+        numbers = (number for number in range(20) if number != FOREIGN)
+        return {number for number in numbers if git("branch", "--list", BRANCH, cwd=self[number])}
 
 
-def results(said: str) -> dict[int, str]:
+def results(output: str) -> dict[int, str]:
     """Read the table: what became of each project."""
-    head, *lines = said.splitlines()
+    head, *lines = output.splitlines()
     return {int(line.split()[0].rpartition("-")[2]): line[head.index("result") :] for line in lines}
 
 
@@ -98,14 +98,14 @@ def release(template: Path, version: str) -> None:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     """Start twenty projects from three releases, with different answers, and let teams work on them."""
     folder = tmp_path_factory.mktemp("fleet")
-    template, made = snapshot(folder / "template"), Fleet(folder)
+    template, fleet_of_twenty = snapshot(folder / "template"), Fleet(folder)
     for part in ("src", "tests", "deploy", ".github"):  # it is about many projects, not about many files
         shutil.rmtree(template / "template" / part)
     for version in RELEASES:
         release(template, version)
-    for number, given in zip(range(20), cycle(pairwise()), strict=False):
-        project, taken = made[number], NEWEST if number in CURRENT else RELEASES[number % 2]
-        copier.run_copy(str(template), project, data=given, vcs_ref=taken, defaults=True, quiet=True)
+    for number, answer_set in zip(range(20), cycle(pairwise()), strict=False):
+        project, taken = fleet_of_twenty[number], NEWEST if number in CURRENT else RELEASES[number % 2]
+        copier.run_copy(str(template), project, data=answer_set, vcs_ref=taken, defaults=True, quiet=True)
         commit(project, "start")
         if number in EDITS:
             path, text = EDITS[number]
@@ -113,30 +113,30 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
             with (project / path).open("a") as file:
                 file.write(text)
             commit(project, "ours")
-    (made[FOREIGN] / ".git").rename(folder / "elsewhere")
-    (made[DIRTY] / "Makefile").write_text("# being worked on\n")
+    (fleet_of_twenty[FOREIGN] / ".git").rename(folder / "elsewhere")
+    (fleet_of_twenty[DIRTY] / "Makefile").write_text("# being worked on\n")
     (folder / "fleet.yaml").write_text(yaml.safe_dump([f"project-{number}" for number in range(20)]))
     (folder / "tests.sh").write_text(TESTS.format(log=folder / "tests.log"))
-    return made
+    return fleet_of_twenty
 
 
 def test_status_tells_what_to_expect(fleet: Fleet) -> None:
     """Before anything is touched: release, age, and who will conflict."""
     (fleet.folder / "few.yaml").write_text("[{repository: project-2, branch: main}, project-5]\n")
-    done = fleet.run("status", "--trust", projects="few.yaml")
-    assert done.returncode == 1
-    assert results(done.stdout) == {2: "conflicts: .gitignore", 5: "current"}
-    assert done.stdout.splitlines()[1].split()[1:4] == [RELEASES[0], "0", NEWEST]
+    result = fleet.run("status", "--trust", projects="few.yaml")
+    assert result.returncode == 1
+    assert results(result.stdout) == {2: "conflicts: .gitignore", 5: "current"}
+    assert result.stdout.splitlines()[1].split()[1:4] == [RELEASES[0], "0", NEWEST]
     assert not fleet.pushed()
 
 
 def test_a_migration_is_trusted_or_does_not_run(fleet: Fleet) -> None:
     """It is the template's own program."""
     (fleet.folder / "one.yaml").write_text("[project-0]\n")
-    done = fleet.run("status", projects="one.yaml")
-    assert done.returncode == 1
-    assert "`--trust`" in results(done.stdout)[0]
-    assert "potentially unsafe feature: migrations" in done.stderr
+    result = fleet.run("status", projects="one.yaml")
+    assert result.returncode == 1
+    assert "`--trust`" in results(result.stdout)[0]
+    assert "potentially unsafe feature: migrations" in result.stderr
 
 
 EVIL = "_tasks: ['touch {ran}']\n_migrations: ['touch {ran}']\n"
@@ -152,13 +152,13 @@ def test_nothing_of_another_template_is_run(fleet: Fleet, tmp_path: Path, verb: 
     commit(evil, "evil")
     git("tag", "v9.0.0", cwd=evil)
     shutil.copytree(fleet[1], project)
-    answers = project / ".copier-answers.yml"
-    answers.write_text(answers.read_text().replace(str(fleet.folder / "template"), str(evil)))
+    answers_file = project / ".copier-answers.yml"
+    answers_file.write_text(answers_file.read_text().replace(str(fleet.folder / "template"), str(evil)))
     commit(project, "another template")
     (fleet.folder / "one.yaml").write_text(f"['{project}']\n")
-    done = fleet.run(verb, "--trust", fleet.tests, projects="one.yaml")
-    assert done.returncode == 1
-    assert results(done.stdout) == {1: f"another template: {evil}"}
+    result = fleet.run(verb, "--trust", fleet.tests, projects="one.yaml")
+    assert result.returncode == 1
+    assert results(result.stdout) == {1: f"another template: {evil}"}
     assert not ran.exists()
     assert git("branch", cwd=project).split() == ["*", "main"]
 
@@ -214,11 +214,11 @@ def test_another_address_is_another_template(address: str) -> None:
 def test_what_hangs_is_stopped(fleet: Fleet) -> None:
     """With all that it started: here a shell's child."""
     (fleet.folder / "one.yaml").write_text("[project-0]\n")
-    done = fleet.run(
+    result = fleet.run(
         "update", "--trust", "--test=sh -c 'sleep 600; true'", "--minutes=0.01", projects="one.yaml"
     )
-    assert results(done.stdout) == {0: "sh -c sleep 600; true: stopped after 0.01 minutes"}
-    assert done.returncode == 1
+    assert results(result.stdout) == {0: "sh -c sleep 600; true: stopped after 0.01 minutes"}
+    assert result.returncode == 1
     assert not fleet.pushed()
 
 
@@ -230,9 +230,9 @@ def updated(fleet: Fleet) -> Done:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.kill()
-    done = {number: count for number, count in fleet.tested().items() if number in fleet.pushed()}
+    finished = {number: count for number, count in fleet.tested().items() if number in fleet.pushed()}
     repeated = fleet.run("update", "--trust", fleet.tests)
-    assert done.items() <= fleet.tested().items()  # what was done is not done again
+    assert finished.items() <= fleet.tested().items()  # what was done is not done again
     return repeated
 
 
@@ -240,13 +240,13 @@ def updated(fleet: Fleet) -> Done:
 def test_each_project_is_updated_or_named(fleet: Fleet, updated: Done) -> None:
     """One that is broken stops no other, and the command says by its exit code that there is one."""
     assert updated.returncode == 1
-    said = results(updated.stdout)
-    assert list(said) == [*range(20)]
-    assert {number for number in said if said[number].endswith(BRANCH)} == PUSHED == fleet.pushed()
-    assert [said[number] for number in sorted(CURRENT)] == ["current", "current"]
-    assert [said[number] for number in sorted(CONFLICTS)] == ["conflicts: .gitignore"] * 2
-    assert said[FAILS] == f"sh {fleet.folder}/tests.sh: exit code 1"[:75]
-    assert said[FOREIGN] == "fatal: repository 'project-17' does not exist"
+    by_number = results(updated.stdout)
+    assert list(by_number) == [*range(20)]
+    assert {number for number in by_number if by_number[number].endswith(BRANCH)} == PUSHED == fleet.pushed()
+    assert [by_number[number] for number in sorted(CURRENT)] == ["current", "current"]
+    assert [by_number[number] for number in sorted(CONFLICTS)] == ["conflicts: .gitignore"] * 2
+    assert by_number[FAILS] == f"sh {fleet.folder}/tests.sh: exit code 1"[:75]
+    assert by_number[FOREIGN] == "fatal: repository 'project-17' does not exist"
 
 
 def test_a_branch_is_the_update_and_nothing_else(fleet: Fleet, updated: Done) -> None:
@@ -264,7 +264,7 @@ def test_a_branch_is_the_update_and_nothing_else(fleet: Fleet, updated: Done) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "No such file"),
         ("churn", "'churn' is none"),
@@ -272,11 +272,11 @@ def test_a_branch_is_the_update_and_nothing_else(fleet: Fleet, updated: Done) ->
         ("- [", "while parsing"),
     ],
 )
-def test_a_list_that_is_none_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
+def test_a_list_that_is_none_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     """Before any project is visited."""
     if text is not None:
         (tmp_path / "fleet.yaml").write_text(text)
-    done = Fleet(tmp_path).run("status")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {tmp_path / 'fleet.yaml'} must be a YAML list of paths")
-    assert said in done.stderr
+    result = Fleet(tmp_path).run("status")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {tmp_path / 'fleet.yaml'} must be a YAML list of paths")
+    assert message in result.stderr

@@ -20,7 +20,7 @@ DOC = ROOT / "docs" / "gate.md"
 class Mutation:
     """A change to a project whose first model is in production, and what must follow from it."""
 
-    what: str
+    description: str
     change: Callable[[Project], None]
     start: str  # the first stage that is run after the change
     stage: str  # the stage that answers
@@ -29,7 +29,7 @@ class Mutation:
 
     def row(self) -> str:
         """One line of the table in docs/."""
-        return f"| {self.what} | `{self.stage}` | {self.verdict} | {self.reason} |"
+        return f"| {self.description} | `{self.stage}` | {self.verdict} | {self.reason} |"
 
 
 def estimator(code: str) -> Callable[[Project], None]:
@@ -86,13 +86,13 @@ def in_production_was(settings: str) -> Callable[[Project], None]:
     """Put a model with other settings into production, then go back to the starter's own."""
 
     def change(work: Project) -> None:
-        ours = work.problem.read_text()
+        problem = work.problem.read_text()
         boosted(settings)(work)
         work.good("dvc", "repro", "--quiet")
         git("add", "--all", cwd=work.folder)
         git("commit", "--quiet", "--no-verify", "--message", "another", cwd=work.folder)
         git("tag", "--force", TAG, cwd=work.folder)
-        work.problem.write_text(ours)
+        work.problem.write_text(problem)
 
     return change
 
@@ -302,7 +302,7 @@ def deployed(work: Project) -> Project:
     return work
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.description)
 def test_a_mutation_meets_its_verdict(deployed: Project, mutation: Mutation) -> None:
     """Stages before the one that answers pass; it gives the verdict, for the reason."""
     mutation.change(deployed)
@@ -313,9 +313,9 @@ def test_a_mutation_meets_its_verdict(deployed: Project, mutation: Mutation) -> 
     else:
         deployed.stages(mutation.stage)
     if mutation.verdict != "stops":
-        found = deployed.json("reports/gate.json")
-        assert found["verdict"] == mutation.verdict, found["reasons"]
-        assert mutation.reason in "\n".join(found["reasons"])
+        report = deployed.json("reports/gate.json")
+        assert report["verdict"] == mutation.verdict, report["reasons"]
+        assert mutation.reason in "\n".join(report["reasons"])
 
 
 def test_the_table_in_docs_is_what_these_tests_prove() -> None:
@@ -376,10 +376,10 @@ def test_an_expectation_that_cannot_be_is_named(work: Project, old: str, new: st
 
 def test_the_gate_judges_both_starters(either: Project) -> None:
     """The first model of a fresh project passes, by its own merit."""
-    found = either.json("reports/gate.json")
-    assert (found["verdict"], found["production"]) == ("promote", None)
+    report = either.json("reports/gate.json")
+    assert (report["verdict"], report["production"]) == ("promote", None)
     assert {"kpi", "baseline", "segment", "calibration", "behaviour", "data", "bundle"} <= {
-        check["rule"] for check in found["checks"]
+        check["rule"] for check in report["checks"]
     }
     assert (either.folder / "reports/gate.png").stat().st_size > 10_000
 
@@ -426,8 +426,8 @@ def test_the_gate_is_as_sure_as_it_says(project: Project) -> None:
     draws above it). Better by the margin of 0.02 (AUC 0.841 against 0.821): stated power 0.8. Worse by
     about twice the margin: never promoted. Equal models are blocked in at most 0.05 too.
     """
-    said = project.script(SIMULATE.format(package=project.package))
-    wrong, blocked, power, _, worse, _ = map(float, said.split())
+    output = project.script(SIMULATE.format(package=project.package))
+    wrong, blocked, power, _, worse, _ = map(float, output.split())
     assert wrong <= 0.05
     assert blocked <= 0.05
     assert power >= 0.8
@@ -436,9 +436,9 @@ def test_the_gate_is_as_sure_as_it_says(project: Project) -> None:
 
 def checked(work: Project) -> str:
     """What the hook says that a commit runs; nothing when all is well."""
-    done = work.run(work.python, "-m", f"{work.package}.evaluation.cards", "--check")
-    assert (done.returncode == 0) == (done.stderr == "")
-    return done.stderr
+    result = work.run(work.python, "-m", f"{work.package}.evaluation.cards", "--check")
+    assert (result.returncode == 0) == (result.stderr == "")
+    return result.stderr
 
 
 def test_cards_say_what_the_run_recorded(either: Project) -> None:
@@ -490,11 +490,11 @@ def test_a_blocked_model_is_committed_without_cards(work: Project) -> None:
     git("add", "--all", cwd=work.folder)
     git("reset", "--quiet", "--", "docs", cwd=work.folder)
     command = ("git", "-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "-m", "blocked")
-    done = work.run(*command)
-    assert done.returncode != 0
-    said = done.stdout + done.stderr
-    assert "the gate blocks this model, so it has none" in said
-    assert "docs/model-card.md is there, but model" in said
+    result = work.run(*command)
+    assert result.returncode != 0
+    output = result.stdout + result.stderr
+    assert "the gate blocks this model, so it has none" in output
+    assert "docs/model-card.md is there, but model" in output
     assert git("rev-parse", "HEAD", cwd=work.folder) == before
     work.good(*command, "--all")
     assert "card.md" not in git("ls-files", "docs", cwd=work.folder)
@@ -522,9 +522,9 @@ def test_a_model_of_dvc_repro_alone_has_stale_cards(work: Project) -> None:
 def test_reports_of_production_stay(deployed: Project) -> None:
     """Byte for byte: held against itself, a model would lose how it compared with the one before it."""
     for _ in range(2):
-        told = deployed.make("gate")
-        assert "gate: keep model" in told
-        assert "stay as they are" in told
+        output = deployed.make("gate")
+        assert "gate: keep model" in output
+        assert "stay as they are" in output
         assert git("status", "--porcelain", cwd=deployed.folder) == ""
     deployed.params("gate: {min_test_rows: 400}")
     assert "stay as they are" not in deployed.make("gate")

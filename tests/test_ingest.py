@@ -74,9 +74,9 @@ def ingest(project: Project, source: str | Path, query: str | None = None) -> st
     return project.stages("data.ingest")
 
 
-def counts(said: str) -> tuple[int, int]:
+def counts(output: str) -> tuple[int, int]:
     """Read what ingestion says of itself: how many rows came, and how many there are now."""
-    numbers = [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*", said)]
+    numbers = [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*", output)]
     return numbers[0], numbers[-1]
 
 
@@ -103,8 +103,8 @@ def different(project: Project, other: Project) -> list[dict[str, Json]]:
     """Compare two projects' ingested rows, types aside."""
     texts, numbers = "* EXCLUDE (total_charges, monthly_charges)", "'charges'"
     columns = f"COLUMNS({texts})::VARCHAR, COLUMNS({numbers})::DOUBLE"
-    mine, theirs = (f"SELECT {columns} FROM '{it.folder / RAW}'" for it in (project, other))  # noqa: S608
-    return project.rows(f"(({mine}) EXCEPT ({theirs})) UNION ALL (({theirs}) EXCEPT ({mine}))")
+    left, right = (f"SELECT {columns} FROM '{side.folder / RAW}'" for side in (project, other))  # noqa: S608
+    return project.rows(f"(({left}) EXCEPT ({right})) UNION ALL (({right}) EXCEPT ({left}))")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_a_source_gives_the_same_rows(
 ) -> None:
     """Where rows come from must not matter to anything after."""
     query = "SELECT * FROM customers" if source.startswith("sqlite") else None
-    said = ingest(bare, source.format(folder=exported, http=served), query)
-    assert counts(said) == (7043, 7043)
+    output = ingest(bare, source.format(folder=exported, http=served), query)
+    assert counts(output) == (7043, 7043)
     assert different(bare, project) == []
 
 
@@ -139,7 +139,7 @@ def test_texts_become_what_the_contract_says(bare: Project, project: Project, ex
     """A CSV file has no types: the clean table has the contract's, as from a typed source."""
     ingest(bare, exported / "rows.csv")
     bare.stages("data.validate")
-    clean = [f"FROM '{it.folder / 'data/clean.parquet'}'" for it in (bare, project)]
+    clean = [f"FROM '{work.folder / 'data/clean.parquet'}'" for work in (bare, project)]
     assert bare.rows(f"DESCRIBE {clean[0]}") == bare.rows(f"DESCRIBE {clean[1]}")
     assert bare.rows(f"(({clean[0]}) EXCEPT ({clean[1]}))") == []
     assert bare.json("reports/data/data.json")["rejected"] == 0
@@ -152,10 +152,10 @@ def test_a_query_is_read_chunk_by_chunk(bare: Project, tmp_path: Path) -> None:
         SELECT i AS customer_id, CASE WHEN i > 200000 THEN 'late' END AS note,
                CASE WHEN i = 3 THEN NULL ELSE i % 70 END AS tenure FROM n
     """
-    said = ingest(bare, f"sqlite:///{tmp_path / 'empty.db'}", " ".join(query.split()))
-    assert counts(said)[-1] == 250_001
-    found = bare.rows(f"SELECT count(note) AS n, count(tenure) AS t FROM '{RAW}'")  # noqa: S608
-    assert found == [{"n": 50001, "t": 250000}]
+    output = ingest(bare, f"sqlite:///{tmp_path / 'empty.db'}", " ".join(query.split()))
+    assert counts(output)[-1] == 250_001
+    counted = bare.rows(f"SELECT count(note) AS n, count(tenure) AS t FROM '{RAW}'")  # noqa: S608
+    assert counted == [{"n": 50001, "t": 250000}]
 
 
 def test_the_sample_package_may_be_gone(bare: Project, exported: Path) -> None:
@@ -199,8 +199,8 @@ def test_a_tiny_table_keeps_its_header(bare: Project, text: str) -> None:
 def test_the_same_rows_again_change_nothing(either_work: Project) -> None:
     """To the byte: DVC then knows that nothing has to run."""
     before = (either_work.folder / RAW).read_bytes()
-    said = either_work.stages("data.ingest")
-    fetched, total = counts(said)
+    output = either_work.stages("data.ingest")
+    fetched, total = counts(output)
     assert fetched == total > 7000
     assert (either_work.folder / RAW).read_bytes() == before
 
@@ -210,8 +210,8 @@ def test_the_same_rows_from_elsewhere_are_no_new_rows(
 ) -> None:
     """The key is compared as the contract reads it: 7 in a database is 7 in a file."""
     monkeypatch.setenv("INGEST", "keep")
-    said = ingest(work, exported / "rows.csv")
-    assert counts(said) == (7043, 7043)
+    output = ingest(work, exported / "rows.csv")
+    assert counts(output) == (7043, 7043)
 
 
 def test_the_same_times_from_elsewhere_are_no_new_rows(
@@ -219,17 +219,17 @@ def test_the_same_times_from_elsewhere_are_no_new_rows(
 ) -> None:
     """A time is a key too, however it is written."""
     monkeypatch.setenv("INGEST", "keep")
-    header, known = "time,demand,workday,temperature", "2014-01-01T00:30:00,3.5,0,18"
-    text = f"{header}\n{known}\n2015-01-01 00:00:00,3.4,0,19\n"
-    said = ingest(demand_work, table(demand_work, text))
-    assert counts(said) == (2, 17_521)
+    header, first_row = "time,demand,workday,temperature", "2014-01-01T00:30:00,3.5,0,18"
+    text = f"{header}\n{first_row}\n2015-01-01 00:00:00,3.4,0,19\n"
+    output = ingest(demand_work, table(demand_work, text))
+    assert counts(output) == (2, 17_521)
 
 
 def test_new_rows_are_added(bare: Project) -> None:
     """And those that are gone from the source stay: it may be a window on the newest."""
     ingest(bare, table(bare, "customer_id,tenure\n1,10\n2,20\n"))
-    said = ingest(bare, table(bare, "customer_id,tenure\n2,20\n3,30\n"))
-    assert counts(said) == (2, 3)
+    output = ingest(bare, table(bare, "customer_id,tenure\n2,20\n3,30\n"))
+    assert counts(output) == (2, 3)
     assert sorted(raw(bare)) == [("1", "10"), ("2", "20"), ("3", "30")]
 
 
@@ -278,9 +278,9 @@ def test_keys_that_look_like_numbers_stay_texts(bare: Project) -> None:
 def test_another_problems_table_is_replaced(work: Project) -> None:
     """Its rows cannot be told from the fetched ones without the key."""
     work.edit("SELECT * RENAME (customer_id AS passenger) FROM raw")
-    said = work.stages("data.ingest")
-    assert "customer_id" in said  # why nothing of what was there is left
-    assert counts(said) == (7043, 7043)
+    output = work.stages("data.ingest")
+    assert "customer_id" in output  # why nothing of what was there is left
+    assert counts(output) == (7043, 7043)
 
 
 def test_a_changed_source_stops_until_somebody_chooses(work: Project) -> None:
@@ -288,9 +288,9 @@ def test_a_changed_source_stops_until_somebody_chooses(work: Project) -> None:
     choose(work, table(work, "customer_id,tenure\n1,10\n", "own.csv"))
     assert "rows of the sample replaced" in work.make("ingest")
     choose(work, table(work, "customer_id,tenure\n2,20\n", "other.csv"))
-    done = work.run("make", "ingest")
-    assert done.returncode != 0
-    assert "make ingest KEEP=1" in done.stderr
+    result = work.run("make", "ingest")
+    assert result.returncode != 0
+    assert "make ingest KEEP=1" in result.stderr
     assert raw(work) == [("1", "10")]
     work.make("ingest", "KEEP=1")
     assert raw(work) == [("1", "10"), ("2", "20")]
@@ -302,9 +302,9 @@ def test_a_source_without_the_key_is_refused(work: Project) -> None:
     """With the columns that it has."""
     before = (work.folder / RAW).read_bytes()
     choose(work, table(work, "id,tenure\n1,10\n"))
-    said = work.refusal("data.ingest")
-    assert "'customer_id'" in said
-    assert "id, tenure" in said
+    error = work.refusal("data.ingest")
+    assert "'customer_id'" in error
+    assert "id, tenure" in error
     assert (work.folder / RAW).read_bytes() == before
 
 
@@ -359,9 +359,9 @@ def test_an_unreadable_source_is_said_and_costs_nothing(
     source, query = UNREADABLE[case]
     names = {"here": tmp_path, "folder": exported, "http": served, "port": closed_port()}
     choose(work, source.format(**names), query)
-    said = work.refusal("data.ingest")
-    assert "ingest" in said
-    assert "hunter2" not in said
+    error = work.refusal("data.ingest")
+    assert "ingest" in error
+    assert "hunter2" not in error
     assert (work.folder / RAW).read_bytes() == before
     assert [path.name for path in (work.folder / "data").glob("raw*")] == ["raw.parquet"]
 

@@ -55,9 +55,9 @@ def test_an_edit_that_is_not_committed_is_named(work: Project) -> None:
     """The pull request would hold a model and not the code that made it."""
     work.replace("max_iter: 80", "max_iter: 70", work.folder / "params.yaml")
     (work.folder / "reports/metrics.json").write_text("{}\n")
-    said = work.refusal("automation.propose")
-    assert "params.yaml" in said
-    assert "metrics.json" not in said
+    error = work.refusal("automation.propose")
+    assert "params.yaml" in error
+    assert "metrics.json" not in error
 
 
 @pytest.mark.usefixtures("origin")

@@ -32,8 +32,8 @@ def test_a_model_that_the_remote_lacks_is_not_deployed(work: Project, tmp_path: 
     for folder in (work.folder / ".dvc/cache", other.folder / ".dvc/cache"):
         shutil.rmtree(folder, ignore_errors=True)
     remote.rename(tmp_path / "away")
-    told = other.stages("model.registry")
-    assert "warning: the remote cannot be asked whether it has the model: there is no folder" in told
+    output = other.stages("model.registry")
+    assert "warning: the remote cannot be asked whether it has the model: there is no folder" in output
 
 
 def test_another_bundle_than_the_tag_says_is_not_compared_with(colleague: Project) -> None:
@@ -83,9 +83,9 @@ def test_packaging_that_changed_works_in_a_clone(colleague: Project) -> None:
     colleague.good("dvc", "pull")
     bundle = colleague.problem.parent / "model/build.py"
     bundle.write_text(bundle.read_text() + "# another word\n")
-    said = colleague.make("stages")
-    assert "Running stage 'train'" in said
-    assert "Running stage 'bundle'" in said
+    output = colleague.make("stages")
+    assert "Running stage 'train'" in output
+    assert "Running stage 'bundle'" in output
     commit(colleague.folder, "another word")
     estimator = colleague.folder / "models/estimator.joblib"
     estimator.write_bytes(estimator.read_bytes() + b"of another branch")

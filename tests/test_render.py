@@ -237,9 +237,9 @@ def test_all_lists_of_seed_files_agree(copy_project: CopyProject) -> None:
     assert excluded("update") - excluded("copy") == seeds - {custom}
     readme = (project / "README.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| (Yours|Standard) \|", readme, re.M)
-    yours = {path.rstrip("/") for path, owner in rows if owner == "Yours"}
+    own_files = {path.rstrip("/") for path, owner in rows if owner == "Yours"}
     package = answers(project)["package_name"]
-    assert yours == {seed.lstrip("/").replace("*", package) for seed in seeds}
+    assert own_files == {seed.lstrip("/").replace("*", package) for seed in seeds}
     for path, _ in rows:
         assert (project / path).exists(), path
         assert (project / path).is_dir() == path.endswith("/"), path

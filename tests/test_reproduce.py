@@ -10,7 +10,9 @@ from project import Project
 def leftovers(work: Project) -> list[str]:
     """Checkouts besides the project's own, and changes in it."""
     trees = git("worktree", "list", "--porcelain", cwd=work.folder).split("\n\n")[1:]
-    return [it for it in (*trees, *git("status", "--porcelain", cwd=work.folder).splitlines()) if it.strip()]
+    return [
+        line for line in (*trees, *git("status", "--porcelain", cwd=work.folder).splitlines()) if line.strip()
+    ]
 
 
 def forget(work: Project) -> None:
@@ -30,10 +32,10 @@ def test_a_revision_is_made_again(work: Project) -> None:
     work.problem.write_text("raise RuntimeError('the problem of today')\n")
     work.params("ingest: {source: nowhere.csv}")
     commit(work.folder, "today")
-    said = work.make("reproduce", "REV=old")
+    output = work.make("reproduce", "REV=old")
     version = work.json("reports/evaluation.json")["model_version"]
-    assert said.count(version) == 2
-    assert "same model and metrics" in said
+    assert output.count(version) == 2
+    assert "same model and metrics" in output
     assert leftovers(work) == []
 
 
@@ -45,8 +47,8 @@ def test_a_result_that_was_not_made_is_told(work: Project) -> None:
     (work.folder / "reports/metrics.json").write_text(text.replace(str(metrics["roc_auc"]), better))
     (work.folder / "uv.lock").unlink()
     commit(work.folder, "better")
-    said = work.refusal("automation.reproduce")
-    assert "HEAD is not reproduced: roc_auc differ." in said
+    error = work.refusal("automation.reproduce")
+    assert "HEAD is not reproduced: roc_auc differ." in error
     assert leftovers(work) == []
 
 
@@ -54,10 +56,10 @@ def test_a_revision_that_fails_says_why(work: Project) -> None:
     """What its stage said is what has to be read."""
     work.problem.write_text(work.problem.read_text() + "\nraise RuntimeError('of its own')\n")
     commit(work.folder, "broken")
-    done = work.stage("automation.reproduce", "HEAD")
-    assert done.returncode == 1
-    assert "error: The pipeline of HEAD fails" in done.stderr
-    assert "RuntimeError: of its own" in done.stderr
+    result = work.stage("automation.reproduce", "HEAD")
+    assert result.returncode == 1
+    assert "error: The pipeline of HEAD fails" in result.stderr
+    assert "RuntimeError: of its own" in result.stderr
     assert leftovers(work) == []
 
 

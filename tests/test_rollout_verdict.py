@@ -76,12 +76,12 @@ def answered(project: Project, folder: Path, mode: str, fault: str = "none", req
 @pytest.mark.parametrize("mode", ["shadow", "canary"])
 def test_the_same_answers_are_no_objection(project: Project, tmp_path: Path, mode: str) -> None:
     """Then it may answer everybody; after a few requests, or none, nobody knows."""
-    done = project.stage("deployment.analysis", mode, answered(project, tmp_path, mode))
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "rollout: promote"), done.stderr
-    for requests, seen in ((300, {"shadow": 300, "canary": 100}[mode]), (0, 0)):
+    result = project.stage("deployment.analysis", mode, answered(project, tmp_path, mode))
+    assert (result.returncode, result.stdout.splitlines()[0]) == (0, "rollout: promote"), result.stderr
+    for requests, compared in ((300, {"shadow": 300, "canary": 100}[mode]), (0, 0)):
         events = answered(project, tmp_path / str(requests), mode, requests=requests)
-        done = project.stage("deployment.analysis", mode, events)
-        assert done.stdout == f"rollout: keep\n- requests, seen: {seen} of 500 that are needed\n"
+        result = project.stage("deployment.analysis", mode, events)
+        assert result.stdout == f"rollout: keep\n- requests, seen: {compared} of 500 that are needed\n"
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,12 @@ def test_the_same_answers_are_no_objection(project: Project, tmp_path: Path, mod
 )
 def test_what_is_wrong_is_said(project: Project, tmp_path: Path, mode: str, fault: str) -> None:
     """It fails, refuses, is slow, shifts the scores of one segment, or dies: each is the only reason."""
-    said = project.refusal("deployment.analysis", mode, answered(project, tmp_path, mode, fault))
-    assert said.startswith(f"the {mode} is blocked\n- ")
-    assert BLOCKED[fault] in said
-    rules = {line.split(",")[0] for line in said.splitlines() if line.startswith("- ")}
+    error = project.refusal("deployment.analysis", mode, answered(project, tmp_path, mode, fault))
+    assert error.startswith(f"the {mode} is blocked\n- ")
+    assert BLOCKED[fault] in error
+    rules = {line.split(",")[0] for line in error.splitlines() if line.startswith("- ")}
     assert rules == {f"- {BLOCKED[fault].split(',')[0]}"}
-    assert "Fiber optic" not in said
+    assert "Fiber optic" not in error
 
 
 def test_rows_of_a_request_prove_what_one_does(project: Project) -> None:
@@ -110,8 +110,8 @@ def test_rows_of_a_request_prove_what_one_does(project: Project) -> None:
         ids = pd.Index(np.arange(100).repeat(10), name="id")
         print(mean(pd.Series(values, ids))[1], values[::10].std(ddof=1) / 10)
     """
-    found, expected = map(float, project.script(code).split())
-    assert found == pytest.approx(expected)
+    estimated, expected = map(float, project.script(code).split())
+    assert estimated == pytest.approx(expected)
 
 
 def test_two_challengers_are_not_mixed(project: Project, tmp_path: Path) -> None:
@@ -122,5 +122,5 @@ def test_two_challengers_are_not_mixed(project: Project, tmp_path: Path) -> None
     (file,) = events.glob("*/challenger.parquet")
     file.rename(file.with_name("earlier.parquet"))
     answered(project, tmp_path, "shadow", requests=20)
-    said = project.refusal("deployment.analysis", "shadow", events)
-    assert "second, third were challengers" in said.replace("third, second", "second, third")
+    error = project.refusal("deployment.analysis", "shadow", events)
+    assert "second, third were challengers" in error.replace("third, second", "second, third")

@@ -50,8 +50,8 @@ LOOK = """
 def judged(work: Project, verdict: str, *reasons: str, production: str | None = None) -> str:
     """Let the gate have spoken on the bundle that is there; its version."""
     version = work.json("models/bundle/metadata.json")["version"]
-    said = {"verdict": verdict, "model_version": version, "production": production, "reasons": reasons}
-    (work.folder / "reports/gate.json").write_text(json.dumps(said))
+    report = {"verdict": verdict, "model_version": version, "production": production, "reasons": reasons}
+    (work.folder / "reports/gate.json").write_text(json.dumps(report))
     return version
 
 
@@ -63,9 +63,9 @@ def retrained(work: Project, seed: int) -> None:
 
 def script(work: Project, code: str) -> Done:
     """Run a small script that must succeed; what it said, errors apart."""
-    done = work.run(work.python, "-c", dedent(code).format(package=work.package))
-    assert done.returncode == 0, done.stderr
-    return done
+    result = work.run(work.python, "-c", dedent(code).format(package=work.package))
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 def look(work: Project, address: str = "sqlite:///mlruns/mlflow.db") -> Json:
@@ -75,8 +75,8 @@ def look(work: Project, address: str = "sqlite:///mlruns/mlflow.db") -> Json:
 
 def digests(folder: Path, *names: str) -> dict[str, str]:
     """The digest of each file below some folders."""
-    found = [path for name in names for path in files(folder / name)]
-    return {str(it.relative_to(folder)): hashlib.sha256(it.read_bytes()).hexdigest() for it in found}
+    paths = [path for name in names for path in files(folder / name)]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def state(work: Project) -> dict[str, str]:
@@ -116,21 +116,21 @@ def fresh(work: Project) -> Project:
 @pytest.fixture(scope="module")
 def logged_project(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Log one state of a project, whose data came from a database."""
-    made = project.copy(tmp_path_factory.mktemp("told") / "project")
-    judged(made, "promote", "better than the baseline", "no segment is worse")
-    train = made.json(".params/train.json")
+    work = project.copy(tmp_path_factory.mktemp("told") / "project")
+    judged(work, "promote", "better than the baseline", "no segment is worse")
+    train = work.json(".params/train.json")
     train["estimator"] |= {"hint": "x" * 10_000, "nothing": None}  # more than MLflow takes, and less
-    (made.folder / ".params/train.json").write_text(json.dumps(train))
-    ingest = made.folder / ".params/ingest.json"
+    (work.folder / ".params/train.json").write_text(json.dumps(train))
+    ingest = work.folder / ".params/ingest.json"
     ingest.write_text('{"source": "postgresql://me:hunter2@host/db", "query": "SELECT 1"}')
-    assert script(made, STATE).stderr == ""
-    return made
+    assert script(work, STATE).stderr == ""
+    return work
 
 
 def test_a_run_holds_all_that_was_made(logged_project: Project) -> None:
     """Parameters, metrics, reports, bundle, and where they come from."""
-    found = look(logged_project)
-    (logged,) = found["runs"]
+    contents = look(logged_project)
+    (logged,) = contents["runs"]
     metadata = logged_project.json("models/bundle/metadata.json")
     origin = {"data": metadata["data"], "commit": metadata["commit"], "model_version": metadata["version"]}
     origin |= {
@@ -140,7 +140,7 @@ def test_a_run_holds_all_that_was_made(logged_project: Project) -> None:
     }
     means = logged_project.json("reports/training.json")["mean"]
     measured = logged_project.json("reports/metrics.json") | {
-        f"cross_validated.{key}": it for key, it in means.items()
+        f"cross_validated.{key}": value for key, value in means.items()
     }
     assert logged["experiment"] == "customer-churn"
     assert logged["status"] == "FINISHED"
@@ -151,9 +151,9 @@ def test_a_run_holds_all_that_was_made(logged_project: Project) -> None:
     assert len(logged["parameters"]["train.estimator.hint"]) == 5000
     assert logged["parameters"]["train.estimator.nothing"] == "none"
     assert measured.items() <= logged["metrics"].items()
-    assert found["models"] == ["customer-churn"]
-    assert origin.items() <= found["versions"]["1"].items()
-    assert found["aliases"] == {"challenger": "1"}
+    assert contents["models"] == ["customer-churn"]
+    assert origin.items() <= contents["versions"]["1"].items()
+    assert contents["aliases"] == {"challenger": "1"}
     held = [path.read_bytes() for path in files(logged_project.folder / "mlruns")]
     assert len(held) > 10
     assert not any(b"hunter2" in content for content in held)
@@ -184,8 +184,8 @@ def test_what_is_known_is_not_logged_again(logged_project: Project) -> None:
 
 def test_an_unknown_champion_is_told(logged_project: Project) -> None:
     """A deployment is done when this is called: it must not fail for it."""
-    said = champion(logged_project, "0123")
-    assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", said)
+    output = champion(logged_project, "0123")
+    assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", output)
     assert waiting(logged_project) == []
 
 
@@ -216,14 +216,14 @@ def test_aliases_follow_gate_and_deployment(fresh: Project) -> None:
     assert look(fresh)["aliases"] == {"champion": "1"}
     judged(fresh, "promote", "the margin was widened", production=first)
     script(fresh, STATE)
-    found = look(fresh)
-    assert found["aliases"] == {"champion": "1", "challenger": "2"}
-    assert {key: tags["model_version"] for key, tags in found["versions"].items()} == {
+    contents = look(fresh)
+    assert contents["aliases"] == {"champion": "1", "challenger": "2"}
+    assert {key: tags["model_version"] for key, tags in contents["versions"].items()} == {
         "1": first,
         "2": second,
     }
-    assert found["versions"]["2"]["verdict"] == "promote"
-    assert [run["tags"]["verdict"] for run in found["runs"]] == ["promote", "block", "promote"]
+    assert contents["versions"]["2"]["verdict"] == "promote"
+    assert [run["tags"]["verdict"] for run in contents["runs"]] == ["promote", "block", "promote"]
     champion(fresh, second)
     assert look(fresh)["aliases"] == {"champion": "2"}
 
@@ -233,8 +233,8 @@ def test_a_run_cut_off_is_completed(fresh: Project) -> None:
     obstacle = fresh.folder / "mlruns/1"
     obstacle.parent.mkdir()
     obstacle.write_text("where MLflow wants a folder")
-    said = script(fresh, STATE).stderr
-    assert re.fullmatch(r"warning: [^\n]+`make sync-mlflow`[^\n]+\n", said)
+    output = script(fresh, STATE).stderr
+    assert re.fullmatch(r"warning: [^\n]+`make sync-mlflow`[^\n]+\n", output)
     obstacle.unlink()
     assert "logged 1, 0 left" in fresh.make("sync-mlflow")
     (logged,) = look(fresh)["runs"]
@@ -248,10 +248,10 @@ def test_a_server_that_hangs_holds_nobody_up(fresh: Project) -> None:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{deaf.getsockname()[1]}")
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         start = time.monotonic()
-        said = script(fresh, STATE).stderr + script(fresh, TRIALS).stderr
+        output = script(fresh, STATE).stderr + script(fresh, TRIALS).stderr
         assert time.monotonic() - start < 30
-    assert said.count("warning: ") == said.count("\n") == 2  # one for each process
-    assert "hunter2" not in said
+    assert output.count("warning: ") == output.count("\n") == 2  # one for each process
+    assert "hunter2" not in output
     assert len(waiting(fresh)) == 4
     assert set(run("git", "status", "--porcelain", cwd=fresh.folder).split()) <= {
         "??",

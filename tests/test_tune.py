@@ -83,9 +83,9 @@ def break_estimator(work: Project, code: str) -> None:
 def trials(work: Project) -> list[Json]:
     """List all trials of all studies."""
     journals = [str(path) for path in (work.folder / ".tuning").glob("*.log")]
-    done = work.run(work.python, "-c", TRIALS, *journals)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    result = work.run(work.python, "-c", TRIALS, *journals)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 def finished_workers(work: Project) -> list[str]:
@@ -110,27 +110,29 @@ def words(text: str) -> list[str]:
     return re.sub(r"(max_leaf_nodes|learning_rate|max_iter): \S+", r"\1:", text).split()
 
 
-def complete(found: list[Json], count: int) -> None:
+def complete(all_trials: list[Json], count: int) -> None:
     """Each trial is there once, and was answered."""
-    assert [(it["number"], it["state"]) for it in found] == [(n, "COMPLETE") for n in range(count)]
+    assert [(trial["number"], trial["state"]) for trial in all_trials] == [
+        (n, "COMPLETE") for n in range(count)
+    ]
 
 
 def test_the_best_is_found_and_written_when_asked(tuned: Project) -> None:
     """The first trial is what stands in params.yaml, so that the best is never worse."""
     before = (tuned.folder / "params.yaml").read_text()
-    said = tuned.good("env", "-u", "TQDM_DISABLE", "make", "tune")
-    found = trials(tuned)
-    complete(found, 4)
-    assert found[0]["params"] == {"learning_rate": 0.06, "max_iter": 30, "max_leaf_nodes": 15}
-    assert len({it["worker"] for it in found}) == 2
-    assert "4/4" in said
-    best = max(found, key=lambda it: it["value"])
-    assert f"best roc_auc {best['value']:.4f} of 4 trials" in said
+    output = tuned.good("env", "-u", "TQDM_DISABLE", "make", "tune")
+    all_trials = trials(tuned)
+    complete(all_trials, 4)
+    assert all_trials[0]["params"] == {"learning_rate": 0.06, "max_iter": 30, "max_leaf_nodes": 15}
+    assert len({trial["worker"] for trial in all_trials}) == 2
+    assert "4/4" in output
+    best = max(all_trials, key=lambda trial: trial["value"])
+    assert f"best roc_auc {best['value']:.4f} of 4 trials" in output
     assert (tuned.folder / "params.yaml").read_text() == before
     assert tuned.script(LOGGED).split("\n")[-2] == "[0, 1, 2, 3]"
 
     tuned.make("tune", "WRITE=1")
-    assert trials(tuned) == found
+    assert trials(tuned) == all_trials
     after = (tuned.folder / "params.yaml").read_text()
     assert words(after) == words(before)
     assert after != before
@@ -144,8 +146,8 @@ def test_the_best_is_found_and_written_when_asked(tuned: Project) -> None:
 def test_an_error_is_made_small(demand_work: Project) -> None:
     """The direction is the KPI's."""
     setup(demand_work, 3)
-    said = demand_work.stages("training.tune")
-    assert f"best mae {min(it['value'] for it in trials(demand_work)):.4f}" in said
+    output = demand_work.stages("training.tune")
+    assert f"best mae {min(trial['value'] for trial in trials(demand_work)):.4f}" in output
 
 
 def test_what_was_killed_goes_on(tuned: Project) -> None:
@@ -168,36 +170,36 @@ def test_what_was_killed_goes_on(tuned: Project) -> None:
         process.wait()
         os.killpg(process.pid, signal.SIGKILL)
     cut = trials(tuned)
-    running = [it for it in cut if it["state"] == "RUNNING"]
+    running = [trial for trial in cut if trial["state"] == "RUNNING"]
     assert running
     assert len(cut) < 8
     tuned.stages("training.tune")
-    found = trials(tuned)
-    complete(found, 8)
+    all_trials = trials(tuned)
+    complete(all_trials, 8)
     for was in cut:
-        now = found[was["number"]]
+        now = all_trials[was["number"]]
         assert was["params"].items() <= now["params"].items()
         assert was["state"] == "RUNNING" or was == now
-    assert len({str(it["params"]) for it in found}) == 8
+    assert len({str(trial["params"]) for trial in all_trials}) == 8
 
 
 def test_an_error_of_the_estimator_is_told(tuned: Project) -> None:
     """One that fails does not stop the others; if all do, the reason is named."""
     break_estimator(tuned, "if settings['max_iter'] != 30: raise ValueError('not thirty')")
     tuned.stages("training.tune")
-    first, *others = trials(tuned)
+    first, *rest = trials(tuned)
     assert first["state"] == "COMPLETE"
-    assert {(it["state"], it["error"]) for it in others} == {("FAIL", "ValueError: not thirty")}
+    assert {(trial["state"], trial["error"]) for trial in rest} == {("FAIL", "ValueError: not thirty")}
     tuned.replace("!= 30", "> 0")
-    said = tuned.refusal("training.tune")
-    assert "all 4 trials failed, the last with ValueError: not thirty" in said
+    error = tuned.refusal("training.tune")
+    assert "all 4 trials failed, the last with ValueError: not thirty" in error
 
 
 def test_a_lost_worker_loses_no_trial(tuned: Project) -> None:
     """Its batch is sent again; three times in a row is once too often."""
     break_estimator(tuned, "os.path.exists('died') or (open('died', 'w').close(), os.kill(os.getpid(), 9))")
-    said = tuned.stages("training.tune")
-    assert said.count("loky failed (1 of 3 times)") == 1
+    output = tuned.stages("training.tune")
+    assert output.count("loky failed (1 of 3 times)") == 1
     complete(trials(tuned), 4)
     tuned.replace("os.path.exists('died') or ", "")
     assert "no answer from loky" in tuned.refusal("training.tune")
@@ -205,7 +207,7 @@ def test_a_lost_worker_loses_no_trial(tuned: Project) -> None:
 
 def test_scores_of_different_things_are_not_mixed(tuned: Project) -> None:
     """What makes them comparable names the study."""
-    said = tuned.script(f"""
+    output = tuned.script(f"""
         import msgspec
         from pathlib import Path
         from {tuned.package} import params
@@ -221,7 +223,7 @@ def test_scores_of_different_things_are_not_mixed(tuned: Project) -> None:
             other.append(study_name(train, {{}}))
         print(len({{*same}}), len({{*same, *other}}))
     """)
-    assert said.split() == ["1", "6"]
+    assert output.split() == ["1", "6"]
 
 
 @pytest.mark.parametrize("before", [PARAMS.format(trials=1), "# Ours.\n", "train:\n  seed: 1 # one\n"])
@@ -275,6 +277,6 @@ def test_an_experiment_elsewhere_runs_its_own_code(work: Project) -> None:
     command = ("dvc", "exp", "run", "--temp", "-S", "train.estimator.max_iter=5")
     readme = (work.folder / "README.md").read_text()
     assert "PYTHONPATH=src uv run dvc exp run --queue" in readme
-    said = work.good("env", "PYTHONPATH=src", *command)
-    assert {*re.findall(r"from .*/\.dvc/tmp/exps/", said)}
-    assert f"from {work.problem}" not in said
+    output = work.good("env", "PYTHONPATH=src", *command)
+    assert {*re.findall(r"from .*/\.dvc/tmp/exps/", output)}
+    assert f"from {work.problem}" not in output

@@ -105,9 +105,9 @@ def test_edits_of_a_team_come_through(edited: Edited) -> None:
 
 def test_what_is_yours_is_not_touched(edited: Edited) -> None:
     """Byte by byte; what was deleted or renamed is not written again."""
-    mine = [name for name in edited.before if any(part in f"/{name}" for part in OURS)]
-    assert len(mine) >= 7
-    for name in mine:
+    own_files = [name for name in edited.before if any(part in f"/{name}" for part in OURS)]
+    assert len(own_files) >= 7
+    for name in own_files:
         assert (edited.project / name).read_bytes() == edited.before[name], name
     gone = (
         "tests/test_problem.py",
@@ -154,8 +154,13 @@ def clashed(
 def test_conflicts_are_in_the_index(clashed: Edited) -> None:
     """So git refuses to commit them, and nothing of either side is lost."""
     project = clashed.project
-    ours = package(project).relative_to(project)
-    names = ("Makefile", "pyproject.toml", ours / "params.py", ours / "evaluation/importance.py")
+    package_folder = package(project).relative_to(project)
+    names = (
+        "Makefile",
+        "pyproject.toml",
+        package_folder / "params.py",
+        package_folder / "evaluation/importance.py",
+    )
     assert conflicts(project) == {f"UU {name}" for name in names}
     assert not lost(clashed.own, project)
     refused = subprocess.run(("git", "commit", "-m", "x"), cwd=project, capture_output=True, text=True)
@@ -168,9 +173,11 @@ def test_the_projects_hook_refuses_markers(clashed: Edited) -> None:
     hooks = yaml.safe_load((clashed.project / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     entry = next(hook["entry"] for hook in hooks if hook["id"] == "conflicts").split()
     tool = Path(sys.executable).parent / Path(entry[0]).name
-    done = subprocess.run((tool, *entry[1:], "Makefile"), cwd=clashed.project, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Merge conflict string" in done.stdout
+    result = subprocess.run(
+        (tool, *entry[1:], "Makefile"), cwd=clashed.project, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "Merge conflict string" in result.stdout
 
 
 SIDES = re.compile(r"<<<<<<< before updating\n.*?=======\n(.*?)>>>>>>> after updating\n", re.S)
@@ -193,9 +200,9 @@ def test_make_update_brings_back_what_was_dropped(project: Project, newest: Rend
     folder = start(newest, tmp_path / "project", security_contact="security@example.com")
     append(folder / "SECURITY.md", "We answer within a day.\n")
     commit(folder, "ours")
-    made = Project(folder, "customer_churn", installed=False).using(project)
-    said = made.make("update", "ARGS=--data security_contact=")
-    assert "SECURITY.md is no longer the template's" in said
+    work = Project(folder, "customer_churn", installed=False).using(project)
+    output = work.make("update", "ARGS=--data security_contact=")
+    assert "SECURITY.md is no longer the template's" in output
     assert "We answer within a day." in (folder / "SECURITY.md").read_text()
     assert answers(folder)["security_contact"] == ""
     assert status(folder) == {" M .copier-answers.yml", " M README.md"}
@@ -209,10 +216,10 @@ def test_make_update_says_what_conflicts(
     folder = start(render, tmp_path / "project")
     append(folder / ".gitignore", "/ours/\n")
     commit(folder, "ours")
-    made = Project(folder, "customer_churn", installed=False).using(project)
-    said = made.refusal("update")
-    assert "changed the same lines" in said
-    assert ".gitignore" in said
+    work = Project(folder, "customer_churn", installed=False).using(project)
+    error = work.refusal("update")
+    assert "changed the same lines" in error
+    assert ".gitignore" in error
     assert conflicts(folder) == {"UU .gitignore"}
 
 
@@ -223,6 +230,6 @@ def test_make_update_names_a_template_that_is_gone(
     folder = start(newest, tmp_path / "project")
     edit(folder / ".copier-answers.yml", f"_src_path: {newest.source}", "_src_path: ../gone")
     commit(folder, "ours")
-    made = Project(folder, "customer_churn", installed=False).using(project)
-    assert "_src_path in .copier-answers.yml must be" in made.refusal("update")
+    work = Project(folder, "customer_churn", installed=False).using(project)
+    assert "_src_path in .copier-answers.yml must be" in work.refusal("update")
     assert not status(folder)

@@ -82,10 +82,10 @@ def configured(folder: Path, *settings: str) -> dict[str, str]:
     return {"GIT_CONFIG_GLOBAL": str(file)}
 
 
-def assert_merged(project: Path, done: Done) -> None:
+def assert_merged(project: Path, result: Done) -> None:
     """The release is there, every edit too, and the one conflict is one in git's index."""
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stderr.endswith("Mend them, then `git add`:\nDockerfile\n\n")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.stderr.endswith("Mend them, then `git add`:\nDockerfile\n\n")
     assert conflicts(project) == {"UU Dockerfile"}
     for name in NAMES:
         lines = (project / name).read_text().splitlines()
@@ -124,8 +124,8 @@ def test_no_other_setting_of_git_changes_anything(project: Path, tmp_path: Path)
         "diff.orderFile=/nowhere",
         f"init.templateDir={tmp_path / 'template'}",
     )
-    done = make_update(project, **configured(tmp_path, *settings))
-    assert_merged(project, done)
+    result = make_update(project, **configured(tmp_path, *settings))
+    assert_merged(project, result)
 
 
 def test_settings_in_the_environment_are_kept(project: Path, template: Path) -> None:
@@ -165,11 +165,11 @@ def test_lines_that_would_be_lost_put_the_update_back(project: Path, tmp_path: P
     append(project / "data/raw.csv", "rows\n")
     environment = configured(tmp_path, f"core.excludesFile={tmp_path / 'ignored'}")
     before = state(project)
-    done = make_update(project, **environment)
-    assert done.returncode == 1
-    assert f"would lose these lines of yours:\nsrc/pkg/data/load.py: {MINE[1]}\n" in done.stderr
-    assert "GIT_CONFIG_GLOBAL=/dev/null" in done.stderr
-    assert "the project is as it was before the update" in done.stderr
+    result = make_update(project, **environment)
+    assert result.returncode == 1
+    assert f"would lose these lines of yours:\nsrc/pkg/data/load.py: {MINE[1]}\n" in result.stderr
+    assert "GIT_CONFIG_GLOBAL=/dev/null" in result.stderr
+    assert "the project is as it was before the update" in result.stderr
     assert state(project) == before
     (project / "data/raw.csv").unlink()
     assert_merged(project, make_update(project, **environment))
@@ -181,9 +181,9 @@ def test_an_ignored_file_is_not_overwritten(project: Path) -> None:
     commit(project, "ignore")
     append(project / "settings.env", "SECRET=mine\n")
     before = state(project)
-    done = make_update(project)
-    assert done.returncode == 1
-    assert "settings.env: SECRET=mine" in done.stderr
+    result = make_update(project)
+    assert result.returncode == 1
+    assert "settings.env: SECRET=mine" in result.stderr
     assert state(project) == before
 
 
@@ -201,10 +201,10 @@ def test_a_failure_on_the_way_puts_the_update_back(project: Path) -> None:
     append(project / "ignored/events.parquet", "production\n")
     append(project / "ignored/mine.rej", "mine\n")
     before = state(repository)
-    done = make_update(project, "--trust", release="v3.0.0")
-    assert done.returncode == 1
-    assert "exit status 7" in done.stdout
-    assert "the project is as it was before the update" in done.stderr
+    result = make_update(project, "--trust", release="v3.0.0")
+    assert result.returncode == 1
+    assert "exit status 7" in result.stdout
+    assert "the project is as it was before the update" in result.stderr
     assert state(repository) == before
 
 
@@ -214,19 +214,19 @@ def test_nothing_starts_beside_what_is_not_committed(project: Path) -> None:
     append(project / "notes", "mine\n")
     append(project / "README.md", "not committed\n")
     before = state(project)
-    done = make_update(project)
-    assert done.returncode == 1
-    assert "commit or stash these first" in done.stderr
-    assert "README.md\nnotes\n" in done.stderr
+    result = make_update(project)
+    assert result.returncode == 1
+    assert "commit or stash these first" in result.stderr
+    assert "README.md\nnotes\n" in result.stderr
     assert state(project) == before
 
 
 def test_the_package_keeps_its_name(project: Path) -> None:
     """An update cannot rename it: the lines that are yours would stay in the old folder."""
     before = state(project)
-    done = make_update(project, "--data", "package_name=other")
-    assert done.returncode == 1
-    assert "an update cannot rename the package" in done.stderr
+    result = make_update(project, "--data", "package_name=other")
+    assert result.returncode == 1
+    assert "an update cannot rename the package" in result.stderr
     assert state(project) == before
 
 
@@ -234,12 +234,12 @@ def test_a_renamed_package_is_updated_under_its_new_name(project: Path) -> None:
     """Once the answers have it; before that, an update would pass it by."""
     git("mv", "src/pkg", "src/leavers", cwd=project)
     commit(project, "rename")
-    done = make_update(project)
-    assert done.returncode == 1
-    assert "src/pkg is missing" in done.stderr
+    result = make_update(project)
+    assert result.returncode == 1
+    assert "src/pkg is missing" in result.stderr
     assert not status(project)
-    answers = project / ".copier-answers.yml"
-    answers.write_text(answers.read_text().replace("package_name: pkg", "package_name: leavers"))
+    answers_file = project / ".copier-answers.yml"
+    answers_file.write_text(answers_file.read_text().replace("package_name: pkg", "package_name: leavers"))
     commit(project, "answer")
     assert "Dockerfile" in make_update(project).stderr
     assert {*MINE, "new 20"} <= {*(project / "src/leavers/data/load.py").read_text().splitlines()}
@@ -250,8 +250,8 @@ def test_answers_may_have_another_file(project: Path) -> None:
     """In a folder that is made from two templates, for example."""
     git("mv", ".copier-answers.yml", ".copier-answers.ml.yml", cwd=project)
     commit(project, "another name")
-    done = make_update(project)
-    assert done.returncode == 1
-    assert ".copier-answers.yml is missing; ARGS='-a FILE' names another answers file" in done.stderr
+    result = make_update(project)
+    assert result.returncode == 1
+    assert ".copier-answers.yml is missing; ARGS='-a FILE' names another answers file" in result.stderr
     assert_merged(project, make_update(project, "-a", ".copier-answers.ml.yml"))
     assert yaml.safe_load((project / ".copier-answers.ml.yml").read_text())["_commit"] == "v2.0.0"
