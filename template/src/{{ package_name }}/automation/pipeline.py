@@ -1,9 +1,9 @@
-"""Pipeline: bring every stage up to date, and train nothing again that is only not at hand.
+"""Pipeline: run the stages whose inputs changed, as `dvc repro` does.
 
     python -m <package>.automation.pipeline
 
-The estimator is a pickle, which runs code when it is loaded, so DVC neither pushes nor pulls it. Where it
-is missing, as in a clone, `dvc repro` would train it again; here that happens only if the bundle needs it.
+DVC neither pushes nor pulls the estimator, because a pickle runs code when it is loaded. In a clone it is
+missing, and `dvc repro` would train it again; here that happens only if the bundle has to be built again.
 """
 
 import subprocess
@@ -19,32 +19,29 @@ from ..core.shell import call
 DVC = (sys.executable, "-m", "dvc")
 
 
-def has_estimator() -> bool:
-    """Whether the estimator of `dvc.lock` is here; before there is one, none is missing."""
+def _has_estimator() -> bool:
+    """Whether the estimator of `dvc.lock` is here; True before `dvc.lock` names one."""
     locked = locked_hashes("train", "outs")
     if str(ESTIMATOR) not in locked:
         return True
-    if not ESTIMATOR.exists():
-        return False
-    return dvc_hash(ESTIMATOR.read_bytes()) == locked[str(ESTIMATOR)]
+    return ESTIMATOR.exists() and dvc_hash(ESTIMATOR.read_bytes()) == locked[str(ESTIMATOR)]
 
 
-def is_all_else_current() -> bool:
-    """Whether training and bundle differ from `dvc.lock` by the estimator alone, and all data is here."""
+def _only_estimator_differs() -> bool:
+    """Whether train and bundle differ from `dvc.lock` by the estimator alone, and all data is here."""
     call(*DVC, "repro", "--quiet", "params")
     status = msgspec.json.decode(call(*DVC, "status", "--json", "train", "bundle"))
     changes = [change for stage in status.values() for change in stage]
-    # A change is a text (of the command) or a dictionary: kind of change, then files.
-    differing = [
-        it if isinstance(it, str) else {name for files in it.values() for name in files} for it in changes
-    ]
-    return RAW.exists() and CLEAN.exists() and all(it == {str(ESTIMATOR)} for it in differing)
+    # A change is a text (the command changed) or a dictionary: kind of change → file → state.
+    files = [change if isinstance(change, str) else set().union(*change.values()) for change in changes]
+    return RAW.exists() and CLEAN.exists() and all(names == {str(ESTIMATOR)} for names in files)
 
 
 def main() -> None:
+    """Run `dvc repro`, without training again only because the estimator is missing."""
     options = []
-    if not has_estimator() and is_all_else_current():
-        ESTIMATOR.unlink(missing_ok=True)  # one of another branch would count as a change
+    if not _has_estimator() and _only_estimator_differs():
+        ESTIMATOR.unlink(missing_ok=True)  # an estimator of another branch would count as a change
         options = ["--allow-missing"]
     sys.exit(subprocess.run((*DVC, "repro", *options), check=False).returncode)
 

@@ -19,7 +19,7 @@ from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, SPLIT_REPORT, TEST
-from ..model import registry, tracking
+from ..model import registry
 from ..model.bundle import Model
 from ..stats.metrics import METRICS
 from . import cards, plots
@@ -95,9 +95,9 @@ def gather(model: Model, settings: params.Params) -> Evidence:
     check_expectations(contract)
     test = load_dataset(TEST, contract, problem.BASELINE)
     features = test.features.to_numpy()
-    tag = registry.newest_tag()
-    champion = registry.fetch(tag) if tag and tag != settings.gate.comparison_reset_tag else None
-    apart = registry.differences(champion.contract, contract) if champion else []
+    tag = registry.find_production_tag()
+    champion = registry.load_champion(tag) if tag and tag != settings.gate.comparison_reset_tag else None
+    apart = registry.contract_differences(champion.contract, contract) if champion else []
     compared = None
     if tag and champion and not apart:
         answers = champion.run(read_features(TEST, champion.contract).to_numpy())
@@ -175,7 +175,6 @@ def main() -> None:
         record(found, evidence)
     if found.verdict != "block":
         cards.write()
-    tracking.log_run()
     reasons = "".join(f"\n- {reason}" for reason in found.reasons)
     if found.verdict == "block":
         raise ProjectError(

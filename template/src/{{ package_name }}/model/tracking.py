@@ -1,7 +1,9 @@
-"""Tracking: MLflow mirrors each state of the project, for people to look at.
+"""Mirror the project in MLflow: its current state, tuning trials, registered models and the champion.
 
-Git and DVC stay the record, so nothing here stops a pipeline or a deployment. What is to be logged first
-waits in `mlruns/pending` until MLflow has it; after an outage, `make sync-mlflow` uploads it.
+    python -m <package>.model.tracking
+
+Git and DVC stay the record. Each entry waits in `mlruns/pending` until MLflow has it, so an outage loses
+nothing and fails nothing: the next `make sync-mlflow` uploads what waits.
 """
 
 import hashlib
@@ -11,6 +13,8 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +29,16 @@ if TYPE_CHECKING:
 STORE = Path("mlruns")
 PENDING = STORE / "pending"
 PROJECT = (__package__ or "").split(".")[0].replace("_", "-")  # names the experiment and the registered model
-SETTINGS = {  # an outage shows at once instead of after minutes; MLflow neither calls home nor chats
+ENVIRONMENT = {  # an outage shows after seconds instead of minutes; no telemetry, no chatter
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
-failed: set[str] = set()  # addresses that failed in this process: neither tried nor warned of again
 
 
 class Entry(msgspec.Struct):
-    """A run to be logged, or (`champion`) the news that a version of the model went into production."""
+    """A run to log, or, with `champion`, the version of the model that went into production."""
 
     experiment: str
     name: str
@@ -45,138 +48,188 @@ class Entry(msgspec.Struct):
     champion: str | None = None
 
 
-def flat(content: object, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, keys joined by dots and made of signs that MLflow takes."""
+def _flatten(content: object, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one: keys joined by dots, with only the characters that MLflow allows."""
     if not isinstance(content, dict):
         return {re.sub(r"[^\w.\- ]", "_", prefix): content}
-    parts = [flat(part, f"{prefix}.{name}".lstrip(".")) for name, part in content.items()]
+    parts = [_flatten(part, f"{prefix}.{name}".lstrip(".")) for name, part in content.items()]
     return {name: value for part in parts for name, value in part.items()}
 
 
-def texts(content: object) -> dict[str, str]:
+def _to_texts(content: object) -> dict[str, str]:
     """Values as MLflow takes them for parameters and tags."""
-    found = flat(content).items()
-    return {name: "none" if value in (None, "") else str(value)[:5000] for name, value in found}
+    values = _flatten(content).items()
+    return {name: "none" if value in (None, "") else str(value)[:5000] for name, value in values}
 
 
-def numbers(content: object) -> dict[str, float]:
-    """Finite numbers: JSON knows no others."""
-    found = {name: it for name, it in flat(content).items() if isinstance(it, int | float)}
-    return {name: float(it) for name, it in found.items() if math.isfinite(it)}
+def _to_numbers(content: object) -> dict[str, float]:
+    """The finite numbers among the values: JSON has no others."""
+    values = _flatten(content).items()
+    return {name: float(v) for name, v in values if isinstance(v, int | float) and math.isfinite(v)}
 
 
-def read(path: Path) -> Any:
+def _read(path: Path) -> Any:
+    """Read a JSON file."""
     return msgspec.json.decode(path.read_bytes())
 
 
-def digest(content: object) -> str:
+def _digest(content: object) -> str:
+    """A short hash of any JSON content."""
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 
-def address() -> str:
-    """Where runs are logged: the server that the environment names, else a file of the project's."""
+def _address() -> str:
+    """The MLflow server that the environment names, else a database file of the project."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}/mlflow.db"
 
 
-def current() -> Entry:
-    """The project's state as a run. Section `ingest` stays out: a source may hold a password."""
-    gate, metadata = read(GATE_REPORT), read(BUNDLE / "metadata.json")
+def _warn(text: str) -> None:
+    """Print one line, without the password that an address may hold."""
+    print("warning: " + re.sub(r"//[^/@\s]+@", "//", " ".join(text.split())), file=sys.stderr)
+
+
+@contextmanager
+def _only_warn() -> Generator[None]:
+    """Turn every error into a warning: a broken mirror must not stop a pipeline or a deployment."""
+    try:
+        yield
+    except Exception as error:  # each kind of store has errors of its own
+        _warn(f"MLflow is not up to date: {type(error).__name__}: {error}"[:300])
+
+
+def _current_entry() -> Entry | None:
+    """The project's state as a run; None before the gate has judged the current bundle.
+
+    Section `ingest` of the parameters stays out: a source may hold a password.
+    """
+    if not (GATE_REPORT.exists() and (BUNDLE / "metadata.json").exists()):
+        return None
+    gate, metadata = _read(GATE_REPORT), _read(BUNDLE / "metadata.json")
+    if gate["model_version"] != metadata["version"]:
+        return None
     tags = {name: gate[name] for name in ("model_version", "verdict", "production")}
     tags |= {"reasons": "\n".join(gate["reasons"]), "data": metadata["data"], "commit": metadata["commit"]}
-    sections = {it.stem: read(it) for it in Path(".params").glob("*.json") if it.stem != "ingest"}
-    metrics = numbers(read(METRICS) | {"cross_validated": read(TRAINING_REPORT)["mean"]})
+    sections = {path.stem: _read(path) for path in Path(".params").glob("*.json") if path.stem != "ingest"}
+    metrics = _to_numbers(_read(METRICS) | {"cross_validated": _read(TRAINING_REPORT)["mean"]})
     name = f"{gate['model_version']} {gate['verdict']}"
-    return Entry(PROJECT, name, texts(tags), texts(sections), metrics)
+    return Entry(PROJECT, name, _to_texts(tags), _to_texts(sections), metrics)
 
 
-def keep(entry: Entry, *folders: Path) -> Path:
-    """Let an entry wait, with copies of folders: whole, or not at all."""
-    name = f"{time.time_ns()}-{digest(entry)}"
+def _queue(entry: Entry, *folders: Path) -> None:
+    """Put an entry into the queue with copies of folders: completely or not at all."""
+    name = f"{time.time_ns()}-{_digest(entry)}"
     draft = PENDING / f".{name}"
     draft.mkdir(parents=True)
     for folder in folders:
         shutil.copytree(folder, draft / folder.name)
     (draft / "entry.json").write_bytes(msgspec.json.encode(entry))
-    return draft.rename(PENDING / name)
+    draft.rename(PENDING / name)
 
 
-def pending() -> list[Path]:
-    """What waits to be logged, oldest first."""
+def list_pending() -> list[Path]:
+    """List the entries that wait for upload.
+
+    Returns:
+        Their folders, oldest first.
+    """
     return sorted(PENDING.glob("[0-9]*"))
 
 
-def log_run() -> None:
-    """Log the project's state as the gate left it, unless it is what this address was told last."""
-    entry = current()
-    told, state = STORE / f"told-{digest(address())}", digest(entry)
-    if told.exists() and told.read_text() == state:
-        return  # without having imported MLflow, which takes longer than all else
-    if not any(PENDING.glob(f"*-{state}")):
-        keep(entry, BUNDLE, GATE_REPORT.parent)
-    told.write_text(state)
-    send(*pending())
+def sync() -> None:
+    """Upload the project's state, unless this address has it, and all entries that wait.
+
+    MLflow is only imported if there is something to upload: that takes longer than everything else here.
+    """
+    with _only_warn():
+        entry = _current_entry()
+        record, state = STORE / f"told-{_digest(_address())}", _digest(entry)
+        if entry is not None and not (record.exists() and record.read_text() == state):
+            if not any(PENDING.glob(f"*-{state}")):
+                _queue(entry, BUNDLE, GATE_REPORT.parent)
+            record.write_text(state)
+        upload_pending()
 
 
-def log_trial(study: str, number: int, settings: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Log one trial of a study, in an experiment of its own."""
+def queue_trial(study: str, number: int, settings: dict[str, Any], metrics: dict[str, float]) -> None:
+    """Queue one trial of a study, for an experiment of its own.
+
+    Args:
+        study: The study's name.
+        number: The trial's number in the study.
+        settings: Settings of the estimator.
+        metrics: Mean of each metric over the folds.
+    """
     tags = {"study": study, "number": str(number)}
-    send(keep(Entry(f"{PROJECT} tuning", f"{study} {number}", tags, texts(settings), numbers(metrics))))
+    trial = Entry(f"{PROJECT} tuning", f"{study} {number}", tags, _to_texts(settings), _to_numbers(metrics))
+    with _only_warn():
+        _queue(trial)
 
 
-def send(*folders: Path) -> None:
-    """Log what waits; at the first failure say so, and leave it and the rest where they are."""
-    for folder in folders if address() not in failed else ():
+def set_champion_alias(model_version: str) -> None:
+    """Give the alias `champion` to a version of the model, if the project uses MLflow.
+
+    Args:
+        model_version: Version of the bundle that went into production.
+    """
+    if os.environ.get("MLFLOW_TRACKING_URI") or STORE.exists():
+        with _only_warn():
+            _queue(Entry(PROJECT, f"champion {model_version}", champion=model_version))
+            upload_pending()
+
+
+def upload_pending() -> bool:
+    """Upload the entries that wait, oldest first. Stop at the first failure, with a warning.
+
+    Returns:
+        Whether none waits any more.
+    """
+    for folder in list_pending():
         try:
-            deliver(folder)
-        except Exception as error:  # a broken mirror must not break what it mirrors
-            failed.add(address())
-            said = " ".join(f"{address()} did not take {folder} ({type(error).__name__}: {error}".split())
-            warn(f"{said[:300]}). It is kept: `make sync-mlflow` logs it later.")
-            return
+            _upload(folder)
+        except Exception as error:  # each kind of store has errors of its own
+            failure = f"{_address()} did not take {folder} ({type(error).__name__}: {error}"
+            _warn(f"{failure[:300]}). It stays in the queue: `make sync-mlflow` uploads it later.")
+            return False
         shutil.rmtree(folder)
+    return True
 
 
-def warn(text: str) -> None:
-    """One line, without the password that an address may hold."""
-    print("warning: " + re.sub(r"//[^/@\s]+@", "//", text), file=sys.stderr)
-
-
-def deliver(folder: Path) -> None:
-    """Log one entry; what an outage cut off is completed, not doubled."""
-    os.environ.update(SETTINGS | os.environ)
+def _upload(folder: Path) -> None:
+    """Upload one entry; a run that an outage cut off is completed, not doubled."""
+    os.environ.update(ENVIRONMENT | os.environ)
     import mlflow
 
-    mlflow.set_tracking_uri(address())
+    mlflow.set_tracking_uri(_address())
     client = mlflow.MlflowClient()
     entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
     if entry.champion is not None:
-        crown(client, entry.champion)
+        _assign_champion(client, entry.champion)
         return
-    now = int(folder.name.split("-")[0]) // 1_000_000  # milliseconds
-    where = mlflow.set_experiment(entry.experiment).experiment_id
-    found = client.search_runs([where], f"tags.entry = '{folder.name}'", max_results=1)
+    queued = int(folder.name.split("-")[0]) // 1_000_000  # milliseconds
+    experiment = mlflow.set_experiment(entry.experiment).experiment_id
+    runs = client.search_runs([experiment], f"tags.entry = '{folder.name}'", max_results=1)
     tags = {"entry": folder.name, **entry.tags}
-    run = (found[0] if found else client.create_run(where, now, tags, entry.name)).info.run_id
+    run = (runs[0] if runs else client.create_run(experiment, queued, tags, entry.name)).info.run_id
     mlflow.log_params(entry.parameters, run_id=run)
-    mlflow.log_metrics(entry.metrics, step=0, run_id=run, timestamp=now)
+    mlflow.log_metrics(entry.metrics, step=0, run_id=run, timestamp=queued)
     for part in (path for path in folder.iterdir() if path.is_dir()):
         client.log_artifacts(run, str(part), part.name)
     if "verdict" in entry.tags:
-        register(client, run, entry.tags)
-    client.set_terminated(run, end_time=now)
+        _register(client, run, entry.tags)
+    client.set_terminated(run, end_time=queued)
 
 
-def version_of(client: "MlflowClient", model_version: str) -> str | None:
-    """The registry's number for a version of the model."""
-    found = client.search_model_versions(f"name = '{PROJECT}' and tags.model_version = '{model_version}'")
-    return str(found[0].version) if found else None
+def _find_version(client: "MlflowClient", model_version: str) -> str | None:
+    """The registry's number of a version of the model."""
+    versions = client.search_model_versions(f"name = '{PROJECT}' and tags.model_version = '{model_version}'")
+    return str(versions[0].version) if versions else None
 
 
-def register(client: "MlflowClient", run: str, tags: dict[str, str]) -> None:
-    """Register the bundle, once for each content; its tags say the newest verdict."""
+def _register(client: "MlflowClient", run: str, tags: dict[str, str]) -> None:
+    """Register the bundle, once for each content; its tags hold the newest verdict."""
     if not client.search_registered_models(f"name = '{PROJECT}'"):
         client.create_registered_model(PROJECT)
-    version = version_of(client, tags["model_version"])
+    version = _find_version(client, tags["model_version"])
     if version is None:
         version = str(client.create_model_version(PROJECT, f"runs:/{run}/bundle", run).version)
     for name, value in tags.items():
@@ -185,32 +238,23 @@ def register(client: "MlflowClient", run: str, tags: dict[str, str]) -> None:
         client.set_registered_model_alias(PROJECT, "challenger", version)
 
 
-def crown(client: "MlflowClient", model_version: str) -> None:
-    """Make a version the champion; it challenges no more."""
-    version = version_of(client, model_version)
+def _assign_champion(client: "MlflowClient", model_version: str) -> None:
+    """Move the alias `champion` to a version; it is no challenger any more."""
+    version = _find_version(client, model_version)
     if version is None:
-        warn(f"{address()} knows no model_version {model_version}: the champion stays who it was.")
+        _warn(f"{_address()} has no model_version {model_version}: the champion does not change.")
         return
     client.set_registered_model_alias(PROJECT, "champion", version)
     if str(client.get_registered_model(PROJECT).aliases.get("challenger")) == version:
         client.delete_registered_model_alias(PROJECT, "challenger")
 
 
-def log_champion(model_version: str) -> None:
-    """Tell that a version of the model went into production, if there is anybody to tell."""
-    if not (os.environ.get("MLFLOW_TRACKING_URI") or STORE.exists()):
-        return
-    keep(Entry(PROJECT, f"champion {model_version}", champion=model_version))
-    send(*pending())
-
-
 def main() -> None:
-    """Log what waits; exit code 1 if some of it still does."""
-    waiting = pending()
-    send(*waiting)
-    left = len(pending())
-    print(f"tracking: logged {len(waiting) - left}, {left} left")
-    sys.exit(left > 0)
+    """Bring MLflow up to date; exit code 1 if entries still wait."""
+    sync()
+    waiting = len(list_pending())
+    print(f"sync-mlflow: {waiting} entries wait" if waiting else "sync-mlflow: MLflow is up to date")
+    sys.exit(waiting > 0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Tune: search the space of `problem.search` for better settings of the estimator, in parallel.
 
-This process owns the study, a journal in `.tuning/`: it asks for settings, sends them out and records
-what comes back. A worker gets data and settings and answers with metrics; it shares nothing with this
-process but the installed project, and so may be a core of this machine or of another. Trials that were
-begun and not answered (this process was killed, a worker was lost) are sent again.
+The study is a journal in `.tuning/`. Trials run in batches through joblib: on the cores of this machine
+(loky), or on a Ray or Dask cluster, whose hosts need the installed project and nothing else. A search that
+was interrupted continues: trials without a result run again.
 """
 
 import argparse
@@ -12,7 +11,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,55 +27,75 @@ from tqdm import tqdm
 
 from .. import params, problem
 from ..contract.dataset import Dataset, load_dataset
+from ..contract.expectations import Kpi
 from ..core.errors import ProjectError, cli
 from ..core.paths import TRAIN
-from ..model.tracking import log_trial
+from ..model import tracking
+from ..stats.metrics import Estimator
 from .train import cross_validate
 
+PACKAGE = Path(__file__).parent.parent
 STUDIES = Path(".tuning")
-ATTEMPTS = 3  # in a row, at a backend that fails
-RAY_NOTICES = 30  # seconds, at most, until Ray counts a lost host no more
-ENDED = (TrialState.COMPLETE, TrialState.FAIL)
+ATTEMPTS = 3  # for a batch whose backend fails
+RETRY_SECONDS = {"loky": 0, "ray": 30, "dask": 0}  # Ray counts a lost host for up to 30 s
 
 Settings = dict[str, Any]
+Search = Callable[[optuna.Trial], Settings]
+MakeEstimator = Callable[..., Estimator]
 
 
 class Outcome(NamedTuple):
-    """What a worker (host:process) answers: metrics, or what went wrong."""
+    """Result of a trial: the worker (host:process), mean metrics over the folds, or an error."""
 
     worker: str
     metrics: dict[str, float]
     error: str = ""
 
 
-def evaluate(settings: Settings, train: Dataset, options: params.Train) -> Outcome:
-    """Cross-validate the estimator with these settings: this runs in a worker.
+def evaluate_trial(
+    make_estimator: MakeEstimator, settings: Settings, train: Dataset, options: params.Train
+) -> Outcome:
+    """Cross-validate the estimator with some settings. This runs in a worker.
 
-    What the estimator raises is an answer too. Whatever leaves this function is the backend's fault.
+    Args:
+        make_estimator: `problem.estimator`.
+        settings: Its keyword arguments.
+        train: The training split.
+        options: Number of folds and seed.
+
+    Returns:
+        The metrics, or the estimator's exception as text: an exception raised here is the backend's.
     """
     worker = f"{socket.gethostname()}:{os.getpid()}"
     try:
-        estimator = problem.estimator(options.seed, **settings)
-        with threadpool_limits(1):  # one core for each: threads would wait for their neighbours'
+        estimator = make_estimator(options.seed, **settings)
+        with threadpool_limits(1):  # one core for each worker
             by_fold = cross_validate(estimator, train, options, quiet=True)
     except Exception as error:
         return Outcome(worker, {}, f"{type(error).__name__}: {error}")
     return Outcome(worker, pd.DataFrame(by_fold).mean().to_dict())
 
 
-def connect(tune: params.Tune) -> Settings:
-    """Join the cluster, if there is to be one, and give options for the backend.
+def connect_backend(tune: params.Tune) -> Settings:
+    """Connect to the cluster that the parameters name, if any.
 
-    Raise `ProjectError` where that cannot be.
+    Args:
+        tune: Backend and address.
+
+    Returns:
+        Options of the backend for `joblib.parallel_config`.
+
+    Raises:
+        ProjectError: The cluster cannot be reached, or its library is not installed.
     """
     if tune.backend == "loky" and tune.address:
-        raise ProjectError("tune.address is of a cluster: set tune.backend to ray or dask, or leave it out")
+        raise ProjectError("tune.address is a cluster's: set tune.backend to ray or dask, or remove it")
     try:
         if tune.backend == "ray":
-            # Else Ray has its workers start with `uv run` too, on hosts that may have no uv.
+            # Else Ray starts its workers with `uv run` too, on hosts that may have no uv.
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
             import_module("ray").init(address=tune.address, logging_level="ERROR", log_to_driver=False)
-            joblib.register_parallel_backend("ray", ray_backend())
+            import_module("ray.util.joblib").register_ray()
             return {"ray_remote_args": {"num_cpus": 1}}  # else all workers may be put on one host
         if tune.backend == "dask":
             import_module("distributed").Client(tune.address).wait_for_workers(1, timeout=30)
@@ -87,143 +106,161 @@ def connect(tune: params.Tune) -> Settings:
     return {}
 
 
-def ray_backend() -> type:
-    """Ray's backend for joblib, but it does not ask a lost host for workers: that would take forever."""
-    base = import_module("ray.util.joblib.ray_backend").RayBackend
-
-    class Ray(base):
-        def abort_everything(self, ensure_ready: bool = True) -> None:
-            """Start no workers before the host is counted as lost."""
-            counted, until = self.effective_n_jobs(-1), time.monotonic() + RAY_NOTICES
-            super().abort_everything(ensure_ready=False)
-            while self.effective_n_jobs(-1) == counted and time.monotonic() < until:
-                time.sleep(0.5)
-
-    return Ray
+def _count_workers(tune: params.Tune) -> int:
+    """Workers to use now: a cluster may have lost some."""
+    available = joblib.effective_n_jobs(-1)
+    return min(tune.n_jobs or available, available)
 
 
-def workers(tune: params.Tune) -> int:
-    """How many there may be: a cluster can have lost some."""
-    there = joblib.effective_n_jobs(-1)
-    return min(tune.n_jobs or there, there)
-
-
-def answers(batch: Callable[[], list[Any]], tune: params.Tune) -> Iterator[list[Outcome]]:
-    """Send out one batch of calls after the other until it is empty; yield what they answer.
-
-    A backend that fails, for the loss of a worker, is given the next batch: the same trials again.
-    Raise `ProjectError` when it fails `ATTEMPTS` times in a row.
-    """
-    failures = 0
-    while True:
+def _run_batch(calls: list[Any], tune: params.Tune) -> list[Outcome]:
+    """Run calls in parallel, again if the backend loses a worker."""
+    for attempt in range(1, ATTEMPTS + 1):
         try:
-            # Workers are kept from batch to batch: for Ray's, the libraries take seconds to import.
-            with joblib.Parallel(n_jobs=workers(tune), batch_size=1) as parallel:
-                while calls := batch():
-                    yield parallel(calls)
-                    failures = 0
-            return
-        except ProjectError:
-            raise
-        except Exception as error:
-            failures += 1
-            tqdm.write(f"tune: {tune.backend} failed ({failures} of {ATTEMPTS} times): {error!r}")
-            if failures == ATTEMPTS:
-                raise ProjectError(
-                    f"tune: no answer from {tune.backend}, for the reason above. A worker that dies often "
-                    "lacks memory: try fewer tune.n_jobs. Finished trials are kept."
-                ) from None
+            return joblib.Parallel(n_jobs=_count_workers(tune), batch_size=1)(calls)
+        except Exception as error:  # each backend raises errors of its own
+            tqdm.write(f"tune: {tune.backend} failed ({attempt} of {ATTEMPTS} times): {error!r}")
+        time.sleep(RETRY_SECONDS[tune.backend])
+    raise ProjectError(
+        f"tune: {tune.backend} failed, for the reason above. A worker that dies often lacks memory: try a "
+        "smaller tune.n_jobs. Finished trials are kept."
+    )
 
 
-def today(train: params.Train) -> tuple[Settings, Settings]:
-    """Settings in `params.yaml` that the search leaves alone, and those that it varies.
+def split_settings(search: Search, settings: Settings) -> tuple[Settings, Settings]:
+    """Split the settings of `params.yaml` into those that the search keeps and those that it varies.
 
-    The latter are none if one is a choice that the search does not offer.
+    Args:
+        search: `problem.search`.
+        settings: `train.estimator` of `params.yaml`.
+
+    Returns:
+        The fixed settings; and the varied ones, empty if one is a choice that the search does not offer.
     """
     probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    names = problem.search(probe.ask())
-    fixed = {name: value for name, value in train.estimator.items() if name not in names}
-    varied = {name: value for name, value in train.estimator.items() if name in names}
+    names = search(probe.ask())
+    fixed = {name: value for name, value in settings.items() if name not in names}
+    varied = {name: value for name, value in settings.items() if name in names}
     probe.enqueue_trial(varied)
     try:
-        problem.search(probe.ask())
+        search(probe.ask())
     except ValueError:
         varied = {}
     return fixed, varied
 
 
 def study_name(train: params.Train, fixed: Settings) -> str:
-    """Name what makes scores comparable: training rows, problem.py, folds, seed, settings left alone.
+    """Name a study by everything that makes scores comparable: a change begins a new study.
 
-    A change of any begins a new study, so that scores of different things are never mixed.
+    Args:
+        train: Number of folds and seed.
+        fixed: Settings that the search keeps.
+
+    Returns:
+        A hash of the training rows, the project's own code, folds, seed and fixed settings.
     """
-    rest = repr((train.n_splits, train.seed, sorted(fixed.items()))).encode()
-    parts = (TRAIN.read_bytes(), Path(problem.__file__).read_bytes(), rest)
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:12]
+    files = [TRAIN, PACKAGE / "problem.py", *sorted((PACKAGE / "custom").rglob("*.py"))]
+    options = repr((train.n_splits, train.seed, sorted(fixed.items()))).encode()
+    contents = [*(path.read_bytes() for path in files), options]
+    digests = (hashlib.sha256(content).digest() for content in contents)
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
 
 
-def open_study(train: params.Train, fixed: Settings, first: Settings) -> optuna.Study:
-    """Go on with the study, or begin it: with today's settings, so that the best is never worse."""
+def open_study(name: str, kpi: Kpi, seed: int, first: Settings) -> optuna.Study:
+    """Open a study, or begin it.
+
+    Args:
+        name: As returned by `study_name`.
+        kpi: The primary metric.
+        seed: Seed of the sampler.
+        first: Settings of the first trial: today's, so that the best are never worse.
+
+    Returns:
+        The study. Trials that an earlier process began and did not finish are queued again.
+    """
     STUDIES.mkdir(exist_ok=True)
-    name = study_name(train, fixed)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(STUDIES / f"{name}.log"))),
         study_name=name,
-        direction="maximize" if problem.KPIS[0].direction == "at least" else "minimize",
+        direction="maximize" if kpi.sign > 0 else "minimize",
         load_if_exists=True,
     )
     if not study.trials:
         study.enqueue_trial(first)
-    # Another seed for each start: the same one would suggest the same trials once more.
-    study.sampler = optuna.samplers.TPESampler(seed=train.seed + len(study.trials))
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    # Another seed for each start: with the same seed it would suggest the same trials again.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     return study
 
 
-def ask(study: optuna.Study, trials: int, at_once: int) -> list[optuna.Trial]:
-    """The next batch: trials without an answer, then new ones, up to `trials` in all."""
-    begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    new = min(trials - len(ended(study)), at_once) - len(begun)
-    return [optuna.Trial(study, it._trial_id) for it in begun] + [study.ask() for _ in range(new)]
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """List the trials with a result.
+
+    Args:
+        study: The study.
+
+    Returns:
+        Trials that are complete, or failed by an error of the estimator; not those that were interrupted.
+    """
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    return [trial for trial in trials if trial.state == TrialState.COMPLETE or trial.user_attrs.get("error")]
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, settings: Settings, outcome: Outcome) -> None:
-    """Record an outcome, in MLflow and then in the study: at least once, whenever this is killed."""
-    metric = problem.KPIS[0].metric
+def _record(
+    study: optuna.Study, trial: optuna.Trial, settings: Settings, outcome: Outcome, metric: str
+) -> None:
+    """Record an outcome, for MLflow first: whenever this process is killed, both get it at least once."""
     score = outcome.metrics.get(metric, math.nan)
     error = outcome.error or ("" if math.isfinite(score) else f"no {metric} among {list(outcome.metrics)}")
     for name, value in {"settings": settings, "worker": outcome.worker, "error": error}.items():
         trial.set_user_attr(name, value)
-    log_trial(study.study_name, trial.number, settings, outcome.metrics)
+    tracking.queue_trial(study.study_name, trial.number, settings, outcome.metrics)
     study.tell(trial, None if error else score, TrialState.FAIL if error else None)
 
 
-def ended(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that were answered, well or not."""
-    return study.get_trials(deepcopy=False, states=ENDED)
+def run_search(
+    study: optuna.Study, search: Search, evaluate: Callable[[Settings], Any], metric: str, tune: params.Tune
+) -> None:
+    """Run trials until the study has `tune.n_trials` results.
 
+    Args:
+        study: The study.
+        search: Suggests the settings of a trial.
+        evaluate: Makes a joblib call of `evaluate_trial` for these settings.
+        metric: The primary metric.
+        tune: Number of trials and workers.
 
-def run(study: optuna.Study, settings: params.Params, fixed: Settings) -> None:
-    """Evaluate trials until there are `tune.n_trials` of them."""
-    tune, contract = settings.tune, problem.CONTRACT
-    data = load_dataset(TRAIN, contract), settings.train
-    sent: list[tuple[optuna.Trial, Settings]] = []
-
-    def batch() -> list[Any]:
-        asked = ask(study, tune.n_trials, workers(tune))
-        sent[:] = [(trial, fixed | problem.search(trial)) for trial in asked]
-        return [joblib.delayed(evaluate)(chosen, *data) for _, chosen in sent]
-
-    with tqdm(desc="tune", unit="trial", total=tune.n_trials, initial=len(ended(study))) as bar:
-        for outcomes in answers(batch, tune):
-            for (trial, chosen), outcome in zip(sent, outcomes, strict=True):
-                tell(study, trial, chosen, outcome)
+    Raises:
+        ProjectError: The backend fails again and again.
+    """
+    is_online = True
+    bar = tqdm(desc="tune", unit="trial", total=tune.n_trials, initial=len(finished_trials(study)))
+    with bar:
+        while (left := tune.n_trials - len(finished_trials(study))) > 0:
+            trials = [study.ask() for _ in range(min(left, _count_workers(tune)))]
+            settings = [search(trial) for trial in trials]
+            outcomes = _run_batch([evaluate(chosen) for chosen in settings], tune)
+            for trial, chosen, outcome in zip(trials, settings, outcomes, strict=True):
+                _record(study, trial, chosen, outcome, metric)
                 bar.update()
+            is_online = is_online and tracking.upload_pending()
 
 
-def best(study: optuna.Study) -> FrozenTrial:
-    """The best trial; raise `ProjectError` if every one failed."""
-    *_, last = trials = ended(study)
-    if all(it.state == TrialState.FAIL for it in trials):
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    """Return the best trial.
+
+    Args:
+        study: A study with at least one result.
+
+    Returns:
+        The trial with the best primary metric.
+
+    Raises:
+        ProjectError: All trials failed.
+    """
+    *_, last = trials = finished_trials(study)
+    if all(trial.state == TrialState.FAIL for trial in trials):
         raise ProjectError(
             f"tune: all {len(trials)} trials failed, the last with {last.user_attrs['error']}. "
             "Make `search` and `estimator` in problem.py fit each other."
@@ -231,50 +268,62 @@ def best(study: optuna.Study) -> FrozenTrial:
     return study.best_trial
 
 
-def write(settings: Settings, path: Path = Path("params.yaml")) -> None:
-    """Make these the settings in `train.estimator`; comments and order of the file stay."""
+def write_settings(settings: Settings, path: Path = Path("params.yaml")) -> None:
+    """Replace `train.estimator` in `params.yaml`; comments and order of the file stay.
+
+    Args:
+        settings: The new settings.
+        path: The file.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 4096
-    yaml.representer.add_representer(float, plain)
+    yaml.representer.add_representer(float, _represent_float)
     text = path.read_text(encoding="utf-8")
     document = yaml.load(text) or yaml.load(f"{text}\ntrain:\n")
     document["train"] = document.get("train") or {}
     section = document["train"].setdefault("estimator", {})
     for name in section.keys() - settings.keys():
         del section[name]
-    section.update({name: Quoted(it) if isinstance(it, str) else it for name, it in settings.items()})
+    section.update({k: Quoted(value) if isinstance(value, str) else value for k, value in settings.items()})
     yaml.dump(document, path)
 
 
-def plain(dumper: Any, value: float) -> Any:
-    """A number as readers of YAML 1.1 know it: to them 1e-05 is a text."""
+def _represent_float(dumper: Any, value: float) -> Any:
+    """A float for readers of YAML 1.1, to whom 1e-05 is a text."""
     text = repr(value)
-    return dumper.represent_scalar(
-        "tag:yaml.org,2002:float", text if "." in text else text.replace("e", ".0e")
-    )
+    text = text if "." in text else text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
 def main() -> None:
+    """Search, print the best settings, and write them if asked."""
     parser = argparse.ArgumentParser(description="Search for better settings of the estimator.")
-    parser.add_argument("--write", action="store_true", help="put the best ones into params.yaml")
-    given = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help="write the best settings to params.yaml")
+    write = parser.parse_args().write
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for libraries that workers load later
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings = params.load()
-    fixed, varied = today(settings.train)
-    options = connect(settings.tune)
-    study = open_study(settings.train, fixed, varied)
+    settings, kpi, make_estimator = params.load(), problem.KPIS[0], problem.estimator
+    fixed, varied = split_settings(problem.search, settings.train.estimator)
+    options = connect_backend(settings.tune)
+    study = open_study(study_name(settings.train, fixed), kpi, settings.train.seed, varied)
+    train = load_dataset(TRAIN, problem.CONTRACT)
     with joblib.parallel_config(settings.tune.backend, **options):
-        run(study, settings, fixed)
-    found = best(study)
-    print(f"tune: best {problem.KPIS[0].metric} {found.value:.4f} of {len(ended(study))} trials, with")
-    for name, value in found.user_attrs["settings"].items():
+        run_search(
+            study,
+            lambda trial: fixed | problem.search(trial),
+            lambda chosen: joblib.delayed(evaluate_trial)(make_estimator, chosen, train, settings.train),
+            kpi.metric,
+            settings.tune,
+        )
+    best = best_trial(study)
+    print(f"tune: best {kpi.metric} {best.value:.4f} of {len(finished_trials(study))} trials, with")
+    for name, value in best.user_attrs["settings"].items():
         print(f"  {name}: {value}")
-    if given.write:
-        write(found.user_attrs["settings"])
+    if write:
+        write_settings(best.user_attrs["settings"])
         print("tune: written to params.yaml; `make pipeline` trains with them")
 
 
