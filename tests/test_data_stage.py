@@ -104,7 +104,7 @@ def clean_keys(project: Project) -> list[str]:
     return [row["customer_id"] for row in rows]
 
 
-def test_untouched_data_passes(either: Project) -> None:
+def test_validate_passes_untouched_data(either: Project) -> None:
     """Every check below would be worthless if it stopped good data too."""
     report = either.json("reports/data/data.json")
     assert report["failures"] == []
@@ -113,7 +113,7 @@ def test_untouched_data_passes(either: Project) -> None:
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_row_is_rejected_with_its_reason(mixed: Project, case: str) -> None:
+def test_validate_rejects_broken_row_with_its_reason(mixed: Project, case: str) -> None:
     """One reason, the column and the rule in it, and the row nowhere but among the rejected."""
     key, column, value, reason = BROKEN[case]
     where = "customer_id IS NULL" if column == "customer_id" else f"customer_id = '{key}'"
@@ -127,12 +127,12 @@ def test_a_broken_row_is_rejected_with_its_reason(mixed: Project, case: str) -> 
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_an_odd_row_stays(mixed: Project, case: str) -> None:
+def test_validate_keeps_odd_row(mixed: Project, case: str) -> None:
     """Rules must not reject what the contract allows."""
     assert str(ODD[case][0]) in clean_keys(mixed)
 
 
-def test_the_report_counts_rules_not_values(mixed: Project) -> None:
+def test_data_report_counts_rules_not_values(mixed: Project) -> None:
     """One line for a rule, however many values broke it: signs in a value must not split it."""
     report = mixed.json("reports/data/data.json")
     assert report["reasons"]["tenure: must be an integer from 0 to 600"] == 5
@@ -140,7 +140,7 @@ def test_the_report_counts_rules_not_values(mixed: Project) -> None:
     assert sum(report["reasons"].values()) == report["rejected"] >= 18
 
 
-def test_the_report_is_for_people_too(mixed: Project) -> None:
+def test_data_report_is_readable_markdown(mixed: Project) -> None:
     """Markdown with the rules broken, and a picture of each column's distribution."""
     text = (mixed.folder / "reports/data/data.md").read_text()
     assert re.search(r"\| tenure: must be an integer from 0 to 600 +\| +5 \|", text)
@@ -163,14 +163,14 @@ def repeated(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     return work
 
 
-def test_of_equal_rows_one_stays(repeated: Project) -> None:
+def test_validate_keeps_one_of_equal_rows(repeated: Project) -> None:
     """A row that was delivered three times is still right."""
     assert clean_keys(repeated).count("7") == 1
     assert reasons(repeated, "customer_id = '7'") == ["duplicate: the same row came before"] * 2
 
 
 @pytest.mark.parametrize("key", ["8", "9"])
-def test_of_different_rows_with_one_key_none_stays(repeated: Project, key: str) -> None:
+def test_validate_rejects_all_different_rows_with_one_key(repeated: Project, key: str) -> None:
     """Nobody knows which is right."""
     assert key not in clean_keys(repeated)
     rejected = reasons(repeated, f"customer_id = '{key}'")
@@ -178,7 +178,7 @@ def test_of_different_rows_with_one_key_none_stays(repeated: Project, key: str) 
     assert len(rejected) == (2 if key == "8" else 3)
 
 
-def test_a_rejected_share_over_the_limit_stops(work: Project) -> None:
+def test_validate_fails_above_max_rejected_share(work: Project) -> None:
     """A few bad rows are life, many are a broken source. Those aside still say what is wrong."""
     work.edit("SELECT * REPLACE (if(customer_id <= 50, 999, tenure) AS tenure) FROM raw")
     work.params("validate: {max_rejected_share: 0.005}")
@@ -191,7 +191,7 @@ def test_a_rejected_share_over_the_limit_stops(work: Project) -> None:
 
 
 @pytest.mark.parametrize("query", ["SELECT * REPLACE (999 AS demand) FROM raw", "FROM raw LIMIT 0"])
-def test_no_good_row_at_all_stops(demand_work: Project, query: str) -> None:
+def test_validate_fails_without_valid_rows(demand_work: Project, query: str) -> None:
     """The emptiest table gets the same clear answer, not a traceback from a library."""
     demand_work.edit(query)
     error = demand_work.refusal("data.validate")
@@ -200,14 +200,14 @@ def test_no_good_row_at_all_stops(demand_work: Project, query: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_hardly_any_row_is_refused_in_words(work: Project, rows: int) -> None:
+def test_validate_explains_too_few_rows(work: Project, rows: int) -> None:
     """The first file that somebody tries is often tiny."""
     work.edit(f"FROM raw LIMIT {rows}")
     assert "validate." in work.refusal("data.validate")
 
 
 @pytest.mark.parametrize("rows", [0, 20])
-def test_a_class_with_too_few_rows_stops(work: Project, rows: int) -> None:
+def test_validate_fails_when_a_class_has_too_few_rows(work: Project, rows: int) -> None:
     """Twenty examples teach nothing, and one class alone leaves nothing to tell apart."""
     few = f"(FROM raw WHERE churn = 'Yes' LIMIT {rows})"
     work.edit(f"FROM raw WHERE churn = 'No' AND customer_id < 900 UNION ALL {few}")
@@ -217,7 +217,7 @@ def test_a_class_with_too_few_rows_stops(work: Project, rows: int) -> None:
     assert "'No'" not in error
 
 
-def test_a_constant_target_stops(demand_work: Project) -> None:
+def test_validate_fails_when_the_target_is_constant(demand_work: Project) -> None:
     """A regression's way of having one class only."""
     demand_work.edit("SELECT * REPLACE (4.2 AS demand) FROM raw")
     error = demand_work.refusal("data.validate")
@@ -225,7 +225,7 @@ def test_a_constant_target_stops(demand_work: Project) -> None:
     assert "4.2 in every row" in error
 
 
-def test_leaks_stop(work: Project) -> None:
+def test_validate_fails_on_leakage(work: Project) -> None:
     """Features written down after the fact; two, harmless alone; not one that says so itself."""
     work.declare(
         'Column("refund", "number")',
@@ -255,7 +255,7 @@ def test_leaks_stop(work: Project) -> None:
     assert len(leaks) == 4
 
 
-def test_a_leak_in_a_regression_stops(demand_work: Project) -> None:
+def test_validate_fails_on_leakage_in_a_regression(demand_work: Project) -> None:
     """There it is a share of variance: here a sum of two parts, neither of which tells much."""
     demand_work.declare('Column("homes", "number")', 'Column("industry", "number")')
     part = "hash(time) % 10000 / 1000 - 5"
@@ -265,7 +265,7 @@ def test_a_leak_in_a_regression_stops(demand_work: Project) -> None:
     assert error.count("all but determines") == 1
 
 
-def test_personal_data_that_nobody_declared_stops(work: Project) -> None:
+def test_validate_fails_on_undeclared_personal_data(work: Project) -> None:
     """Each kind by its name, one address among thousands; look-alikes are left alone."""
     work.declare(*(f'Column("{name}", "text")' for name in (*PERSONAL, *HARMLESS)))
     work.declare('Column("shop", "text", personal=False)')  # only its owner knows that it is fine
@@ -290,7 +290,7 @@ def made_from(project: Project) -> list[Path]:
     return [path for path in paths if path.name != "raw.parquet"]
 
 
-def test_personal_data_goes_no_further_than_the_source(work: Project) -> None:
+def test_personal_data_stays_in_the_raw_table(work: Project) -> None:
     """Not into clean, rejected or split rows, not into bundle, report or message."""
     secret, age = "Zaphod Beeblebrox", "987654321"
     work.declare(
@@ -316,7 +316,7 @@ def test_personal_data_goes_no_further_than_the_source(work: Project) -> None:
     assert reasons(work, "customer_id = '99'") == ["duplicate: the same row came before"]
 
 
-def test_a_column_absent_from_the_source_is_named(work: Project) -> None:
+def test_validate_names_missing_column(work: Project) -> None:
     """With what is there instead, and what to do."""
     work.edit("SELECT * EXCLUDE (tenure, contract), tenure AS months FROM raw")
     error = work.refusal("data.validate")
@@ -331,7 +331,7 @@ def rekey(project: Project, which: str) -> None:
     project.edit(f"FROM raw UNION ALL {copies}", "data/clean.parquet")
 
 
-def test_test_rows_under_other_keys_in_training_stop(work: Project) -> None:
+def test_split_fails_when_test_rows_are_in_training(work: Project) -> None:
     """The test would ask what training has told."""
     rekey(work, "customer_id IN (SELECT customer_id FROM 'data/splits/test.parquet')")
     error = work.refusal("data.split")
@@ -339,19 +339,19 @@ def test_test_rows_under_other_keys_in_training_stop(work: Project) -> None:
     assert "test rows equal a training row in every feature" in error
 
 
-def test_a_whole_table_under_other_keys_stops(work: Project) -> None:
+def test_split_fails_when_a_table_repeats_under_other_keys(work: Project) -> None:
     """Then training is as full of twins as the test split: that must not excuse it."""
     rekey(work, "true")
     assert "training and test are not apart" in work.refusal("data.split")
 
 
-def test_a_split_without_a_test_stops(work: Project) -> None:
+def test_split_fails_without_test_rows(work: Project) -> None:
     """A share of nothing is a mistake in the parameters."""
     work.params("split: {test_size: 0}")
     assert "split.test_size" in work.refusal("data.split")
 
 
-def test_a_row_stays_in_its_split_when_others_come(work: Project) -> None:
+def test_split_keeps_rows_in_place_when_rows_are_added(work: Project) -> None:
     """Metrics are comparable only on the same rows."""
     query = "SELECT list(customer_id ORDER BY customer_id) AS keys FROM 'data/splits/test.parquet'"
     (before,) = work.rows(query)
@@ -366,7 +366,7 @@ def test_a_row_stays_in_its_split_when_others_come(work: Project) -> None:
     assert len(after["keys"]) > len(before["keys"])
 
 
-def test_time_splits_by_time(demand_project: Project) -> None:
+def test_split_by_time_puts_the_newest_rows_into_test(demand_project: Project) -> None:
     """The newest fifth is the test: to forecast the past would be easy."""
     (counts,) = demand_project.rows("""
         SELECT (SELECT max(time) FROM 'data/splits/train.parquet')
@@ -378,14 +378,14 @@ def test_time_splits_by_time(demand_project: Project) -> None:
     assert counts["share"] == pytest.approx(0.2, abs=0.001)
 
 
-def test_a_wrong_time_is_rejected_before_the_past_is_looked_up(demand_work: Project) -> None:
+def test_validate_rejects_invalid_time_before_lag_lookup(demand_work: Project) -> None:
     """What PREPARE computes from a row must neither fail on a bad one nor lose it in silence."""
     demand_work.edit("SELECT * REPLACE (if(time = '2014-03-01', 'sometime', time::VARCHAR) AS time) FROM raw")
     demand_work.stages("data.validate")
     assert any("sometime" in reason for reason in reasons(demand_work))
 
 
-def test_missing_half_hours_are_no_error(demand_work: Project) -> None:
+def test_validate_accepts_gaps_in_time(demand_work: Project) -> None:
     """A gap takes away the rows that look back at it, and nothing else."""
     demand_work.edit("FROM raw WHERE time <> '2014-06-18 12:00:00'")
     demand_work.stages("data.validate")
@@ -393,7 +393,7 @@ def test_missing_half_hours_are_no_error(demand_work: Project) -> None:
     assert report["rows"] - report["rejected"] == 17520 - 7 * 48 - 3
 
 
-def test_columns_may_be_called_anything(work: Project) -> None:
+def test_pipeline_accepts_any_column_name(work: Project) -> None:
     """Names come from sources: quotes, spaces, other alphabets, and the words the stages use."""
     names = ['say "hi"', "l'été", "客户", "reasons", "features", "select", "a.b", "x = 1 -- y", "100%"]
     work.declare(*(f"Column({name!r}, 'number')" for name in names))

@@ -24,7 +24,7 @@ def deploy(render: Renderer, state: Path, *words: str) -> "subprocess.CompletedP
     return subprocess.run(command, cwd=render(), env=environment, capture_output=True, text=True, check=False)
 
 
-def test_status_only_reads(render: Renderer, state: Path) -> None:
+def test_deploy_status_writes_nothing(render: Renderer, state: Path) -> None:
     """No folder and no lock come to be; what answers is said also where Docker cannot be asked."""
     result = deploy(render, state, "status", "--json")
     assert (result.returncode, json.loads(result.stdout)["answers"]) == (0, None), result.stderr
@@ -40,7 +40,7 @@ def test_status_only_reads(render: Renderer, state: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"weight": 3}', '{"live": "blue"', "\x00"])
 @pytest.mark.parametrize("verb", [("status",), ("status", "--json"), ("rollback",)])
-def test_a_state_that_cannot_be_read_is_told(
+def test_deploy_reports_unreadable_state(
     render: Renderer, state: Path, text: str, verb: tuple[str, ...]
 ) -> None:
     """Cut off, or written by a newer release; in one sentence, in the hour of need."""
@@ -56,7 +56,7 @@ def test_a_state_that_cannot_be_read_is_told(
     ("written", "production"),
     [(None, False), ({}, False), ({"images": {"blue": "x"}, "doing": "promote"}, False), (LIVE, True)],
 )
-def test_monitor_looks_where_an_image_answers(
+def test_monitor_reads_events_of_the_deployed_image(
     render: Renderer, state: Path, written: dict[str, object] | None, production: bool
 ) -> None:
     """A folder that a failed trial left behind is no production."""

@@ -120,7 +120,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return fleet_of_twenty
 
 
-def test_status_tells_what_to_expect(fleet: Fleet) -> None:
+def test_fleet_status_lists_expected_conflicts(fleet: Fleet) -> None:
     """Before anything is touched: release, age, and who will conflict."""
     (fleet.folder / "few.yaml").write_text("[{repository: project-2, branch: main}, project-5]\n")
     result = fleet.run("status", "--trust", projects="few.yaml")
@@ -130,7 +130,7 @@ def test_status_tells_what_to_expect(fleet: Fleet) -> None:
     assert not fleet.pushed()
 
 
-def test_a_migration_is_trusted_or_does_not_run(fleet: Fleet) -> None:
+def test_fleet_runs_no_migration_without_trust(fleet: Fleet) -> None:
     """It is the template's own program."""
     (fleet.folder / "one.yaml").write_text("[project-0]\n")
     result = fleet.run("status", projects="one.yaml")
@@ -143,7 +143,7 @@ EVIL = "_tasks: ['touch {ran}']\n_migrations: ['touch {ran}']\n"
 
 
 @pytest.mark.parametrize("verb", ["status", "update"])
-def test_nothing_of_another_template_is_run(fleet: Fleet, tmp_path: Path, verb: str) -> None:
+def test_fleet_runs_nothing_of_another_template(fleet: Fleet, tmp_path: Path, verb: str) -> None:
     """Trust is this template's: a member may name any other, which is listed and left alone."""
     evil, project, ran = tmp_path / "evil", tmp_path / "project-1", tmp_path / "ran"
     evil.mkdir()
@@ -163,7 +163,7 @@ def test_nothing_of_another_template_is_run(fleet: Fleet, tmp_path: Path, verb: 
     assert git("branch", cwd=project).split() == ["*", "main"]
 
 
-def test_status_imports_nothing_from_a_project(fleet: Fleet, tmp_path: Path) -> None:
+def test_fleet_status_imports_nothing_from_a_project(fleet: Fleet, tmp_path: Path) -> None:
     """A file there may have the name of a library."""
     project = tmp_path / "project-1"
     shutil.copytree(fleet[1], project)
@@ -186,7 +186,7 @@ def test_status_imports_nothing_from_a_project(fleet: Fleet, tmp_path: Path) -> 
         "git@github.com:acme/template.git",
     ],
 )
-def test_an_address_may_be_written_in_many_ways(address: str) -> None:
+def test_canonical_unifies_spellings_of_an_address(address: str) -> None:
     """Copier's and git's own."""
     assert canonical(address) == "https://github.com/acme/template"
 
@@ -206,12 +206,12 @@ def test_an_address_may_be_written_in_many_ways(address: str) -> None:
         "https://github.com/acme/template/../../evil/template",
     ],
 )
-def test_another_address_is_another_template(address: str) -> None:
+def test_canonical_distinguishes_other_addresses(address: str) -> None:
     """Also one that looks alike, may be answered by somebody else, or is a folder of the member's."""
     assert canonical(address) not in {canonical("gh:acme/template")}
 
 
-def test_what_hangs_is_stopped(fleet: Fleet) -> None:
+def test_fleet_stops_a_command_that_hangs(fleet: Fleet) -> None:
     """With all that it started: here a shell's child."""
     (fleet.folder / "one.yaml").write_text("[project-0]\n")
     result = fleet.run(
@@ -237,7 +237,7 @@ def updated(fleet: Fleet) -> Done:
 
 
 @pytest.mark.proof("Twenty projects are updated in one run, killed and repeated; a broken one stops no other")
-def test_each_project_is_updated_or_named(fleet: Fleet, updated: Done) -> None:
+def test_fleet_updates_or_reports_each_project(fleet: Fleet, updated: Done) -> None:
     """One that is broken stops no other, and the command says by its exit code that there is one."""
     assert updated.returncode == 1
     by_number = results(updated.stdout)
@@ -249,7 +249,7 @@ def test_each_project_is_updated_or_named(fleet: Fleet, updated: Done) -> None:
     assert by_number[FOREIGN] == "fatal: repository 'project-17' does not exist"
 
 
-def test_a_branch_is_the_update_and_nothing_else(fleet: Fleet, updated: Done) -> None:
+def test_fleet_branch_contains_only_the_update(fleet: Fleet, updated: Done) -> None:
     """On top of what the team had; their folder, and what they were doing there, is left alone."""
     assert {*fleet.tested()} == PUSHED | {FAILS}
     for number in PUSHED:
@@ -272,7 +272,7 @@ def test_a_branch_is_the_update_and_nothing_else(fleet: Fleet, updated: Done) ->
         ("- [", "while parsing"),
     ],
 )
-def test_a_list_that_is_none_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+def test_fleet_rejects_invalid_list(tmp_path: Path, text: str | None, message: str) -> None:
     """Before any project is visited."""
     if text is not None:
         (tmp_path / "fleet.yaml").write_text(text)

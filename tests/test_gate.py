@@ -303,7 +303,7 @@ def deployed(work: Project) -> Project:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.description)
-def test_a_mutation_meets_its_verdict(deployed: Project, mutation: Mutation) -> None:
+def test_gate_gives_the_verdict_of_each_mutation(deployed: Project, mutation: Mutation) -> None:
     """Stages before the one that answers pass; it gives the verdict, for the reason."""
     mutation.change(deployed)
     first, last = STAGES.index(mutation.start), STAGES.index(mutation.stage)
@@ -318,7 +318,7 @@ def test_a_mutation_meets_its_verdict(deployed: Project, mutation: Mutation) -> 
         assert mutation.reason in "\n".join(report["reasons"])
 
 
-def test_the_table_in_docs_is_what_these_tests_prove() -> None:
+def test_gate_table_in_docs_matches_the_mutations() -> None:
     """`UPDATE_DOCS=1 make test` writes it anew."""
     head, _, _ = DOC.read_text().partition("| mutation |")
     lines = ["| mutation | who answers | verdict | reason |", "| --- | --- | --- | --- |"]
@@ -328,7 +328,7 @@ def test_the_table_in_docs_is_what_these_tests_prove() -> None:
     assert DOC.read_text() == head + table
 
 
-def test_a_shallow_clone_gets_no_free_pass(work: Project, tmp_path: Path) -> None:
+def test_gate_fails_in_a_shallow_clone(work: Project, tmp_path: Path) -> None:
     """Where tags may be missing, no tag does not mean that nothing is in production."""
     address = f"file://{work.folder}"
     git("clone", "--quiet", "--depth", "1", address, tmp_path / "clone", cwd=tmp_path)
@@ -341,7 +341,7 @@ def test_a_shallow_clone_gets_no_free_pass(work: Project, tmp_path: Path) -> Non
     assert "shallow" in clone.refusal("evaluation.gate")
 
 
-def test_starting_anew_names_one_tag_only(deployed: Project) -> None:
+def test_comparison_reset_applies_to_one_tag_only(deployed: Project) -> None:
     """A model that cannot be compared is passed over by its tag, not for good."""
     rename_a_column(deployed)
     deployed.params(f"gate: {{comparison_reset_tag: {TAG}}}")
@@ -351,7 +351,7 @@ def test_starting_anew_names_one_tag_only(deployed: Project) -> None:
     assert "it needs partner" in deployed.refusal("evaluation.gate")
 
 
-def test_the_newest_tag_is_the_one_with_the_highest_number(deployed: Project) -> None:
+def test_newest_production_tag_has_the_highest_number(deployed: Project) -> None:
     """Ten comes after nine."""
     for number in (9, 10):
         git("tag", f"production/2026-01-31-{number}", cwd=deployed.folder)
@@ -368,13 +368,13 @@ def test_the_newest_tag_is_the_one_with_the_highest_number(deployed: Project) ->
         ('customers.", "Yes")', 'customers.", "Perhaps")', "it is 'Perhaps'"),
     ],
 )
-def test_an_expectation_that_cannot_be_is_named(work: Project, old: str, new: str, message: str) -> None:
+def test_gate_names_invalid_expectation(work: Project, old: str, new: str, message: str) -> None:
     """A slip in problem.py is an error, not a rule that never speaks."""
     work.replace(old, new)
     assert message in work.refusal("evaluation.gate")
 
 
-def test_the_gate_judges_both_starters(either: Project) -> None:
+def test_gate_promotes_both_starters(either: Project) -> None:
     """The first model of a fresh project passes, by its own merit."""
     report = either.json("reports/gate.json")
     assert (report["verdict"], report["production"]) == ("promote", None)
@@ -418,7 +418,7 @@ print(*promoted(1.3, 1.3), *promoted(1.41, 1.3), *promoted(1.1, 1.3))
 """
 
 
-def test_the_gate_is_as_sure_as_it_says(project: Project) -> None:
+def test_gate_error_rate_is_at_most_the_stated_one(project: Project) -> None:
     """Equal pairs are promoted at most at the stated rate, and better ones with the stated power.
 
     400 simulated pairs each, 1,500 rows, correlation of the scores 0.85, confidence level 0.95. Equal models
@@ -441,7 +441,7 @@ def checked(work: Project) -> str:
     return result.stderr
 
 
-def test_cards_say_what_the_run_recorded(either: Project) -> None:
+def test_cards_contain_the_recorded_results(either: Project) -> None:
     """Every part that a reader looks for, and figures that stand in the reports too."""
     model = (either.folder / "docs/model-card.md").read_text()
     for part in (
@@ -475,13 +475,13 @@ def test_cards_say_what_the_run_recorded(either: Project) -> None:
         ("reports/bundle.json", '"seed": 0', '"seed": 1', "is not that of models/bundle in dvc.lock"),
     ],
 )
-def test_a_stale_card_is_red(work: Project, path: str, old: str, new: str, message: str) -> None:
+def test_check_fails_on_stale_card(work: Project, path: str, old: str, new: str, message: str) -> None:
     """Whatever was changed by hand: card, verdict or report."""
     work.replace(old, new, work.folder / path)
     assert message in checked(work)
 
 
-def test_a_blocked_model_is_committed_without_cards(work: Project) -> None:
+def test_blocked_model_can_be_committed_without_cards(work: Project) -> None:
     """By the hooks, as everybody's first models; with a card of the model before, it is refused."""
     before = git("rev-parse", "HEAD", cwd=work.folder)
     work.params("gate: {min_test_rows: 5000}\n")
@@ -503,7 +503,7 @@ def test_a_blocked_model_is_committed_without_cards(work: Project) -> None:
     assert git("status", "--porcelain", cwd=work.folder) == ""
 
 
-def test_a_pipeline_that_stopped_is_told_from_a_stale_card(work: Project) -> None:
+def test_check_distinguishes_a_stopped_pipeline_from_a_stale_card(work: Project) -> None:
     """`make pipeline` does not help where it cannot get to its end."""
     (work.folder / "reports/bundle.json").unlink()
     assert "bundle.json is missing, for the pipeline stopped before it" in checked(work)
@@ -512,14 +512,14 @@ def test_a_pipeline_that_stopped_is_told_from_a_stale_card(work: Project) -> Non
     assert checked(work) == ""
 
 
-def test_a_model_of_dvc_repro_alone_has_stale_cards(work: Project) -> None:
+def test_cards_are_stale_after_dvc_repro_alone(work: Project) -> None:
     """The gate was not asked about it."""
     boosted("max_iter=1, learning_rate=1e-9")(work)
     work.good("dvc", "repro", "--quiet")
     assert "`make pipeline` renews them" in checked(work)
 
 
-def test_reports_of_production_stay(deployed: Project) -> None:
+def test_gate_keeps_reports_of_the_model_in_production(deployed: Project) -> None:
     """Byte for byte: held against itself, a model would lose how it compared with the one before it."""
     for _ in range(2):
         output = deployed.make("gate")

@@ -4,7 +4,7 @@ import pytest
 from helpers import require
 
 
-def test_a_missing_tool_skips_here_and_fails_where_it_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_skips_or_fails_on_missing_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that is there does neither."""
     require("git")
     monkeypatch.delenv("REQUIRE_TOOLS", raising=False)

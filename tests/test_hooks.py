@@ -70,7 +70,7 @@ def again(template: Path, project: Path) -> None:
     assert before == (status(project), lines(project))
 
 
-def test_what_nobody_changed_is_the_templates(template: Path, project: Path) -> None:
+def test_moved_takes_unedited_files_from_the_template(template: Path, project: Path) -> None:
     """As if there were no hook."""
     updated(project)
     assert status(project) == UPDATED
@@ -78,7 +78,7 @@ def test_what_nobody_changed_is_the_templates(template: Path, project: Path) -> 
     again(template, project)
 
 
-def test_changes_move_along(template: Path, project: Path) -> None:
+def test_moved_carries_edits_to_the_new_path(template: Path, project: Path) -> None:
     """Merged with the template's; and nothing is done once the update is committed."""
     (project / "old").write_text(TEXT.replace("five", "mine"))
     updated(project)
@@ -89,7 +89,7 @@ def test_changes_move_along(template: Path, project: Path) -> None:
     again(template, project)
 
 
-def test_a_conflict_is_marked_in_the_index(template: Path, project: Path) -> None:
+def test_moved_marks_conflicts_in_the_index(template: Path, project: Path) -> None:
     """Git refuses to commit it, and knows all three versions."""
     (project / "old").write_text(TEXT.replace("two", "mine"))
     updated(project)
@@ -102,7 +102,7 @@ def test_a_conflict_is_marked_in_the_index(template: Path, project: Path) -> Non
     again(template, project)
 
 
-def test_a_project_may_be_a_folder_of_a_repository(project: Path) -> None:
+def test_moved_works_in_a_folder_of_a_repository(project: Path) -> None:
     """Git names files from its top folder, Copier from the project's."""
     (project / "old").write_text(TEXT.replace("two", "mine"))
     commit(project.parent, "mine")
@@ -110,7 +110,7 @@ def test_a_project_may_be_a_folder_of_a_repository(project: Path) -> None:
     assert conflicts(project) == {"UU project/new"}
 
 
-def test_what_was_deleted_stays_so(template: Path, project: Path) -> None:
+def test_moved_keeps_deleted_files_deleted(template: Path, project: Path) -> None:
     """Under its new name too."""
     (project / "old").unlink()
     updated(project)
@@ -118,7 +118,7 @@ def test_what_was_deleted_stays_so(template: Path, project: Path) -> None:
     again(template, project)
 
 
-def test_a_changed_file_that_is_dropped_stays(template: Path, project: Path) -> None:
+def test_moved_keeps_edited_files_that_the_template_drops(template: Path, project: Path) -> None:
     """As the project's own, which later updates leave alone."""
     (project / "dropped").write_text(TEXT + "mine\n")
     updated(project)
@@ -127,7 +127,7 @@ def test_a_changed_file_that_is_dropped_stays(template: Path, project: Path) -> 
     again(template, project)
 
 
-def test_a_name_that_the_project_has_taken_is_left_to_copier(template: Path, project: Path) -> None:
+def test_moved_leaves_occupied_paths_to_copier(template: Path, project: Path) -> None:
     """The project's file of that name is in a conflict, and the changed one stays beside it."""
     (project / "new").write_text("mine alone\n")
     (project / "old").write_text(TEXT.replace("five", "mine"))
@@ -138,7 +138,7 @@ def test_a_name_that_the_project_has_taken_is_left_to_copier(template: Path, pro
     again(template, project)
 
 
-def test_a_failure_takes_the_update_back(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_moved_restores_the_project_on_failure(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The project is as it was, the exit code says so, and the message how to go on."""
     (project / "old").write_bytes(b"\0 nothing that git merges")
     commit(project, "mine")
@@ -152,7 +152,7 @@ def test_a_failure_takes_the_update_back(project: Path, capfd: pytest.CaptureFix
     assert f"Only the project's folder, {project}, is taken back. It is as it was before" in message
 
 
-def test_a_failure_leaves_the_rest_of_the_repository_alone(project: Path) -> None:
+def test_moved_failure_touches_nothing_outside_the_project(project: Path) -> None:
     """Copier starts although others have not committed their work there."""
     repository = project.parent
     (project / "old").write_bytes(b"\0 nothing that git merges")
@@ -169,7 +169,7 @@ def test_a_failure_leaves_the_rest_of_the_repository_alone(project: Path) -> Non
     assert before == (status(repository), lines(repository), git("ls-files", "--stage", cwd=repository))
 
 
-def test_the_answers_may_have_another_file(project: Path) -> None:
+def test_moved_finds_another_answers_file(project: Path) -> None:
     """As in a folder that is made from two templates."""
     (project / ".copier-answers.yml").rename(project / "ml.yml")
     (project / "old").write_text(TEXT.replace("five", "mine"))
@@ -179,7 +179,7 @@ def test_the_answers_may_have_another_file(project: Path) -> None:
     assert (project / "new").read_text() == TEXT.replace("two", "2").replace("five", "mine")
 
 
-def test_answers_that_are_not_there_are_named(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_moved_names_a_missing_answers_file(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """By a migration that names none, where they have another file."""
     (project / ".copier-answers.yml").rename(project / "ml.yml")
     commit(project, "mine")
@@ -188,9 +188,7 @@ def test_answers_that_are_not_there_are_named(project: Path, capfd: pytest.Captu
     assert ".copier-answers.yml, which names the template, is not committed" in capfd.readouterr().err
 
 
-def test_files_that_git_was_told_not_to_show_survive_a_failure(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_moved_failure_keeps_files_hidden_from_git(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Copier starts beside them, for it does not see them."""
     (project / "old").write_bytes(b"\0mine")
     commit(project, "mine")

@@ -125,7 +125,7 @@ def different(project: Project, other: Project) -> list[dict[str, Json]]:
         "sqlite:///{folder}/rows.db",
     ],
 )
-def test_a_source_gives_the_same_rows(
+def test_ingest_reads_the_same_rows_from_every_source(
     bare: Project, project: Project, exported: Path, served: str, source: str
 ) -> None:
     """Where rows come from must not matter to anything after."""
@@ -135,7 +135,7 @@ def test_a_source_gives_the_same_rows(
     assert different(bare, project) == []
 
 
-def test_texts_become_what_the_contract_says(bare: Project, project: Project, exported: Path) -> None:
+def test_ingest_converts_texts_to_the_contract_types(bare: Project, project: Project, exported: Path) -> None:
     """A CSV file has no types: the clean table has the contract's, as from a typed source."""
     ingest(bare, exported / "rows.csv")
     bare.stages("data.validate")
@@ -145,7 +145,7 @@ def test_texts_become_what_the_contract_says(bare: Project, project: Project, ex
     assert bare.json("reports/data/data.json")["rejected"] == 0
 
 
-def test_a_query_is_read_chunk_by_chunk(bare: Project, tmp_path: Path) -> None:
+def test_ingest_reads_a_query_in_chunks(bare: Project, tmp_path: Path) -> None:
     """A chunk may hold nothing but missing values in a column where the next has texts."""
     query = """
         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250001)
@@ -158,7 +158,7 @@ def test_a_query_is_read_chunk_by_chunk(bare: Project, tmp_path: Path) -> None:
     assert counted == [{"n": 50001, "t": 250000}]
 
 
-def test_the_sample_package_may_be_gone(bare: Project, exported: Path) -> None:
+def test_ingest_works_without_the_sample_package(bare: Project, exported: Path) -> None:
     """Who brings data of their own removes the group that carries the sample."""
     choose(bare, exported / "rows.csv")
     bare.script(
@@ -183,20 +183,20 @@ def test_the_sample_package_may_be_gone(bare: Project, exported: Path) -> None:
     ],
     ids=["windows", "byte order mark", "semicolons", "tabs", "quoted", "signs in quotes"],
 )
-def test_dialects_of_csv(bare: Project, text: str) -> None:
+def test_ingest_reads_csv_dialects(bare: Project, text: str) -> None:
     """The first line is the header, though all is text below it too."""
     ingest(bare, table(bare, text))
     assert raw(bare) == [("1", "a"), ("2", "b")]
 
 
 @pytest.mark.parametrize("text", ["customer_id,tenure\nA,B\n", "customer_id,tenure\n"])
-def test_a_tiny_table_keeps_its_header(bare: Project, text: str) -> None:
+def test_ingest_keeps_the_header_of_a_tiny_table(bare: Project, text: str) -> None:
     """One row, or none: nothing to guess from."""
     ingest(bare, table(bare, text))
     assert raw(bare) == [("A", "B")][: text.count("\n") - 1]
 
 
-def test_the_same_rows_again_change_nothing(either_work: Project) -> None:
+def test_ingest_of_the_same_rows_changes_nothing(either_work: Project) -> None:
     """To the byte: DVC then knows that nothing has to run."""
     before = (either_work.folder / RAW).read_bytes()
     output = either_work.stages("data.ingest")
@@ -205,7 +205,7 @@ def test_the_same_rows_again_change_nothing(either_work: Project) -> None:
     assert (either_work.folder / RAW).read_bytes() == before
 
 
-def test_the_same_rows_from_elsewhere_are_no_new_rows(
+def test_ingest_recognises_the_same_rows_from_another_source(
     work: Project, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key is compared as the contract reads it: 7 in a database is 7 in a file."""
@@ -214,7 +214,7 @@ def test_the_same_rows_from_elsewhere_are_no_new_rows(
     assert counts(output) == (7043, 7043)
 
 
-def test_the_same_times_from_elsewhere_are_no_new_rows(
+def test_ingest_recognises_the_same_times_from_another_source(
     demand_work: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time is a key too, however it is written."""
@@ -225,7 +225,7 @@ def test_the_same_times_from_elsewhere_are_no_new_rows(
     assert counts(output) == (2, 17_521)
 
 
-def test_new_rows_are_added(bare: Project) -> None:
+def test_ingest_adds_new_rows(bare: Project) -> None:
     """And those that are gone from the source stay: it may be a window on the newest."""
     ingest(bare, table(bare, "customer_id,tenure\n1,10\n2,20\n"))
     output = ingest(bare, table(bare, "customer_id,tenure\n2,20\n3,30\n"))
@@ -233,35 +233,35 @@ def test_new_rows_are_added(bare: Project) -> None:
     assert sorted(raw(bare)) == [("1", "10"), ("2", "20"), ("3", "30")]
 
 
-def test_a_changed_row_replaces_the_old_one(bare: Project) -> None:
+def test_ingest_replaces_changed_rows(bare: Project) -> None:
     """A correction at the source arrives, once."""
     ingest(bare, table(bare, "customer_id,tenure\n1,10\n2,20\n"))
     ingest(bare, table(bare, "customer_id,tenure\n2,21\n"))
     assert sorted(raw(bare)) == [("1", "10"), ("2", "21")]
 
 
-def test_a_contradiction_within_a_source_is_kept_to_be_rejected(bare: Project) -> None:
+def test_ingest_keeps_contradicting_rows_for_validation(bare: Project) -> None:
     """Ingestion cannot know which row is right; validation names both."""
     ingest(bare, table(bare, "customer_id,tenure\n1,10\n1,11\n"))
     ingest(bare, table(bare, "customer_id,tenure\n1,10\n1,11\n"))
     assert raw(bare) == [("1", "10"), ("1", "11")]
 
 
-def test_rows_without_a_key_do_not_pile_up(bare: Project) -> None:
+def test_ingest_does_not_accumulate_rows_without_key(bare: Project) -> None:
     """They cannot be told apart: those of the newest fetch stay, to be rejected."""
     for _ in range(3):
         ingest(bare, table(bare, "customer_id,tenure\n1,10\n,20\n"))
     assert raw(bare) == [("1", "10"), (None, "20")]
 
 
-def test_columns_may_come_and_go(bare: Project) -> None:
+def test_ingest_accepts_added_and_removed_columns(bare: Project) -> None:
     """Sources grow: what a row did not have is missing in it."""
     ingest(bare, table(bare, "customer_id,tenure\n1,10\n"))
     ingest(bare, table(bare, "customer_id,plan\n2,gold\n"))
     assert raw(bare, "customer_id, tenure, plan") == [("1", "10", None), ("2", None, "gold")]
 
 
-def test_a_column_may_change_its_type(work: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ingest_accepts_changed_column_type(work: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was a number yesterday is a text today: the contract will say what it thinks of it."""
     monkeypatch.setenv("INGEST", "keep")
     ingest(work, table(work, "customer_id,tenure\n7,unknown\n"))
@@ -269,13 +269,13 @@ def test_a_column_may_change_its_type(work: Project, monkeypatch: pytest.MonkeyP
     assert row == {"tenure": "unknown", "churn": None}
 
 
-def test_keys_that_look_like_numbers_stay_texts(bare: Project) -> None:
+def test_ingest_keeps_numeric_looking_keys_as_text(bare: Project) -> None:
     """Leading zeros are part of a key."""
     ingest(bare, table(bare, "customer_id,tenure\n007,10\n7,20\n"))
     assert raw(bare) == [("007", "10"), ("7", "20")]
 
 
-def test_another_problems_table_is_replaced(work: Project) -> None:
+def test_ingest_replaces_the_table_of_another_problem(work: Project) -> None:
     """Its rows cannot be told from the fetched ones without the key."""
     work.edit("SELECT * RENAME (customer_id AS passenger) FROM raw")
     output = work.stages("data.ingest")
@@ -283,7 +283,7 @@ def test_another_problems_table_is_replaced(work: Project) -> None:
     assert counts(output) == (7043, 7043)
 
 
-def test_a_changed_source_stops_until_somebody_chooses(work: Project) -> None:
+def test_ingest_fails_on_changed_source_without_a_choice(work: Project) -> None:
     """Through make and DVC, as people meet it: own rows replace the sample, and no other rows."""
     choose(work, table(work, "customer_id,tenure\n1,10\n", "own.csv"))
     assert "rows of the sample replaced" in work.make("ingest")
@@ -298,7 +298,7 @@ def test_a_changed_source_stops_until_somebody_chooses(work: Project) -> None:
     assert raw(work) == [("2", "20")]
 
 
-def test_a_source_without_the_key_is_refused(work: Project) -> None:
+def test_ingest_rejects_source_without_key(work: Project) -> None:
     """With the columns that it has."""
     before = (work.folder / RAW).read_bytes()
     choose(work, table(work, "id,tenure\n1,10\n"))
@@ -350,7 +350,7 @@ def spoil(here: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_an_unreadable_source_is_said_and_costs_nothing(
+def test_ingest_reports_unreadable_source_and_keeps_the_rows(
     work: Project, exported: Path, served: str, tmp_path: Path, case: str
 ) -> None:
     """One message that names the parameter, and the rows of yesterday as they were."""
@@ -366,7 +366,7 @@ def test_an_unreadable_source_is_said_and_costs_nothing(
     assert [path.name for path in (work.folder / "data").glob("raw*")] == ["raw.parquet"]
 
 
-def test_an_update_of_the_source_comes_with_make_ingest(work: Project, exported: Path) -> None:
+def test_make_ingest_fetches_new_rows(work: Project, exported: Path) -> None:
     """Only then: a pipeline run is about one known state of the data."""
     source = work.folder.parent / "rows.csv"
     source.write_text((exported / "rows.csv").read_text())
@@ -380,14 +380,14 @@ def test_an_update_of_the_source_comes_with_make_ingest(work: Project, exported:
     assert work.json("reports/data/data.json")["rows"] == 7044
 
 
-def test_a_password_stays_out_of_the_bundle(work: Project) -> None:
+def test_password_of_the_source_stays_out_of_the_bundle(work: Project) -> None:
     """The server tells where its model comes from to whoever asks."""
     work.params("ingest: {source: 'postgresql://reader:hunter2@127.0.0.1/db', query: SELECT 1}")
     work.stages("model.build")
     assert "hunter2" not in (work.folder / "models/bundle/metadata.json").read_text()
 
 
-def test_a_table_of_the_query_alone(bare: Project, tmp_path: Path) -> None:
+def test_ingest_reads_query_result_without_table(bare: Project, tmp_path: Path) -> None:
     """A query may join and rename: that is what it is for."""
     with closing(sqlite3.connect(tmp_path / "shop.db")) as shop:
         shop.executescript(

@@ -43,7 +43,7 @@ def branches(origin: Path) -> set[str]:
     return set(git("for-each-ref", "--format=%(refname:strip=2)", "refs/heads", cwd=origin).split())
 
 
-def test_a_blocked_model_is_not_proposed(work: Project) -> None:
+def test_propose_rejects_blocked_model(work: Project) -> None:
     """Its report is there to be read, and no more."""
     work.replace(
         '"verdict": "promote",\n "model', '"verdict": "block",\n "model', work.folder / "reports/gate.json"
@@ -51,7 +51,7 @@ def test_a_blocked_model_is_not_proposed(work: Project) -> None:
     assert "the gate blocks model" in work.refusal("automation.propose")
 
 
-def test_an_edit_that_is_not_committed_is_named(work: Project) -> None:
+def test_propose_names_uncommitted_edits(work: Project) -> None:
     """The pull request would hold a model and not the code that made it."""
     work.replace("max_iter: 80", "max_iter: 70", work.folder / "params.yaml")
     (work.folder / "reports/metrics.json").write_text("{}\n")
@@ -61,7 +61,7 @@ def test_an_edit_that_is_not_committed_is_named(work: Project) -> None:
 
 
 @pytest.mark.usefixtures("origin")
-def test_without_news_there_is_nothing_to_do(work: Project) -> None:
+def test_propose_does_nothing_without_changes(work: Project) -> None:
     """Also without GitHub's command line, and on a branch."""
     assert "nothing new" in work.stages("automation.propose")
     git("switch", "--quiet", "--create", "other", cwd=work.folder)
@@ -70,7 +70,7 @@ def test_without_news_there_is_nothing_to_do(work: Project) -> None:
     assert "nothing new" in work.stages("automation.propose")
 
 
-def test_what_is_lacking_shows_before_anything_is_pushed(work: Project, tmp_path: Path) -> None:
+def test_propose_checks_prerequisites_before_pushing(work: Project, tmp_path: Path) -> None:
     """No branch, no origin, no command line of GitHub's: a sentence each, and nothing has changed."""
     results(work)
     git("switch", "--quiet", "--detach", cwd=work.folder)
@@ -116,7 +116,7 @@ def test_the_same_command_finishes_what_failed(work: Project, origin: Path, gith
 
 
 @pytest.mark.parametrize("branch", ["more-trees", "model/more-trees"])
-def test_committed_results_are_proposed_from_a_branch(
+def test_propose_accepts_committed_results_of_a_branch(
     work: Project, origin: Path, github: Path, branch: str
 ) -> None:
     """To the default branch of origin, under one name."""

@@ -21,7 +21,7 @@ def colleague(work: Project, tmp_path: Path) -> Project:
     return clone(work, tmp_path / "clone")
 
 
-def test_a_model_that_the_remote_lacks_is_not_deployed(work: Project, tmp_path: Path) -> None:
+def test_tag_production_rejects_model_missing_in_the_remote(work: Project, tmp_path: Path) -> None:
     """Nobody else could compare a model with it. Where the remote cannot be asked, that is said."""
     assert "the remote lacks models/bundle" in work.refusal("model.registry")
     assert git("tag", cwd=work.folder) == ""
@@ -36,7 +36,7 @@ def test_a_model_that_the_remote_lacks_is_not_deployed(work: Project, tmp_path: 
     assert "warning: the remote cannot be asked whether it has the model: there is no folder" in output
 
 
-def test_another_bundle_than_the_tag_says_is_not_compared_with(colleague: Project) -> None:
+def test_gate_rejects_bundle_that_differs_from_the_tag(colleague: Project) -> None:
     """Who exchanges a whole bundle, its metadata included, is found out."""
     tag = colleague.stages("model.registry").split()[-1]
     colleague.good("dvc", "pull")
@@ -58,7 +58,7 @@ def objects(work: Project) -> list[Path]:
     return [path for path in (work.folder.parent / "customer-churn-remote").rglob("*") if path.is_file()]
 
 
-def test_a_pickle_does_not_leave_the_machine(work: Project, colleague: Project) -> None:
+def test_dvc_push_uploads_no_pickle(work: Project, colleague: Project) -> None:
     """Loaded, it runs code: who can write to the remote would run it in `train`."""
     estimator = (work.folder / "models/estimator.joblib").read_bytes()
     assert estimator not in [path.read_bytes() for path in objects(work)]
@@ -68,7 +68,9 @@ def test_a_pickle_does_not_leave_the_machine(work: Project, colleague: Project) 
 
 
 @pytest.mark.parametrize("index", [0, -1], ids=["smallest", "largest"])
-def test_what_was_changed_in_the_remote_is_refused(work: Project, colleague: Project, index: int) -> None:
+def test_dvc_pull_rejects_objects_changed_in_the_remote(
+    work: Project, colleague: Project, index: int
+) -> None:
     """Also where a file cannot be written, which DVC takes for a sign that nobody did."""
     files = [path for path in objects(work) if path.suffix != ".dir"]
     victim = sorted(files, key=lambda path: path.stat().st_size)[index]
@@ -78,7 +80,7 @@ def test_what_was_changed_in_the_remote_is_refused(work: Project, colleague: Pro
     assert colleague.run("dvc", "pull").returncode != 0
 
 
-def test_packaging_that_changed_works_in_a_clone(colleague: Project) -> None:
+def test_clone_rebuilds_the_bundle_after_a_code_change(colleague: Project) -> None:
     """The estimator is trained again for it, to the same bundle; one of another branch is not taken."""
     colleague.good("dvc", "pull")
     bundle = colleague.problem.parent / "model/build.py"

@@ -35,7 +35,7 @@ def template(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_releases_are_commits_that_change_the_version(template: Path) -> None:
+def test_releases_are_the_commits_that_change_the_version(template: Path) -> None:
     """Neither a version under way nor a commit that leaves the version alone is one; a merge may be."""
     first = git("rev-parse", "HEAD", cwd=template).strip()
     (template / "pyproject.toml").write_text('[project]\nversion = "0.1.0"\nname = "other"\n')
@@ -50,7 +50,7 @@ def test_releases_are_commits_that_change_the_version(template: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.1.1", "0.2.0", "1.0.0"])
-def test_a_release_is_allowed(template: Path, version: str) -> None:
+def test_valid_release_is_allowed(template: Path, version: str) -> None:
     """The ordinary case."""
     change(template, version)
     assert not list(faults(template))
@@ -70,7 +70,7 @@ def test_a_release_is_allowed(template: Path, version: str) -> None:
         ("1.1.0", "", "### You must\n", "takes a new major version"),
     ],
 )
-def test_what_is_no_release_is_told_why(
+def test_invalid_release_is_rejected_with_reason(
     template: Path, version: str, heading: str, notes: str, word: str
 ) -> None:
     """Each rule, broken."""
@@ -78,13 +78,13 @@ def test_what_is_no_release_is_told_why(
     assert [fault for fault in faults(template) if word in fault]
 
 
-def test_what_is_not_committed_is_no_release(template: Path) -> None:
+def test_uncommitted_changes_are_no_release(template: Path) -> None:
     """A tag would be of something else than what was tested."""
     (template / "more").touch()
     assert list(faults(template)) == ["something is not committed"]
 
 
-def test_tags_of_releases_are_set_from_the_history(template: Path) -> None:
+def test_retag_sets_tags_from_the_history(template: Path) -> None:
     """Annotated, as by a release; those that are there stay as they are."""
     first = git("rev-parse", "HEAD", cwd=template).strip()
     change(template, "0.2.0")
@@ -100,7 +100,7 @@ def test_tags_of_releases_are_set_from_the_history(template: Path) -> None:
     assert git("show-ref", cwd=template) == before
 
 
-def test_a_tag_that_stands_elsewhere_is_not_moved(template: Path) -> None:
+def test_retag_moves_no_existing_tag(template: Path) -> None:
     """Projects may have seen it; the others are set all the same."""
     change(template, "0.2.0")
     git("tag", "--annotate", "--message=x", "v0.1.0", "HEAD", cwd=template)
@@ -112,7 +112,7 @@ def test_a_tag_that_stands_elsewhere_is_not_moved(template: Path) -> None:
     assert tags(template) == ["v0.1.0", "v0.2.0"]
 
 
-def test_a_clone_without_tags_is_tagged(tmp_path: Path) -> None:
+def test_retag_works_in_an_untagged_clone(tmp_path: Path) -> None:
     """By the command, whose exit code says when a tag stands elsewhere."""
     folder = tmp_path / "template"
     git("clone", "--quiet", "--no-tags", ROOT, folder, cwd=tmp_path)
@@ -128,7 +128,7 @@ def test_a_clone_without_tags_is_tagged(tmp_path: Path) -> None:
     assert "error: v0.1.0 is at " in result.stderr
 
 
-def test_history_that_was_cut_off_is_refused(template: Path, tmp_path: Path) -> None:
+def test_shallow_history_is_rejected(template: Path, tmp_path: Path) -> None:
     """Releases could be missing."""
     git("clone", "--quiet", "--depth=1", f"file://{template}", tmp_path / "shallow", cwd=template)
     with pytest.raises(HistoryError, match="--unshallow"):
@@ -145,7 +145,7 @@ def test_changelog_and_version_agree() -> None:
     assert (max(dates) in dated) == (not version.is_prerelease)
 
 
-def test_the_working_tree_is_the_newest_release(tmp_path: Path) -> None:
+def test_working_tree_is_the_newest_release(tmp_path: Path) -> None:
     """Update tests go from tags to tags, and the last holds what is not committed yet."""
     template = rebuild(tmp_path / "template")
     newest = tags(template)[-1]

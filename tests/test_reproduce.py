@@ -21,7 +21,7 @@ def forget(work: Project) -> None:
         shutil.rmtree(work.folder / folder)
 
 
-def test_a_revision_is_made_again(work: Project) -> None:
+def test_reproduce_rebuilds_a_revision(work: Project) -> None:
     """With the libraries it named then, from the remote, and whatever the project has become."""
     work.good("uv", "add", "--quiet", "--no-sync", "--group", "pipeline", "tomli-w")
     work.replace("from .contract import", "import tomli_w\n\nfrom .contract import")
@@ -39,7 +39,7 @@ def test_a_revision_is_made_again(work: Project) -> None:
     assert leftovers(work) == []
 
 
-def test_a_result_that_was_not_made_is_told(work: Project) -> None:
+def test_reproduce_reports_a_different_result(work: Project) -> None:
     """A metric edited by hand, in a revision without a lock file of libraries."""
     metrics = work.json("reports/metrics.json")
     text = (work.folder / "reports/metrics.json").read_text()
@@ -52,7 +52,7 @@ def test_a_result_that_was_not_made_is_told(work: Project) -> None:
     assert leftovers(work) == []
 
 
-def test_a_revision_that_fails_says_why(work: Project) -> None:
+def test_reproduce_reports_a_failing_stage(work: Project) -> None:
     """What its stage said is what has to be read."""
     work.problem.write_text(work.problem.read_text() + "\nraise RuntimeError('of its own')\n")
     commit(work.folder, "broken")
@@ -72,7 +72,7 @@ def test_a_revision_that_fails_says_why(work: Project) -> None:
         ("HEAD", "`dvc push` was forgotten"),
     ],
 )
-def test_what_is_missing_is_named(work: Project, revision: str, named: str) -> None:
+def test_reproduce_names_missing_revision(work: Project, revision: str, named: str) -> None:
     """No such revision; nothing made yet; data that only one machine ever had."""
     forget(work)
     assert named in work.refusal("automation.reproduce", revision)

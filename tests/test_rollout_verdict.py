@@ -74,7 +74,7 @@ def answered(project: Project, folder: Path, mode: str, fault: str = "none", req
 
 
 @pytest.mark.parametrize("mode", ["shadow", "canary"])
-def test_the_same_answers_are_no_objection(project: Project, tmp_path: Path, mode: str) -> None:
+def test_analysis_promotes_equal_predictions(project: Project, tmp_path: Path, mode: str) -> None:
     """Then it may answer everybody; after a few requests, or none, nobody knows."""
     result = project.stage("deployment.analysis", mode, answered(project, tmp_path, mode))
     assert (result.returncode, result.stdout.splitlines()[0]) == (0, "rollout: promote"), result.stderr
@@ -91,7 +91,9 @@ def test_the_same_answers_are_no_objection(project: Project, tmp_path: Path, mod
         *(("canary", fault) for fault in ("refuses", "at times slow", "shifted", "dies")),
     ],
 )
-def test_what_is_wrong_is_said(project: Project, tmp_path: Path, mode: str, fault: str) -> None:
+def test_analysis_blocks_each_fault_with_its_check(
+    project: Project, tmp_path: Path, mode: str, fault: str
+) -> None:
     """It fails, refuses, is slow, shifts the scores of one segment, or dies: each is the only reason."""
     error = project.refusal("deployment.analysis", mode, answered(project, tmp_path, mode, fault))
     assert error.startswith(f"the {mode} is blocked\n- ")
@@ -101,7 +103,7 @@ def test_what_is_wrong_is_said(project: Project, tmp_path: Path, mode: str, faul
     assert "Fiber optic" not in error
 
 
-def test_rows_of_a_request_prove_what_one_does(project: Project) -> None:
+def test_analysis_clusters_rows_by_request(project: Project) -> None:
     """A thousand rows that are alike by tens have the error of a hundred."""
     code = f"""
         import numpy as np, pandas as pd
@@ -114,7 +116,7 @@ def test_rows_of_a_request_prove_what_one_does(project: Project) -> None:
     assert estimated == pytest.approx(expected)
 
 
-def test_two_challengers_are_not_mixed(project: Project, tmp_path: Path) -> None:
+def test_analysis_rejects_two_challengers(project: Project, tmp_path: Path) -> None:
     """Who looks back too far is told so."""
     events = answered(project, tmp_path, "shadow", requests=20)
     earlier = "SELECT * REPLACE ('third' AS model_version, 'other-' || id AS id) FROM raw"

@@ -17,7 +17,7 @@ def fresh(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Project
     return project
 
 
-def test_what_containers_mount_can_be_read_by_their_users(fresh: Project) -> None:
+def test_mounted_files_are_readable_by_container_users(fresh: Project) -> None:
     """Prometheus and Grafana run as users of their own."""
     folder = fresh.folder / "deploy/monitoring"
     assert {path.stat().st_mode & 0o444 for path in files(folder)} == {0o444}
@@ -25,7 +25,7 @@ def test_what_containers_mount_can_be_read_by_their_users(fresh: Project) -> Non
     assert git("status", "--porcelain", "--untracked-files=no", cwd=fresh.folder) == ""
 
 
-def test_hooks_elsewhere_are_told_of(fresh: Project) -> None:
+def test_setup_warns_when_hooks_are_elsewhere(fresh: Project) -> None:
     """Many companies set core.hooksPath; all else is set up, and what is missing is said."""
     assert (fresh.folder / ".git/hooks/pre-commit").exists()
     git("config", "core.hooksPath", "elsewhere", cwd=fresh.folder)
@@ -36,7 +36,7 @@ def test_hooks_elsewhere_are_told_of(fresh: Project) -> None:
     assert "pre-commit installed" in fresh.make("setup")
 
 
-def test_a_check_of_nothing_fails(bare: Project) -> None:
+def test_check_fails_without_tracked_files(bare: Project) -> None:
     """Where git tracks no file, each hook would be skipped, and all would pass."""
     git("init", "--quiet", cwd=bare.folder)
     result = bare.run("make", "check")
@@ -64,12 +64,12 @@ def fails(bare: Project, *tools: str, python3: Path | None = None) -> str:
     return result.stderr
 
 
-def test_without_python_it_says_what_is_needed(bare: Project) -> None:
+def test_setup_explains_missing_python(bare: Project) -> None:
     """Neither uv nor Python is there."""
     assert "Python is needed as python3, or uv on PATH." in fails(bare, "git")
 
 
-def test_without_venv_it_says_what_to_install(bare: Project) -> None:
+def test_setup_explains_missing_venv(bare: Project) -> None:
     """Debian's Python has no venv of its own; this one has, but cannot make any."""
     program = bare.folder.parent / "program"
     program.write_text("#!/bin/sh\ntest $1 = --version\n")
@@ -77,7 +77,7 @@ def test_without_venv_it_says_what_to_install(bare: Project) -> None:
     assert "apt-get install python3-venv" in fails(bare, "git", python3=program)
 
 
-def test_without_git_it_says_so_first(bare: Project) -> None:
+def test_setup_explains_missing_git_first(bare: Project) -> None:
     """Before the environment is made."""
     assert "git is needed." in fails(bare, "uv")
     assert not (bare.folder / ".venv").exists()

@@ -211,7 +211,7 @@ def projects(render: Renderer) -> list[Path]:
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-def test_nothing_is_objected_to(projects: list[Path], render: Renderer, check: Check, tmp_path: Path) -> None:
+def test_checker_finds_nothing(projects: list[Path], render: Renderer, check: Check, tmp_path: Path) -> None:
     """Renders share most of their files: each content is judged once."""
     assert all(gather(tmp_path, check, project) for project in projects)
     gather(tmp_path, check, render.source)  # of the template itself, what it has of these files
@@ -219,7 +219,7 @@ def test_nothing_is_objected_to(projects: list[Path], render: Renderer, check: C
     assert not objections, objections
 
 
-def test_nothing_may_look_away(projects: list[Path]) -> None:
+def test_no_file_switches_a_checker_off(projects: list[Path]) -> None:
     """One rule of zizmor's is off, with its reason; no file and no bare comment hides more."""
     for project in projects:
         for path in files(project):
@@ -276,7 +276,7 @@ BROKEN = [
 @pytest.mark.parametrize(
     ("name", "file", "old", "new", "word"), BROKEN, ids=[f"{row[0]}: {row[-1]}" for row in BROKEN]
 )
-def test_a_checker_sees(
+def test_checker_finds_each_fault(
     render: Renderer, tmp_path: Path, name: str, file: str, old: str, new: str, word: str
 ) -> None:
     """A checker that never objects proves nothing."""

@@ -127,7 +127,7 @@ def logged_project(project: Project, tmp_path_factory: pytest.TempPathFactory) -
     return work
 
 
-def test_a_run_holds_all_that_was_made(logged_project: Project) -> None:
+def test_run_contains_parameters_metrics_reports_and_bundle(logged_project: Project) -> None:
     """Parameters, metrics, reports, bundle, and where they come from."""
     contents = look(logged_project)
     (logged,) = contents["runs"]
@@ -159,7 +159,7 @@ def test_a_run_holds_all_that_was_made(logged_project: Project) -> None:
     assert not any(b"hunter2" in content for content in held)
 
 
-def test_the_registry_gives_the_bundle_back(logged_project: Project, tmp_path: Path) -> None:
+def test_registry_returns_the_bundle(logged_project: Project, tmp_path: Path) -> None:
     """By its alias, to whoever wants to serve it from there."""
     code = """
         import sys, mlflow
@@ -170,7 +170,7 @@ def test_the_registry_gives_the_bundle_back(logged_project: Project, tmp_path: P
     assert digests(tmp_path, "bundle") == digests(logged_project.folder / "models", "bundle")
 
 
-def test_what_is_known_is_not_logged_again(logged_project: Project) -> None:
+def test_known_state_is_not_logged_again(logged_project: Project) -> None:
     """Nor is MLflow imported, which takes longer than all else; another address knows nothing yet."""
     code = STATE + "; import sys; print('mlflow' in sys.modules)"
     assert script(logged_project, code).stdout == "False\n"
@@ -182,14 +182,14 @@ def test_what_is_known_is_not_logged_again(logged_project: Project) -> None:
         assert len(look(logged_project, f"sqlite:///mlruns/{store}.db")["runs"]) == 1
 
 
-def test_an_unknown_champion_is_told(logged_project: Project) -> None:
+def test_unknown_champion_is_a_warning(logged_project: Project) -> None:
     """A deployment is done when this is called: it must not fail for it."""
     output = champion(logged_project, "0123")
     assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", output)
     assert waiting(logged_project) == []
 
 
-def test_a_deployment_is_a_tag_and_an_alias(fresh: Project) -> None:
+def test_deployment_sets_a_tag_and_an_alias(fresh: Project) -> None:
     """Said twice it is one; the next commit's is the next of the day, and ten comes after nine."""
     commit(fresh.folder, "the first")
     fresh.good("dvc", "push")
@@ -228,7 +228,7 @@ def test_aliases_follow_gate_and_deployment(fresh: Project) -> None:
     assert look(fresh)["aliases"] == {"champion": "2"}
 
 
-def test_a_run_cut_off_is_completed(fresh: Project) -> None:
+def test_interrupted_run_is_completed(fresh: Project) -> None:
     """Begun, then no room for its files: one run in the end, and nothing missing in it."""
     obstacle = fresh.folder / "mlruns/1"
     obstacle.parent.mkdir()
@@ -242,7 +242,7 @@ def test_a_run_cut_off_is_completed(fresh: Project) -> None:
     assert logged["status"] == "FINISHED"
 
 
-def test_a_server_that_hangs_holds_nobody_up(fresh: Project) -> None:
+def test_hanging_server_does_not_block(fresh: Project) -> None:
     """It takes the connection and never answers: the worst of outages."""
     with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{deaf.getsockname()[1]}")

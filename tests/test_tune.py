@@ -117,7 +117,7 @@ def complete(all_trials: list[Json], count: int) -> None:
     ]
 
 
-def test_the_best_is_found_and_written_when_asked(tuned: Project) -> None:
+def test_tune_finds_the_best_and_writes_it_on_request(tuned: Project) -> None:
     """The first trial is what stands in params.yaml, so that the best is never worse."""
     before = (tuned.folder / "params.yaml").read_text()
     output = tuned.good("env", "-u", "TQDM_DISABLE", "make", "tune")
@@ -143,14 +143,14 @@ def test_the_best_is_found_and_written_when_asked(tuned: Project) -> None:
     assert git("status", "--porcelain", cwd=tuned.folder).split() == ["M", "params.yaml"]
 
 
-def test_an_error_is_made_small(demand_work: Project) -> None:
+def test_tune_minimises_an_error_metric(demand_work: Project) -> None:
     """The direction is the KPI's."""
     setup(demand_work, 3)
     output = demand_work.stages("training.tune")
     assert f"best mae {min(trial['value'] for trial in trials(demand_work)):.4f}" in output
 
 
-def test_what_was_killed_goes_on(tuned: Project) -> None:
+def test_tune_resumes_after_a_kill(tuned: Project) -> None:
     """With kill -9 in the middle: no trial is lost, none is made twice."""
     setup(tuned, 8)
     break_estimator(tuned, SLOW)
@@ -183,7 +183,7 @@ def test_what_was_killed_goes_on(tuned: Project) -> None:
     assert len({str(trial["params"]) for trial in all_trials}) == 8
 
 
-def test_an_error_of_the_estimator_is_told(tuned: Project) -> None:
+def test_tune_reports_estimator_errors(tuned: Project) -> None:
     """One that fails does not stop the others; if all do, the reason is named."""
     break_estimator(tuned, "if settings['max_iter'] != 30: raise ValueError('not thirty')")
     tuned.stages("training.tune")
@@ -195,7 +195,7 @@ def test_an_error_of_the_estimator_is_told(tuned: Project) -> None:
     assert "all 4 trials failed, the last with ValueError: not thirty" in error
 
 
-def test_a_lost_worker_loses_no_trial(tuned: Project) -> None:
+def test_tune_loses_no_trial_with_a_worker(tuned: Project) -> None:
     """Its batch is sent again; three times in a row is once too often."""
     break_estimator(tuned, "os.path.exists('died') or (open('died', 'w').close(), os.kill(os.getpid(), 9))")
     output = tuned.stages("training.tune")
@@ -205,7 +205,7 @@ def test_a_lost_worker_loses_no_trial(tuned: Project) -> None:
     assert "no answer from loky" in tuned.refusal("training.tune")
 
 
-def test_scores_of_different_things_are_not_mixed(tuned: Project) -> None:
+def test_studies_of_different_inputs_are_separate(tuned: Project) -> None:
     """What makes them comparable names the study."""
     output = tuned.script(f"""
         import msgspec
@@ -227,7 +227,7 @@ def test_scores_of_different_things_are_not_mixed(tuned: Project) -> None:
 
 
 @pytest.mark.parametrize("before", [PARAMS.format(trials=1), "# Ours.\n", "train:\n  seed: 1 # one\n"])
-def test_settings_are_written_as_they_are_read(tuned: Project, before: str) -> None:
+def test_written_parameters_are_read_unchanged(tuned: Project, before: str) -> None:
     """YAML has two minds about 1e-05 and about no."""
     (tuned.folder / "params.yaml").write_text(before)
     settings = {"max_iter": 9, "rate": 1e-05, "big": 2e22, "small": 1.5e-7, "loss": "no", "flag": True}
@@ -251,13 +251,13 @@ def test_settings_are_written_as_they_are_read(tuned: Project, before: str) -> N
         (", backend: slurm", "tune.backend"),
     ],
 )
-def test_a_cluster_that_cannot_be_is_named(tuned: Project, more: str, named: str) -> None:
+def test_tune_names_invalid_backend(tuned: Project, more: str, named: str) -> None:
     """With the way out."""
     setup(tuned, 4, more)
     assert named in tuned.refusal("training.tune")
 
 
-def test_experiments_by_hand(work: Project) -> None:
+def test_dvc_experiments_work(work: Project) -> None:
     """Change a setting, look, take it over or not: DVC's own commands."""
     work.good("dvc", "exp", "run", "--name", "fewer", "-S", "train.estimator.max_iter=40")
     git("checkout", "--quiet", ".", cwd=work.folder)
@@ -271,7 +271,7 @@ def test_experiments_by_hand(work: Project) -> None:
     assert work.json("reports/metrics.json") != before
 
 
-def test_an_experiment_elsewhere_runs_its_own_code(work: Project) -> None:
+def test_queued_experiment_runs_its_own_code(work: Project) -> None:
     """An editable install would import the working folder's: the README names the remedy."""
     work.problem.write_text(work.problem.read_text() + "\nprint('from', __file__)\n")
     command = ("dvc", "exp", "run", "--temp", "-S", "train.estimator.max_iter=5")

@@ -96,14 +96,14 @@ def edited(older: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Edited:
 
 
 @pytest.mark.proof("Of the edits that teams make, no line is lost: it is kept, in a conflict, or reported")
-def test_edits_of_a_team_come_through(edited: Edited) -> None:
+def test_update_keeps_edits_of_a_team(edited: Edited) -> None:
     """Merged without a conflict; nothing is lost."""
     assert not conflicts(edited.project)
     assert len(edited.own) >= 10
     assert not lost(edited.own, edited.project)
 
 
-def test_what_is_yours_is_not_touched(edited: Edited) -> None:
+def test_update_does_not_touch_own_files(edited: Edited) -> None:
     """Byte by byte; what was deleted or renamed is not written again."""
     own_files = [name for name in edited.before if any(part in f"/{name}" for part in OURS)]
     assert len(own_files) >= 7
@@ -118,7 +118,7 @@ def test_what_is_yours_is_not_touched(edited: Edited) -> None:
     assert not [name for name in gone if (edited.project / name).exists()]
 
 
-def test_both_sides_are_in_a_merged_file(edited: Edited) -> None:
+def test_merged_file_contains_both_sides(edited: Edited) -> None:
     """The team's stage beside the template's new one; its line in the file that was renamed."""
     stages = yaml.safe_load((edited.project / "dvc.yaml").read_text())["stages"]
     assert {"publish", "importance"} <= stages.keys()
@@ -151,7 +151,7 @@ def clashed(
 
 
 @pytest.mark.proof("A conflict is one in git's index")
-def test_conflicts_are_in_the_index(clashed: Edited) -> None:
+def test_update_marks_conflicts_in_the_index(clashed: Edited) -> None:
     """So git refuses to commit them, and nothing of either side is lost."""
     project = clashed.project
     package_folder = package(project).relative_to(project)
@@ -168,7 +168,7 @@ def test_conflicts_are_in_the_index(clashed: Edited) -> None:
     assert "unmerged files" in refused.stderr
 
 
-def test_the_projects_hook_refuses_markers(clashed: Edited) -> None:
+def test_commit_hook_rejects_conflict_markers(clashed: Edited) -> None:
     """`git commit -a` would commit them."""
     hooks = yaml.safe_load((clashed.project / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     entry = next(hook["entry"] for hook in hooks if hook["id"] == "conflicts").split()
@@ -184,7 +184,7 @@ SIDES = re.compile(r"<<<<<<< before updating\n.*?=======\n(.*?)>>>>>>> after upd
 
 
 @pytest.mark.proof("After conflicts are resolved, the project's pipeline and tests pass")
-def test_a_resolved_update_works(project: Project, clashed: Edited) -> None:
+def test_resolved_update_passes_pipeline_and_tests(project: Project, clashed: Edited) -> None:
     """The template's side taken, the project's own tests and pipeline pass, parameters of before included."""
     mended = Project(clashed.project, package(clashed.project).name, installed=False).using(project)
     for line in conflicts(mended.folder):
@@ -195,7 +195,7 @@ def test_a_resolved_update_works(project: Project, clashed: Edited) -> None:
     mended.make("test")
 
 
-def test_make_update_brings_back_what_was_dropped(project: Project, newest: Renderer, tmp_path: Path) -> None:
+def test_make_update_restores_dropped_lines(project: Project, newest: Renderer, tmp_path: Path) -> None:
     """A part is switched off whose file the team had changed."""
     folder = start(newest, tmp_path / "project", security_contact="security@example.com")
     append(folder / "SECURITY.md", "We answer within a day.\n")
@@ -208,7 +208,7 @@ def test_make_update_brings_back_what_was_dropped(project: Project, newest: Rend
     assert status(folder) == {" M .copier-answers.yml", " M README.md"}
 
 
-def test_make_update_says_what_conflicts(
+def test_make_update_lists_conflicts(
     project: Project, patched: Path, newest: Renderer, tmp_path: Path
 ) -> None:
     """And fails, for somebody has to look."""
@@ -223,9 +223,7 @@ def test_make_update_says_what_conflicts(
     assert conflicts(folder) == {"UU .gitignore"}
 
 
-def test_make_update_names_a_template_that_is_gone(
-    project: Project, newest: Renderer, tmp_path: Path
-) -> None:
+def test_make_update_names_a_missing_template(project: Project, newest: Renderer, tmp_path: Path) -> None:
     """It was moved, or named by a path from somewhere else."""
     folder = start(newest, tmp_path / "project")
     edit(folder / ".copier-answers.yml", f"_src_path: {newest.source}", "_src_path: ../gone")

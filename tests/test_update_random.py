@@ -69,7 +69,9 @@ def started(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 )
 @example("v0.1.0", [])
 @given(st.sampled_from(RELEASES), EDITS)
-def test_no_line_is_lost_in_silence(started: dict[str, Path], release: str, edits: list[Edit]) -> None:
+def test_random_edits_lose_no_line_silently(
+    started: dict[str, Path], release: str, edits: list[Edit]
+) -> None:
     """It is in its file, in a conflict, or in the file under its new name."""
     with tempfile.TemporaryDirectory() as folder:
         project = Path(shutil.copytree(started[release], Path(folder, "project")))

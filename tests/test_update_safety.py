@@ -100,12 +100,12 @@ SETTINGS = ("apply.whitespace=error", "core.quotePath=false", "status.showUntrac
 
 @pytest.mark.proof("An update merges alike whatever a user's git settings are")
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_of_git_change_nothing(project: Path, tmp_path: Path, setting: str) -> None:
+def test_update_ignores_git_settings(project: Path, tmp_path: Path, setting: str) -> None:
     """With each of these, Copier loses edits: in silence, by half an update, or into a file nobody sees."""
     assert_merged(project, make_update(project, **configured(tmp_path, setting)))
 
 
-def test_no_other_setting_of_git_changes_anything(project: Path, tmp_path: Path) -> None:
+def test_update_ignores_random_git_settings(project: Path, tmp_path: Path) -> None:
     """Each of these, too, makes Copier lose edits or stop; here all at once."""
     append(tmp_path / "attributes", "* binary\n")
     append(tmp_path / "ignored", "data/\n")
@@ -128,7 +128,7 @@ def test_no_other_setting_of_git_changes_anything(project: Path, tmp_path: Path)
     assert_merged(project, result)
 
 
-def test_settings_in_the_environment_are_kept(project: Path, template: Path) -> None:
+def test_update_keeps_git_settings_of_the_environment(project: Path, template: Path) -> None:
     """Such as another address for the template's; the merge's own settings come after them."""
     path = project / ".copier-answers.yml"
     path.write_text(path.read_text().replace(str(template), "git+https://gone.example/template.git"))
@@ -143,7 +143,7 @@ def test_settings_in_the_environment_are_kept(project: Path, template: Path) -> 
     assert_merged(project, make_update(project, **own))
 
 
-def test_an_update_inside_a_hook_of_git_is_the_projects(project: Path) -> None:
+def test_update_inside_a_git_hook_updates_the_project(project: Path) -> None:
     """Git tells hooks where the repository is; Copier's own repositories are elsewhere."""
     before = git("rev-parse", "HEAD", cwd=project)
     own = {"GIT_DIR": str(project / ".git"), "GIT_INDEX_FILE": str(project / ".git/index")}
@@ -159,7 +159,7 @@ def state(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.proof("An update that would lose a line, or fails half-way, is put back whole")
-def test_lines_that_would_be_lost_put_the_update_back(project: Path, tmp_path: Path) -> None:
+def test_update_that_would_lose_lines_is_undone(project: Path, tmp_path: Path) -> None:
     """Whatever the reason; here the user's git ignores files of the standard, and one that is none."""
     append(tmp_path / "ignored", "data/\n")
     append(project / "data/raw.csv", "rows\n")
@@ -175,7 +175,7 @@ def test_lines_that_would_be_lost_put_the_update_back(project: Path, tmp_path: P
     assert_merged(project, make_update(project, **environment))
 
 
-def test_an_ignored_file_is_not_overwritten(project: Path) -> None:
+def test_update_does_not_overwrite_ignored_file(project: Path) -> None:
     """The release brings one of that name, which Copier writes over it."""
     append(project / ".gitignore", "*.env\n")
     commit(project, "ignore")
@@ -187,7 +187,7 @@ def test_an_ignored_file_is_not_overwritten(project: Path) -> None:
     assert state(project) == before
 
 
-def test_a_failure_on_the_way_puts_the_update_back(project: Path) -> None:
+def test_failing_update_is_undone(project: Path) -> None:
     """In this folder alone: not in the rest of a repository, and not what git ignores."""
     repository = project.parent
     (project / ".git").rename(repository / ".git")
@@ -208,7 +208,7 @@ def test_a_failure_on_the_way_puts_the_update_back(project: Path) -> None:
     assert state(repository) == before
 
 
-def test_nothing_starts_beside_what_is_not_committed(project: Path) -> None:
+def test_update_rejects_uncommitted_changes(project: Path) -> None:
     """It could not be put back; also where git is set not to show new files."""
     git("config", "status.showUntrackedFiles", "no", cwd=project)
     append(project / "notes", "mine\n")
@@ -221,7 +221,7 @@ def test_nothing_starts_beside_what_is_not_committed(project: Path) -> None:
     assert state(project) == before
 
 
-def test_the_package_keeps_its_name(project: Path) -> None:
+def test_update_rejects_new_package_name(project: Path) -> None:
     """An update cannot rename it: the lines that are yours would stay in the old folder."""
     before = state(project)
     result = make_update(project, "--data", "package_name=other")
@@ -230,7 +230,7 @@ def test_the_package_keeps_its_name(project: Path) -> None:
     assert state(project) == before
 
 
-def test_a_renamed_package_is_updated_under_its_new_name(project: Path) -> None:
+def test_update_follows_a_renamed_package(project: Path) -> None:
     """Once the answers have it; before that, an update would pass it by."""
     git("mv", "src/pkg", "src/leavers", cwd=project)
     commit(project, "rename")
@@ -246,7 +246,7 @@ def test_a_renamed_package_is_updated_under_its_new_name(project: Path) -> None:
     assert not (project / "src/pkg").exists()
 
 
-def test_answers_may_have_another_file(project: Path) -> None:
+def test_update_finds_another_answers_file(project: Path) -> None:
     """In a folder that is made from two templates, for example."""
     git("mv", ".copier-answers.yml", ".copier-answers.ml.yml", cwd=project)
     commit(project, "another name")

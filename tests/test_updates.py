@@ -38,7 +38,7 @@ def migrated_files(package: str, hop: SpecifierSet) -> set[str]:
 
 
 @pytest.mark.proof("An untouched project, updated, equals a fresh one, whatever its answers")
-def test_an_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Renderer, tmp_path: Path) -> None:
+def test_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Renderer, tmp_path: Path) -> None:
     """File by file, whatever was answered, without a conflict; a file that goes has its migration."""
     hop = SpecifierSet(f">{older.release},<={newest.release}")
     for index, answer_set in enumerate(pairwise(older.asked)):
@@ -52,7 +52,7 @@ def test_an_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Rende
         assert content(older(**answer_set)).keys() - content(project).keys() <= migrated_files(package, hop)
 
 
-def test_an_answer_outlives_its_question(older: Renderer, tmp_path: Path) -> None:
+def test_renamed_question_keeps_its_answer(older: Renderer, tmp_path: Path) -> None:
     """Renamed questions take over what was answered."""
     name = "contact" if "contact" in older.asked else "owner_contact"
     project = start(older, tmp_path / "project", **{name: "https://example.com/us"})
@@ -61,7 +61,7 @@ def test_an_answer_outlives_its_question(older: Renderer, tmp_path: Path) -> Non
     assert "https://example.com/us" in (project / "README.md").read_text()
 
 
-def test_migrations_ask_for_trust(template: Path, tmp_path: Path) -> None:
+def test_migrations_need_trust(template: Path, tmp_path: Path) -> None:
     """Without it nothing is written; bots that cannot give it leave the project as it is."""
     project = start(Renderer(template, tmp_path / "renders", "v0.1.0"), tmp_path / "project")
     with pytest.raises(UnsafeTemplateError, match="migrations"):
@@ -71,7 +71,7 @@ def test_migrations_ask_for_trust(template: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"skip_answered": True}], ids=["defaults", "skip-answered"])
-def test_no_migration_no_trust(
+def test_update_without_migration_needs_no_trust(
     template: Path, patched: Path, tmp_path: Path, options: dict[str, object]
 ) -> None:
     """What bots run: nobody answers, and nobody trusts."""
@@ -82,7 +82,7 @@ def test_no_migration_no_trust(
 
 
 @pytest.mark.parametrize("copier", [f"copier=={config()['_min_copier_version']}", "copier<10"])
-def test_oldest_and_newest_copier_agree(
+def test_oldest_and_newest_copier_render_the_same(
     template: Path, newest: Renderer, tmp_path: Path, copier: str
 ) -> None:
     """As commands of their own, with what they depend on today."""
@@ -106,7 +106,7 @@ def test_oldest_and_newest_copier_agree(
     ],
     ids=str,
 )
-def test_other_answers_give_the_project_of_those_answers(
+def test_update_with_other_answers_gives_their_project(
     newest: Renderer, tmp_path: Path, first: dict[str, str], then: dict[str, str]
 ) -> None:
     """A part comes and goes with all that belongs to it, and the team's edits stay."""
@@ -120,7 +120,7 @@ def test_other_answers_give_the_project_of_those_answers(
     assert content(project) == fresh | {".dvcignore": fresh[".dvcignore"] + b"ours\n"}
 
 
-def test_another_repository_can_become_a_project(newest: Renderer, template: Path, tmp_path: Path) -> None:
+def test_existing_repository_can_adopt_the_template(newest: Renderer, template: Path, tmp_path: Path) -> None:
     """`copier copy` over it: its seeds stay, the standard is written, git shows what was replaced."""
     previous = {
         "src/customer_churn/problem.py": "MINE = 1\n",
@@ -146,7 +146,7 @@ def test_another_repository_can_become_a_project(newest: Renderer, template: Pat
 DEMO = "from pathlib import Path; from benchmarks.demo import render; render(Path('demo'), 'churn')"
 
 
-def test_the_project_of_make_demo_is_updated(template: Path, newest: Renderer, tmp_path: Path) -> None:
+def test_project_of_make_demo_can_be_updated(template: Path, newest: Renderer, tmp_path: Path) -> None:
     """It lies inside a clone of the template, which then moves on."""
     clone = tmp_path / "template"
     git("clone", "--quiet", "--branch=v0.1.0", template, clone, cwd=tmp_path)
