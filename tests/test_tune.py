@@ -88,20 +88,30 @@ def trials(work: Project) -> list[Json]:
     return json.loads(result.stdout)
 
 
+def journal(work: Project) -> str:
+    """Read Optuna's journals as text, which is quick enough to poll."""
+    return "".join(path.read_text() for path in (work.folder / ".tuning").glob("*.log"))
+
+
 def finished_workers(work: Project) -> list[str]:
-    """List the workers that have answered so far, without any library: quick enough to poll."""
-    text = "".join(path.read_text() for path in (work.folder / ".tuning").glob("*.log"))
-    return re.findall(r'"worker": ?"([^"]+)"', text)
+    """List the worker of each trial that has finished so far."""
+    return re.findall(r'"worker": ?"([^"]+)"', journal(work))
+
+
+def in_progress(work: Project, finished: int) -> bool:
+    """Return whether at least so many trials have finished and another one is running."""
+    n_created = len(re.findall(r'"op_code": ?4\b', journal(work)))  # CREATE_TRIAL
+    return finished <= len(finished_workers(work)) < n_created
 
 
 def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Wait for something to be so while a process runs."""
+    """Wait for a condition while a process runs."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         if time.monotonic() > end:
             process.kill()  # else its `with` would wait for it
-            raise TimeoutError(f"in vain: {process.communicate()[0]}")
+            raise TimeoutError(f"the condition was not met: {process.communicate()[0]}")
         time.sleep(0.05)
 
 
@@ -164,8 +174,7 @@ def test_tune_resumes_after_a_kill(tuned: Project) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
-        wait_for(lambda: len(finished_workers(tuned)) >= 3, process)
-        time.sleep(0.3)
+        wait_for(lambda: in_progress(tuned, finished=3), process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         os.killpg(process.pid, signal.SIGKILL)

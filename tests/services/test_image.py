@@ -59,8 +59,11 @@ def test_a_request_is_answered_before_it_goes(docker: Docker, image: str, projec
         connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         connection.putrequest("POST", "/predict")
         connection.putheader("content-length", str(len(row)))
-        connection.endheaders(row[:10])
-        time.sleep(0.2)
+        connection.putheader("expect", "100-continue")
+        connection.endheaders()
+        expected = b"HTTP/1.1 100 Continue\r\n\r\n"  # sent when the server starts to read the body
+        assert connection.sock.recv(len(expected)) == expected
+        connection.send(row[:10])
         docker.good("kill", "--signal", "TERM", name)
         until(lambda: refuses(server))
         connection.send(row[10:])

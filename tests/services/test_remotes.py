@@ -15,11 +15,15 @@ import pytest
 from helpers import Renderer, files, git, require, run
 from project import Project, rendered
 from serving import base_environment, free_port, running, serving
-from test_events import until, written
+from test_events import until
 
 BUCKET = "customer-churn-data"  # as copier.yml proposes it
 MAKE = "import fsspec, sys; fsspec.filesystem(sys.argv[1]).mkdir(sys.argv[2])"
-LIST = "import fsspec, sys; print(*fsspec.filesystem(sys.argv[1]).find(sys.argv[2]))"
+LIST = """
+    import fsspec, sys
+    store = fsspec.filesystem(sys.argv[1])
+    print(*(store.find(sys.argv[2]) if store.exists(sys.argv[2]) else ()))
+"""
 PUT = """
     import duckdb, fsspec, sys
     scheme, folder = sys.argv[1:]
@@ -157,6 +161,16 @@ def test_rows_come_from_a_store(
     assert work.rows(f"FROM 'data/raw.parquet' EXCEPT FROM '{tmp_path}/before.parquet'") == []
 
 
+def stored_files(work: Project, store: Store) -> list[str]:
+    """List the files with events and labels in the store."""
+    return work.script(LIST, store.scheme, f"{BUCKET}/events").split()
+
+
+def kind(name: str) -> str:
+    """Return what a file in the store holds: events or labels."""
+    return "labels" if "/truth/" in name or "/labels/" in name else "events"
+
+
 def test_events_go_to_a_store(storage: tuple[Project, Store], tmp_path: Path) -> None:
     """What an image holds is enough to write them; the monitor reads them, and the truth, from there."""
     work, store = storage
@@ -164,13 +178,14 @@ def test_events_go_to_a_store(storage: tuple[Project, Store], tmp_path: Path) ->
     row = work.json("models/bundle/example.json")
     with serving(work, base_environment(work, tmp_path / "env"), tmp_path, EVENTS=events) as server:
         server.predictions([row] * 700)
-        truth = {"id": "nobody asked", "churn": "No"}
-        assert server.ask("POST", "/truth", json.dumps(truth)).status == 202
-        until(lambda: written(server))
+        label = {"id": "an unknown request", "churn": "No"}
+        assert server.ask("POST", "/truth", json.dumps(label)).status == 202
+        # Waits for the files, because a server that stops gives a slow store only seconds.
+        until(lambda: {kind(name) for name in stored_files(work, store)} == {"events", "labels"})
     error = work.refusal("monitoring.monitor", "--events", events)
     assert "drift, tenure" in error
     assert work.json("reports/monitoring.json")["rows"] == 700
-    assert sum("/truth/" in name for name in work.script(LIST, store.scheme, f"{BUCKET}/events").split()) == 1
+    assert [kind(name) for name in stored_files(work, store)].count("labels") == 1
 
 
 def test_a_missing_bucket_is_an_error(storage: tuple[Project, Store]) -> None:

@@ -1,13 +1,23 @@
 """Tuning on a Ray or Dask cluster of two hosts loses no trial when one of them dies."""
 
-import time
 from pathlib import Path
 
 import hosts
 import pytest
 from helpers import PATIENCE
 from project import Project
-from test_tune import SLOW, break_estimator, complete, finished_workers, setup, store, trials, tuned, wait_for
+from test_tune import (
+    SLOW,
+    break_estimator,
+    complete,
+    finished_workers,
+    in_progress,
+    setup,
+    store,
+    trials,
+    tuned,
+    wait_for,
+)
 
 __all__ = ["store", "tuned"]  # fixtures
 
@@ -19,8 +29,7 @@ def lose_a_host(tuned: Project, libraries: Path, name: str) -> tuple[str, str, i
     with CLUSTERS[name](tuned, libraries) as (first, second, address):
         setup(tuned, 10, f", backend: {name}, address: '{address}'")
         with first.start("make", "tune") as process:
-            wait_for(lambda: len(finished_workers(tuned)) >= 4, process)
-            time.sleep(0.3)
+            wait_for(lambda: in_progress(tuned, finished=4), process)
             second.die()
             died = len(finished_workers(tuned))
             output = process.communicate(timeout=PATIENCE)[0]
