@@ -162,7 +162,7 @@ MUTATIONS = [
         "training.train",
         "evaluation.gate",
         "block",
-        "baseline, roc_auc",
+        "baseline, roc_auc improvement",
     ),
     Mutation(
         "trained on a tenth of the rows",
@@ -170,7 +170,7 @@ MUTATIONS = [
         "training.train",
         "evaluation.gate",
         "block",
-        "production, roc_auc",
+        "production, roc_auc improvement",
     ),
     Mutation(
         "worse in one segment only",
@@ -186,7 +186,7 @@ MUTATIONS = [
         "training.train",
         "evaluation.gate",
         "block",
-        "fairness, senior_citizen: answered Yes",
+        "fairness, senior_citizen: selection rate",
     ),
     Mutation(
         "the same model again",
@@ -202,7 +202,7 @@ MUTATIONS = [
         "training.train",
         "evaluation.gate",
         "keep",
-        "production, roc_auc",
+        "production, roc_auc improvement",
     ),
     Mutation(
         "a truly better model",
@@ -210,7 +210,7 @@ MUTATIONS = [
         "training.train",
         "evaluation.gate",
         "promote",
-        "production, roc_auc",
+        "production, roc_auc improvement",
     ),
     Mutation(
         "a miscalibrated model",
@@ -379,15 +379,18 @@ def test_gate_promotes_both_starters(either: Project) -> None:
     report = either.json("reports/gate.json")
     assert (report["verdict"], report["production"]) == ("promote", None)
     assert {"kpi", "baseline", "segment", "calibration", "behaviour", "data", "bundle"} <= {
-        check["rule"] for check in report["checks"]
+        check["check"] for check in report["checks"]
     }
     assert (either.folder / "reports/gate.png").stat().st_size > 10_000
 
 
 SIMULATE = """
+from pathlib import Path
 import numpy as np
+import pandas as pd
 from {package} import params, problem
-from {package}.evaluation.checks import Evidence, Production, beat_production
+from {package}.contract.dataset import Dataset
+from {package}.evaluation.checks import Evidence, Production, check_production
 
 TIMES, ROWS, MARGIN = 400, 1500, 0.02
 settings = params.Params(gate=params.Gate(n_bootstrap=400, non_inferiority_margin=MARGIN))
@@ -404,10 +407,11 @@ def verdict(random, ours, theirs):
     def score(signal):
         return signal * target + np.sqrt(0.85) * shared + np.sqrt(0.15) * random.normal(size=ROWS)
     production = Production("production/1", "theirs", outputs(score(theirs)))
-    evidence = Evidence(settings, problem.CONTRACT, (kpi,), (), "ours", target, outputs(score(ours)),
-        None, production, [], (), {{}}, {{}}, {{}})
-    (check,) = beat_production(evidence)
-    return check.verdict
+    test = Dataset(Path(), problem.CONTRACT, pd.DataFrame(), target)
+    new = outputs(score(ours))
+    evidence = Evidence(settings, (kpi,), (), "new", test, new, None, production, [], (), {{}})
+    (check,) = check_production(evidence)
+    return {{"pass": "promote", "warn": "keep", "fail": "block"}}[check.status]
 
 def promoted(ours, theirs):
     random = np.random.default_rng(0)
@@ -445,12 +449,12 @@ def test_cards_contain_the_recorded_results(either: Project) -> None:
     """Every part that a reader looks for, and figures that stand in the reports too."""
     model = (either.folder / "docs/model-card.md").read_text()
     for part in (
-        "**Purpose.**",
-        "**Limits.**",
+        "**Intended use.**",
+        "**Limitations.**",
         "**Owner.**",
         "Licence:",
         "## Verdict: promote",
-        "## Reproduce",
+        "make reproduce",
     ):
         assert part in model
     bundle = either.json("reports/bundle.json")
@@ -464,13 +468,18 @@ def test_cards_contain_the_recorded_results(either: Project) -> None:
 @pytest.mark.parametrize(
     ("path", "old", "new", "message"),
     [
-        ("docs/model-card.md", "Verdict: promote", "Verdict: superb", "model-card.md is not what"),
-        ("docs/data-card.md", "Data card", "Data", "docs/data-card.md is not what"),
+        (
+            "docs/model-card.md",
+            "Verdict: promote",
+            "Verdict: superb",
+            "model-card.md does not match the reports",
+        ),
+        ("docs/data-card.md", "Data card", "Data", "docs/data-card.md does not match the reports"),
         (
             "reports/gate.json",
             '{\n "verdict": "promote"',
             '{\n "verdict": "keep"',
-            "model-card.md is not what",
+            "model-card.md does not match the reports",
         ),
         ("reports/bundle.json", '"seed": 0', '"seed": 1', "is not that of models/bundle in dvc.lock"),
     ],
@@ -485,7 +494,7 @@ def test_blocked_model_can_be_committed_without_cards(work: Project) -> None:
     """By the hooks, as everybody's first models; with a card of the model before, it is refused."""
     before = git("rev-parse", "HEAD", cwd=work.folder)
     work.params("gate: {min_test_rows: 5000}\n")
-    assert "The model has no cards" in work.run("make", "gate").stderr
+    assert "The cards were deleted" in work.run("make", "gate").stderr
     work.good("pre-commit", "install")
     git("add", "--all", cwd=work.folder)
     git("reset", "--quiet", "--", "docs", cwd=work.folder)
@@ -494,7 +503,7 @@ def test_blocked_model_can_be_committed_without_cards(work: Project) -> None:
     assert result.returncode != 0
     output = result.stdout + result.stderr
     assert "the gate blocks this model, so it has none" in output
-    assert "docs/model-card.md is there, but model" in output
+    assert "docs/model-card.md exists, but model" in output
     assert git("rev-parse", "HEAD", cwd=work.folder) == before
     work.good(*command, "--all")
     assert "card.md" not in git("ls-files", "docs", cwd=work.folder)
@@ -506,7 +515,7 @@ def test_blocked_model_can_be_committed_without_cards(work: Project) -> None:
 def test_check_distinguishes_a_stopped_pipeline_from_a_stale_card(work: Project) -> None:
     """`make pipeline` does not help where it cannot get to its end."""
     (work.folder / "reports/bundle.json").unlink()
-    assert "bundle.json is missing, for the pipeline stopped before it" in checked(work)
+    assert "bundle.json is missing, because the pipeline stopped before it" in checked(work)
     for path in (work.folder / "docs").glob("*-card.md"):
         path.unlink()
     assert checked(work) == ""
@@ -527,10 +536,10 @@ def test_gate_keeps_reports_of_the_model_in_production(deployed: Project) -> Non
         assert "stay as they are" in output
         assert git("status", "--porcelain", cwd=deployed.folder) == ""
     deployed.params("gate: {min_test_rows: 400}")
-    assert "stay as they are" not in deployed.make("gate")
+    assert "gate: unchanged" not in deployed.make("gate")
     assert deployed.json("reports/gate.json")["verdict"] == "keep"
     deployed.params("gate: {min_test_rows: 4000}")
     assert "the gate blocks model" in deployed.run("make", "gate").stderr
     deployed.params("gate: {min_test_rows: 400}")
-    assert "stay as they are" not in deployed.make("gate")
+    assert "gate: unchanged" not in deployed.make("gate")
     assert checked(deployed) == ""

@@ -189,7 +189,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def blocked(said: str) -> set[tuple[str, str]]:
     """Rules that a trial was blocked by, and of what."""
-    rows = ([cell.strip() for cell in line.split("|")] for line in said.splitlines() if "**block**" in line)
+    rows = ([cell.strip() for cell in line.split("|")] for line in said.splitlines() if "**fail**" in line)
     return {(row[2], row[3]) for row in rows}
 
 

@@ -195,7 +195,7 @@ def test_what_fails_under_load_is_taken_back(next_release: GitHub, project: Proj
     assert list(run.jobs.items()) == list(zip([*DEPLOYED[:4], "auto-rollback"], results, strict=True)), (
         run.log
     )
-    assert "| **block** | errors" in run.log
+    assert "| **fail** | errors" in run.log
     assert set(responses) == {200}
     edit(next_release, "params.yaml", "minutes: 1", "minutes: 0")
     with load(partial(ask, next_release, project)):

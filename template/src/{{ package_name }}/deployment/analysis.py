@@ -32,7 +32,7 @@ from ..contract.events import (
 )
 from ..contract.tables import connect
 from ..core.errors import ProjectError, cli
-from ..evaluation.checks import Check, Verdict, verdict_if, worst
+from ..evaluation.checks import Check, Verdict, decide, status_if
 from ..monitoring.events import read_events
 from ..stats.inference import adjust_holm
 
@@ -196,29 +196,29 @@ def agreement(answers: Answers) -> Iterator[Check]:
         ours, theirs = (it[columns].to_numpy().argmax(axis=1) for it in answers.rows)
         share, least = (ours == theirs).mean(), answers.settings.rollout.min_agreement
         said = f"{share:.1%} of the rows, at least {least:.1%} expected"
-        yield Check("agreement", "label", verdict_if(share >= least, "keep"), said)
+        yield Check("agreement", "label", status_if(share >= least, "warn"), said)
 
 
 def judge(answers: Answers) -> tuple[Verdict, list[Check]]:
     """Ask every rule, once enough was seen; the worst verdict counts."""
     seen, needed = min(map(len, answers.statuses)), answers.settings.rollout.min_requests
     if seen < needed:
-        return "keep", [Check("requests", "seen", "keep", f"{seen:,} of {needed:,} that are needed")]
+        return "keep", [Check("requests", "seen", "warn", f"{seen:,} of {needed:,} that are needed")]
     claims = [claim for rule in (errors, latency, shift) for claim in rule(answers)]
     p_values = adjust_holm([claim.p_value for claim in claims])
     alpha = (1 - answers.settings.gate.confidence_level) / 2
     checks = [
-        Check(claim.rule, claim.subject, verdict_if(p_value > alpha), claim.said)
+        Check(claim.rule, claim.subject, status_if(p_value > alpha), claim.said)
         for claim, p_value in zip(claims, p_values, strict=True)
     ]
     checks += agreement(answers)
-    return worst(checks), checks
+    return decide(checks), checks
 
 
 def reasons(verdict: Verdict, checks: list[Check]) -> str:
     """The checks that a verdict comes from, as a list."""
-    telling = [check for check in checks if check.verdict == verdict]
-    return "".join(f"\n- {check.rule}, {check.subject}: {check.said}" for check in telling)
+    status = {"block": "fail", "keep": "warn", "promote": "pass"}[verdict]
+    return "".join(f"\n- {check.reason}" for check in checks if check.status == status)
 
 
 def main() -> None:

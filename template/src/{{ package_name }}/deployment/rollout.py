@@ -19,7 +19,7 @@ import msgspec
 from .. import params, problem
 from ..core.errors import ProjectError, cli
 from ..core.shell import call
-from ..evaluation.checks import Check, Verdict, overview
+from ..evaluation.checks import Check, Verdict, checks_table
 from .analysis import judge, read
 
 DEPLOY = Path("deploy/compose/deploy.py")
@@ -81,10 +81,10 @@ def take(step: Step, image: str, settings: params.Rollout) -> Verdict:
     print(deploy(*step), file=sys.stderr, flush=True)
     verdict, checks, since = look(image, step[0])
     while verdict == "keep" and time.time() < since + 60 * settings.minutes:
-        print(f"trial: {step[0]}: {checks[-1].said}", file=sys.stderr, flush=True)
+        print(f"trial: {step[0]}: {checks[-1].message}", file=sys.stderr, flush=True)
         time.sleep(settings.poll_seconds)
         verdict, checks, since = look(image, step[0])
-    print(f"### {' '.join(step)}: {verdict}\n\n{overview(checks)}\n", flush=True)
+    print(f"### {' '.join(step)}: {verdict}\n\n{checks_table(checks)}\n", flush=True)
     return verdict
 
 

@@ -1,14 +1,15 @@
-"""The gate's rules: each looks at the evidence and says what it found, check by check.
+"""The gate's checks. Each reads the evidence and yields results with a status: pass, warn, fail or skipped.
 
-What must be shown (a KPI, being better) is judged on the unfavourable end of its interval; what must
-not be shown (a regression, a disparity, miscalibration) on the favourable end. So chance alone makes a
-single check err in at most (1 - `gate.confidence_level`) / 2 of all cases, whichever way it leans.
+What must be proven (a KPI, being better) is judged by the unfavourable end of the confidence interval. What
+must not happen (a regression, a disparity, miscalibration) fails only if the data prove it. So a single
+check is wrong by chance in at most `(1 - gate.confidence_level) / 2` of all cases, in either direction.
+`skipped` means that the rows cannot tell: it is never counted as a pass.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from .. import params
 from ..contract import TOP_K, Contract
-from ..contract.dataset import Groups
-from ..contract.expectations import Behaviour, Kpi
+from ..contract.dataset import Dataset
+from ..contract.expectations import Behaviour as BehaviouralTest
+from ..contract.expectations import Kpi
 from ..core.files import table
 from ..stats.inference import (
     Estimate,
@@ -30,19 +32,60 @@ from ..stats.inference import (
 )
 from ..stats.metrics import METRICS, absolute_errors, resampled_mean, target_ranks
 
+Floats = NDArray[np.floating]
+Rows = NDArray[np.intp]
+Predictions = tuple[str, Floats, Floats]  # name, observed values, predictions
+Status = Literal["fail", "warn", "skipped", "pass"]
 Verdict = Literal["promote", "keep", "block"]
-ORDER: tuple[Verdict, ...] = ("promote", "keep", "block")  # from best to worst
-ALL = slice(None)
+STATUSES: tuple[Status, ...] = ("fail", "warn", "skipped", "pass")  # in the order of the report
+ACTIONS = {
+    "data": "Add rows, or correct the source or the split: see reports/data/data.md and reports/split.json.",
+    "bundle": "Run `make pipeline` again; use a smaller or simpler estimator if a limit is still exceeded.",
+    "kpi": "Improve the model or its data. Lower the threshold only if the owner of the KPI agrees.",
+    "baseline": "The features do not help to predict the target: look for errors in data and features.",
+    "production": "The model in production stays. Improve the data, the features or the estimator.",
+    "segment": "Look at the rows of this segment: missing data, changed values, too few training rows.",
+    "fairness": "Compare the groups in the training data; then change features, weights or the threshold.",
+    "calibration": "Wrap the estimator in CalibratedClassifierCV, or drop class weights and resampling.",
+    "behaviour": "Look for leakage or a wrong sign in the data, or correct the test in problem.py.",
+}
+"""What to do when a check fails, by name of the check."""
 
 
 class Check(msgspec.Struct, omit_defaults=True):
-    """What a rule found about one subject; the verdict is "promote" where it has no objection."""
+    """Result of a check of one subject.
 
-    rule: str
+    Attributes:
+        check: Name of the check, such as "kpi".
+        subject: Metric, label, segment or group that was checked.
+        status: "skipped" if the rows cannot tell.
+        message: The result in words.
+        limit: What the value must satisfy, in words.
+        parameter: The parameter or field that sets the limit.
+        estimate: The statistic with its confidence interval.
+        value: The number that was checked, where it has no interval.
+        p_value: Of the test that decides, corrected for the number of tests.
+    """
+
+    check: str
     subject: str
-    verdict: Verdict
-    said: str
-    found: Estimate | None = None
+    status: Status
+    message: str
+    limit: str = ""
+    parameter: str = ""
+    estimate: Estimate | None = None
+    value: float | None = None
+    p_value: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """One line: the result and, unless it passes, its limit, who sets it and what to do."""
+        text = f"{self.check}, {self.subject}: {self.message}"
+        if self.status == "pass":
+            return text
+        limit = f" Limit: {self.limit}." if self.limit else ""
+        parameter = f" Set by {self.parameter}." if self.parameter else ""
+        return f"{text}.{limit}{parameter} {ACTIONS.get(self.check, '')}".rstrip()
 
 
 Checks = Iterator[Check]
@@ -50,333 +93,532 @@ Checks = Iterator[Check]
 
 @dataclass(frozen=True)
 class Production:
-    """The model in production: its tag, its version and its outputs on the test rows."""
+    """The model in production: tag, version and outputs for the test rows, `(n_rows, n_labels)`."""
 
     tag: str
     version: str
-    outputs: NDArray
+    outputs: Floats
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the rules look at; outputs have a row for each test row."""
+    """Input of all checks. Outputs have shape `(n_rows, n_labels)`, a row for each test row.
+
+    Attributes:
+        kpis: The primary KPI first.
+        version: Version of the model.
+        outputs: Outputs of the model.
+        baseline: Outputs of the baseline.
+        production: None if no model is in production, or if it cannot predict the test rows.
+        contract_differences: Why the model in production cannot predict the test rows.
+        changed_outputs: Outputs after the change of each behavioural test.
+        reports: Reports of the stages validate ("data"), split and bundle.
+    """
 
     params: params.Params
-    contract: Contract
     kpis: tuple[Kpi, ...]
-    behaviours: tuple[Behaviour, ...]
+    behavioural_tests: tuple[BehaviouralTest, ...]
     version: str
-    target: NDArray
-    outputs: NDArray
-    baseline: NDArray  # outputs of no model
+    test: Dataset
+    outputs: Floats
+    baseline: Floats
     production: Production | None
-    incomparable: list[str]  # why the model in production cannot answer the test rows
-    changed: tuple[NDArray, ...]  # outputs after each behaviour's change
-    segments: Groups
-    protected: Groups
-    reports: dict[str, Any]  # of validate ("data"), split and bundle
+    contract_differences: list[str]
+    changed_outputs: tuple[Floats, ...]
+    reports: dict[str, Any]
 
     @property
-    def level(self) -> float:
-        """The risk of a one-sided test: what lies outside of an interval on one side."""
+    def contract(self) -> Contract:
+        """The contract of the test rows."""
+        return self.test.contract
+
+    @property
+    def alpha(self) -> float:
+        """Significance level of a one-sided test."""
         return (1 - self.params.gate.confidence_level) / 2
 
-    def estimate(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
+    @property
+    def reference(self) -> str:
+        """Name of the model that this one is compared with."""
+        return self.production.tag if self.production else "the baseline"
+
+    def bootstrap(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
+        """Estimate statistics of the test rows.
+
+        Args:
+            statistics: Functions of bootstrap counts, by name.
+
+        Returns:
+            Estimates by name.
+        """
         gate = self.params.gate
         return bootstrap(
-            statistics, len(self.target), gate.n_bootstrap, gate.confidence_level, gate.bootstrap_block_size
+            statistics, len(self.test), gate.n_bootstrap, gate.confidence_level, gate.bootstrap_block_size
         )
 
-    def improvement(self, reference: NDArray, rows: NDArray | slice = ALL) -> Statistic:
-        """By how much the first KPI's metric is better than that of `reference` on `rows`."""
-        target, ours, theirs = self.target[rows], self.outputs[rows], reference[rows]
+    def improvement(self, reference: Floats, rows: Rows | slice = slice(None)) -> Statistic:
+        """How much better the primary metric is than that of a reference; positive is better.
+
+        Args:
+            reference: Outputs of the reference, `(n_rows, n_labels)`.
+            rows: Positions of the rows to compare on; all by default.
+
+        Returns:
+            A statistic for `bootstrap`.
+        """
+        target, outputs, others = self.test.target[rows], self.outputs[rows], reference[rows]
         metric, sign = METRICS[self.contract.task][self.kpis[0].metric], self.kpis[0].sign
         return lambda counts: (
-            sign * (metric(target, ours, counts[:, rows]) - metric(target, theirs, counts[:, rows]))
+            sign * (metric(target, outputs, counts[:, rows]) - metric(target, others, counts[:, rows]))
         )
 
 
-def worst(checks: list[Check]) -> Verdict:
-    """The verdict that counts."""
-    return max((check.verdict for check in checks), key=ORDER.index)
+def status_if(passed: bool, otherwise: Status = "fail") -> Status:
+    """Status of a check that can pass.
+
+    Args:
+        passed: Whether it passes.
+        otherwise: Status if it does not.
+
+    Returns:
+        "pass" or `otherwise`.
+    """
+    return "pass" if passed else otherwise
 
 
-def overview(checks: list[Check]) -> str:
-    """Every check, as a Markdown table."""
-    signs = {"promote": "ok", "keep": "**keep**", "block": "**block**"}
-    return table(
-        [
-            {"": signs[check.verdict], "rule": check.rule, "of": check.subject, "found": check.said}
-            for check in checks
-        ]
-    )
+def _at_least(check: str, subject: str, value: float, limit: float, parameter: str) -> Check:
+    """Check a number against a lower limit."""
+    status = status_if(value >= limit)
+    return Check(check, subject, status, f"{value:.4g}", f"≥ {limit:g}", parameter, value=value)
 
 
-def verdict_if(holds: bool, otherwise: Verdict = "block") -> Verdict:
-    return "promote" if holds else otherwise
+def _at_most(check: str, subject: str, value: float, limit: float, parameter: str = "") -> Check:
+    """Check a number against an upper limit."""
+    status = status_if(value <= limit)
+    return Check(check, subject, status, f"{value:.4g}", f"≤ {limit:g}", parameter, value=value)
 
 
-def sound_data(evidence: Evidence) -> Checks:
-    """The test split can carry a verdict, and training has not seen it."""
-    gate, split, data = evidence.params.gate, evidence.reports["split"], evidence.reports["data"]
-    rows = len(evidence.target)
-    said = f"{rows} test rows; must be at least gate.min_test_rows ({gate.min_test_rows})"
-    yield Check("data", "test rows", verdict_if(rows >= gate.min_test_rows), said)
-    if evidence.contract.task == "classification":
-        counts = np.bincount(evidence.target, minlength=len(evidence.contract.labels))
-        for label, count in zip(evidence.contract.labels, counts.tolist(), strict=True):
-            said = f"{count} test rows; must be at least gate.min_label_rows ({gate.min_label_rows})"
-            yield Check("data", f"label {label}", verdict_if(count >= gate.min_label_rows), said)
-    copies = split.get("copies", split["twins"])  # older reports know no chance
-    apart = not split["shared_keys"] and copies <= evidence.params.split.max_overlap_share
-    said = f"{split['shared_keys']} keys and {copies:.1%} of the test rows are in training too, beyond chance"
-    yield Check("data", "overlap", verdict_if(apart), said)
-    said = "; ".join(data["failures"]) or "validation found no leak, and nothing else against the table"
-    yield Check("data", "validation", verdict_if(not data["failures"]), said)
+def compare(metric: str, estimate: Estimate, reference: str) -> str:
+    """Say whether a metric is better or worse than that of a reference.
+
+    Args:
+        metric: Name of the metric.
+        estimate: Of the improvement; positive is better.
+        reference: Name of the reference.
+
+    Returns:
+        Such as "roc_auc is worse than production/2026-01-31-1 by 0.14 (0.04 to 0.24)".
+    """
+    if not estimate.is_defined:
+        return f"{metric} is undefined on these rows"
+    if estimate.value >= 0:
+        return f"{metric} is better than {reference} by {estimate}"
+    size = Estimate(-estimate.value, -estimate.high, -estimate.low, estimate.standard_error)
+    return f"{metric} is worse than {reference} by {size}"
 
 
-def within_budget(evidence: Evidence) -> Checks:
-    """The bundle equals its estimator, and is small and fast enough."""
-    gate, bundle = evidence.params.gate, evidence.reports["bundle"]
-    said = f"reports/bundle.json is of {bundle['version']}, the bundle is {evidence.version}; must be one"
-    yield Check("bundle", "version", verdict_if(bundle["version"] == evidence.version), said)
-    others = bundle.get("other_labels", 0)  # reports of earlier releases do not say
-    said = f"{others} rows get another label than by its estimator; must be none"
-    yield Check("bundle", "labels", verdict_if(not others), said)
+def check_data(evidence: Evidence) -> Checks:
+    """Check that the test split is large enough, and separate from the training split.
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        Results for the test rows, each label, shared keys, duplicates and data validation.
+    """
+    gate, split, contract = evidence.params.gate, evidence.reports["split"], evidence.contract
+    yield _at_least("data", "test rows", len(evidence.test), gate.min_test_rows, "gate.min_test_rows")
+    if contract.task == "classification":
+        counts = np.bincount(evidence.test.target, minlength=len(contract.labels))
+        for label, count in zip(contract.labels, counts.tolist(), strict=True):
+            yield _at_least("data", f"label {label}", count, gate.min_label_rows, "gate.min_label_rows")
+    yield _at_most("data", "keys in both splits", split["shared_keys"], 0)
+    limit, parameter = evidence.params.split.max_overlap_share, "split.max_overlap_share"
+    yield _at_most("data", "duplicate share", split["copies"], limit, parameter)
+    failures = evidence.reports["data"]["failures"]
+    message = "; ".join(failures) or "no leakage and no other failure"
+    yield Check("data", "validation", status_if(not failures), message, "≤ 0", value=len(failures))
+
+
+def check_budget(evidence: Evidence) -> Checks:
+    """Check that the bundle equals its estimator, and that it is small and fast enough.
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        Results for version, labels, parity, size and latency.
+    """
+    gate, report = evidence.params.gate, evidence.reports["bundle"]
+    status = status_if(report["version"] == evidence.version)
+    yield Check("bundle", "version", status, evidence.version, f"{report['version']} (reports/bundle.json)")
+    yield _at_most("bundle", "labels other than the estimator's", report.get("other_labels", 0), 0)
     limits = {
-        "parity": evidence.params.bundle.parity_tolerance,
-        "size_mb": gate.max_size_mb,
-        "latency_ms": gate.max_latency_ms,
+        "parity": (evidence.params.bundle.parity_tolerance, "bundle.parity_tolerance"),
+        "size_mb": (gate.max_size_mb, "gate.max_size_mb"),
+        "latency_ms": (gate.max_latency_ms, "gate.max_latency_ms"),
     }
     for name, limit in limits.items():
-        said = f"{name} is {bundle[name]:.3g}; must be at most {limit:g}"
-        yield Check("bundle", name, verdict_if(bundle[name] <= limit), said)
+        yield _at_most("bundle", name, report[name], *limit)
 
 
-def reach_kpis(evidence: Evidence) -> Checks:
-    """Each KPI holds, on the unfavourable end of its interval."""
-    metrics = METRICS[evidence.contract.task]
-    measured = {
-        kpi.metric: partial(metrics[kpi.metric], evidence.target, evidence.outputs) for kpi in evidence.kpis
-    }
-    estimates = evidence.estimate(measured)
+def check_kpis(evidence: Evidence) -> Checks:
+    """Check that the whole confidence interval of each KPI reaches its threshold.
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        A result for each KPI.
+    """
+    metrics, target, outputs = METRICS[evidence.contract.task], evidence.test.target, evidence.outputs
+    names = {kpi.metric for kpi in evidence.kpis}
+    estimates = evidence.bootstrap({name: partial(metrics[name], target, outputs) for name in names})
     for kpi in evidence.kpis:
-        found = estimates[kpi.metric]
-        reached = kpi.sign * ((found.low if kpi.sign > 0 else found.high) - kpi.threshold) >= 0
-        said = f"{kpi.metric} is {found}; all of it must be {kpi.direction} {kpi.threshold:g}"
-        yield Check("kpi", kpi.metric, verdict_if(reached), said, found)
+        estimate = estimates[kpi.metric]
+        bound, side = (estimate.low, "lower bound ≥") if kpi.sign > 0 else (estimate.high, "upper bound ≤")
+        status, limit = status_if(kpi.sign * (bound - kpi.threshold) >= 0), f"CI {side} {kpi.threshold:g}"
+        message, field = f"{kpi.metric} is {estimate}", "Kpi.threshold in problem.py"
+        yield Check("kpi", kpi.metric, status, message, limit, field, estimate)
 
 
-def beat_baseline(evidence: Evidence) -> Checks:
-    """The model is better than no model, beyond doubt."""
+def check_baseline(evidence: Evidence) -> Checks:
+    """Check that the model is significantly better than the baseline.
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        One result, for the primary metric.
+    """
     metric = evidence.kpis[0].metric
-    found = evidence.estimate({metric: evidence.improvement(evidence.baseline)})[metric]
-    said = f"{metric} is better than the baseline's by {found}; all of it must be above 0"
-    yield Check("baseline", metric, verdict_if(found.low > 0), said, found)
+    estimate = evidence.bootstrap({metric: evidence.improvement(evidence.baseline)})[metric]
+    message, limit = compare(metric, estimate, "the baseline"), "CI lower bound > 0"
+    subject, status = f"{metric} improvement", status_if(estimate.low > 0)
+    yield Check("baseline", subject, status, message, limit, "BASELINE in problem.py", estimate)
 
 
-def beat_production(evidence: Evidence) -> Checks:
-    """The model is better than the one in production, or not worse, as `gate.promotion_test` says.
+def check_production(evidence: Evidence) -> Checks:
+    """Check that the model is superior, or not inferior, to the model in production.
 
-    With `superiority` all of the interval of the improvement must be above 0, with `non_inferiority` above
-    -`gate.non_inferiority_margin`. A model whose interval lies wholly below that is blocked.
+    With `gate.promotion_test: superiority`, the interval of the improvement must be above 0; with
+    `non_inferiority`, above `-gate.non_inferiority_margin`. Below that margin as a whole, it fails.
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        At most one result: "warn" if the model may not replace the one in production.
     """
     production, gate, metric = evidence.production, evidence.params.gate, evidence.kpis[0].metric
-    if evidence.incomparable:
-        said = "; ".join(evidence.incomparable)
-        yield Check("production", "contract", "block", f"{said}. Start anew: gate.comparison_reset_tag")
+    if evidence.contract_differences:
+        differences = "; ".join(evidence.contract_differences)
+        message = f"the model in production cannot predict these rows: {differences}"
+        yield Check("production", "contract", "fail", message, "same columns", "gate.comparison_reset_tag")
     if production is None:
         return
+    subject = f"{metric} improvement"
     if production.version == evidence.version:
-        yield Check("production", metric, "keep", f"this is the model in production ({production.tag})")
+        yield Check("production", subject, "warn", f"this is the model in production ({production.tag})")
         return
-    found = evidence.estimate({metric: evidence.improvement(production.outputs)})[metric]
-    limit = 0 if gate.promotion_test == "superiority" else -gate.non_inferiority_margin
-    if found.high < -gate.non_inferiority_margin:
-        verdict, must = (
-            "block",
-            f"is worse by more than gate.non_inferiority_margin ({gate.non_inferiority_margin:g})",
-        )
-    else:
-        verdict, must = verdict_if(found.low > limit, "keep"), f"all of it must be above {limit:g}"
-    said = f"{metric} is better than that of {production.tag} by {found}; {must}"
-    yield Check("production", metric, verdict, said, found)
+    estimate = evidence.bootstrap({metric: evidence.improvement(production.outputs)})[metric]
+    margin = gate.non_inferiority_margin
+    required = 0 if gate.promotion_test == "superiority" else -margin
+    status = "fail" if estimate.high < -margin else "pass" if estimate.low > required else "warn"
+    limit = f"CI lower bound > {required:g}; fails if CI upper bound < {-margin:g}"
+    parameter = "gate.promotion_test and gate.non_inferiority_margin"
+    message = compare(metric, estimate, production.tag)
+    yield Check("production", subject, status, message, limit, parameter, estimate)
 
 
-def keep_right_answers(evidence: Evidence) -> Checks:
-    """Not more rows turn from right to wrong than from wrong to right (McNemar's test)."""
+def check_mcnemar(evidence: Evidence) -> Checks:
+    """Check that not significantly more predicted labels turn wrong than right (McNemar's test).
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        One result for a classification with a model in production.
+    """
     if evidence.production is None or evidence.contract.task != "classification":
         return
-    right = evidence.outputs.argmax(axis=1) == evidence.target
-    was_right = evidence.production.outputs.argmax(axis=1) == evidence.target
-    lost, won = int((was_right & ~right).sum()), int((right & ~was_right).sum())
-    said = f"{lost} rows turned wrong and {won} right; must not be more, beyond doubt"
-    yield Check(
-        "production", "labels", verdict_if(mcnemar_p_value(lost, won) >= evidence.level, "keep"), said
-    )
+    is_right = evidence.outputs.argmax(axis=1) == evidence.test.target
+    was_right = evidence.production.outputs.argmax(axis=1) == evidence.test.target
+    n_worse, n_better = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
+    p_value = mcnemar_p_value(n_worse, n_better)
+    message = f"{n_worse} predictions turned from right to wrong, {n_better} from wrong to right"
+    status, limit = status_if(p_value >= evidence.alpha, "warn"), f"p ≥ {evidence.alpha:g}"
+    yield Check("production", "labels", status, message, limit, "gate.confidence_level", p_value=p_value)
 
 
-def spare_segments(evidence: Evidence) -> Checks:
-    """No segment with enough rows is worse off, corrected for their number (Holm).
+def check_segments(evidence: Evidence) -> Checks:
+    """Check that no segment is significantly worse (corrected for their number: Holm, 1979).
 
-    A segment whose rows leave the metric undefined (an AUC of one class) is not judged.
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        A result for each segment; "skipped" if it has too few rows, or leaves the metric undefined.
     """
     reference = evidence.production.outputs if evidence.production else evidence.baseline
+    metric, min_rows = evidence.kpis[0].metric, evidence.params.gate.min_segment_rows
     statistics = {
-        f"{column} = {value}": evidence.improvement(reference, rows)
-        for column, values in evidence.segments.items()
-        for value, rows in values.items()
-        if len(rows) >= evidence.params.gate.min_segment_rows
+        f"{column} = {value}": (len(rows), evidence.improvement(reference, rows))
+        for column, groups in evidence.test.segments.items()
+        for value, rows in groups.items()
     }
-    estimates = evidence.estimate(statistics)
-    defined = {name: found for name, found in estimates.items() if np.isfinite(found.value)}
-    p_values = adjust_holm([p_value_below_zero(found) for found in defined.values()])
-    than = f"that of {evidence.production.tag}" if evidence.production else "the baseline's"
-    for (name, found), p_value in zip(defined.items(), p_values, strict=True):
-        said = f"{evidence.kpis[0].metric} is better than {than} by {found}; must not be worse, beyond doubt"
-        yield Check("segment", name, verdict_if(p_value > evidence.level), said, found)
+    estimates = evidence.bootstrap({name: of for name, (n, of) in statistics.items() if n >= min_rows})
+    defined = {name: estimate for name, estimate in estimates.items() if estimate.is_defined}
+    p_values = adjust_holm([p_value_below_zero(estimate) for estimate in defined.values()])
+    limit = f"fails if worse than {evidence.reference} (p ≤ {evidence.alpha:g}, Holm)"
+    for (name, estimate), p_value in zip(defined.items(), p_values, strict=True):
+        status, message = status_if(p_value > evidence.alpha), compare(metric, estimate, evidence.reference)
+        parameter = "gate.confidence_level"
+        yield Check("segment", name, status, message, limit, parameter, estimate, p_value=p_value)
+    for name in statistics.keys() - defined.keys():
+        message = f"fewer than {min_rows} rows, or {metric} is undefined"
+        yield Check("segment", name, "skipped", message, limit, "gate.min_segment_rows")
 
 
-def treat_alike(evidence: Evidence) -> Checks:
-    """No protected group's rates are apart in difference and in ratio, beyond doubt.
+class _Rate(NamedTuple):
+    """A rate that is compared between groups: of the rows in `population`, those in `hits`."""
 
-    Both limits must be broken: small rates have large ratios, and large rates large differences. The
-    rates are those of demographic parity and of equalised odds (Hardt et al., 2016).
+    name: str
+    hits: NDArray[np.bool_]
+    population: NDArray[np.bool_]
+    criterion: Literal["demographic_parity", "equalized_odds"]
+
+
+def check_fairness(evidence: Evidence) -> Checks:
+    """Check that no rate differs between the groups of a protected attribute.
+
+    It fails only if difference and ratio are both significantly beyond their limits: small rates have large
+    ratios, and large rates large differences. The rates of a binary classification are those of demographic
+    parity and of equalized odds (Hardt et al., 2016).
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        A result for each attribute and rate, on the groups with the highest and the lowest rate.
     """
+    for column, groups in evidence.test.protected.items():
+        for rate in _rates(evidence):
+            rows = {value: positions[rate.population[positions]] for value, positions in groups.items()}
+            yield _compare_groups(evidence, f"{column}: {rate.name}", rate, rows)
+
+
+def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[str, Rows]) -> Check:
+    """Compare the groups with the highest and the lowest rate."""
     gate = evidence.params.gate
-    for column, values in evidence.protected.items():
-        for name, (hits, among) in rates(evidence).items():
-            groups = {value: rows[among[rows]] for value, rows in values.items()}
-            by_value = {
-                value: float(hits[rows].mean())
-                for value, rows in groups.items()
-                if len(rows) >= gate.min_segment_rows
-            }
-            if len(by_value) < 2:
-                continue
-            least, most = min(by_value, key=by_value.__getitem__), max(by_value, key=by_value.__getitem__)
-            found = evidence.estimate(disparity(hits, groups[least], groups[most]))
-            difference, ratio = found["difference"], found["ratio"]
-            apart = (
-                difference.low > gate.max_demographic_parity_difference
-                and ratio.high < gate.min_demographic_parity_ratio
-            )
-            said = (
-                f"{by_value[least]:.1%} of {least}, {by_value[most]:.1%} of {most}; difference "
-                f"{difference}, ratio {ratio}; must not be over "
-                f"{gate.max_demographic_parity_difference:g} and under "
-                f"{gate.min_demographic_parity_ratio:g}, both beyond doubt"
-            )
-            yield Check("fairness", f"{column}: {name}", verdict_if(not apart), said, difference)
+    max_difference = getattr(gate, f"max_{rate.criterion}_difference")
+    min_ratio = getattr(gate, f"min_{rate.criterion}_ratio")
+    parameter = f"gate.max_{rate.criterion}_difference and gate.min_{rate.criterion}_ratio"
+    rates = {
+        value: float(rate.hits[positions].mean())
+        for value, positions in rows.items()
+        if len(positions) >= gate.min_segment_rows
+    }
+    if len(rates) < 2 or max(rates.values()) == 0:
+        message = (
+            "the rate is 0 in every group" if len(rates) > 1 else "fewer than two groups have enough rows"
+        )
+        return Check("fairness", subject, "skipped", message, parameter="gate.min_segment_rows")
+    lowest, highest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+    estimates = evidence.bootstrap(_disparity(rate.hits, rows[lowest], rows[highest]))
+    difference, ratio = estimates["difference"], estimates["ratio"]
+    passed = difference.low <= max_difference or ratio.high >= min_ratio
+    message = (
+        f"{rates[lowest]:.1%} of group {lowest}, {rates[highest]:.1%} of group {highest}: "
+        f"difference {difference}, ratio {ratio}"
+    )
+    interval = f"{ratio.low:.3g} to {ratio.high:.3g}"
+    limit = f"fails if CI > {max_difference:g} and CI of the ratio ({interval}) < {min_ratio:g}"
+    return Check("fairness", subject, status_if(passed), message, limit, parameter, difference)
 
 
-def disparity(hits: NDArray, least: NDArray, most: NDArray) -> dict[str, Statistic]:
-    """Difference and ratio of the shares of hits in two groups of rows."""
+def _disparity(hits: NDArray[np.bool_], lowest: Rows, highest: Rows) -> dict[str, Statistic]:
+    """Difference and ratio of the rates of two groups of rows."""
 
-    def share(rows: NDArray, counts: NDArray) -> NDArray:
+    def rate(rows: Rows, counts: Floats) -> Floats:
         return resampled_mean(hits[rows].astype(float), counts[:, rows])
 
     return {
-        "difference": lambda counts: share(most, counts) - share(least, counts),
-        "ratio": lambda counts: share(least, counts) / np.maximum(share(most, counts), 1e-9),
+        "difference": lambda counts: rate(highest, counts) - rate(lowest, counts),
+        "ratio": lambda counts: rate(lowest, counts) / np.maximum(rate(highest, counts), 1e-9),
     }
 
 
-def rates(evidence: Evidence) -> dict[str, tuple[NDArray, NDArray]]:
-    """For each rate: which rows are hits, and which rows it is about."""
-    target, outputs = evidence.target, evidence.outputs
+def _rates(evidence: Evidence) -> list[_Rate]:
+    """The rates that are compared between groups."""
+    target, outputs, task = evidence.test.target, evidence.outputs, evidence.contract.task
     everyone = np.ones(len(target), bool)
-    if evidence.contract.task == "regression":
-        missed = absolute_errors(target, outputs)
-        return {"close answers": (missed <= np.median(missed), everyone)}
-    if evidence.contract.task == "ranking":
-        return {"hits": (target_ranks(target, outputs) <= TOP_K, everyone)}
-    answers = outputs.argmax(axis=1)
+    if task == "regression":
+        errors = absolute_errors(target, outputs)
+        return [_Rate("errors up to the median", errors <= np.median(errors), everyone, "equalized_odds")]
+    if task == "ranking":
+        return [_Rate("hit rate", target_ranks(target, outputs) <= TOP_K, everyone, "equalized_odds")]
+    predicted = outputs.argmax(axis=1)
     if outputs.shape[1] > 2:
-        return {"right answers": (answers == target, everyone)}
-    chosen, positive = answers == 1, target == 1
-    name = evidence.contract.labels[1]
-    return {
-        f"answered {name}": (chosen, everyone),
-        f"answered {name} where true": (chosen, positive),
-        f"answered {name} where false": (chosen, ~positive),
-    }
+        return [_Rate("accuracy", predicted == target, everyone, "equalized_odds")]
+    return [
+        _Rate("selection rate", predicted == 1, everyone, "demographic_parity"),
+        _Rate("true positive rate", predicted == 1, target == 1, "equalized_odds"),
+        _Rate("false positive rate", predicted == 1, target == 0, "equalized_odds"),
+    ]
 
 
-def be_calibrated(evidence: Evidence) -> Checks:
-    """What is predicted is what happens on average, in each of (up to) ten bins of the predictions.
+def check_calibration(evidence: Evidence) -> Checks:
+    """Check that predictions equal the observed mean in each of (up to) ten bins.
 
-    Judged bin by bin, corrected for their number (Holm): a mean over them would grow with noise.
+    Bins are tested one by one, corrected for their number (Holm, 1979); a mean over bins would grow with
+    noise. The limit for a regression is in standard deviations of the target.
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        A result for each label, or for the target of a regression.
     """
-    limit = evidence.params.gate.max_calibration_error
-    for name, truth, predicted in predictions(evidence):
+    scale = float(np.std(evidence.test.target)) or 1.0 if evidence.contract.task == "regression" else 1.0
+    max_error = evidence.params.gate.max_calibration_error * scale
+    for name, observed, predicted in label_predictions(evidence):
         bins = assign_calibration_bins(predicted)
-        slack = {str(index): room(truth - predicted, bins == index, limit) for index in np.unique(bins)}
-        found = evidence.estimate(slack).values()
-        off = [p <= evidence.level for p in adjust_holm([p_value_below_zero(estimate) for estimate in found])]
-        worst = limit - min(estimate.value for estimate in found)
-        said = (
-            f"{sum(off)} of {len(off)} bins of the predictions are off by more than {limit:g}, beyond "
-            f"doubt; the worst by {worst:.3g}"
-        )
-        yield Check("calibration", name, verdict_if(not any(off)), said)
+        slack = {
+            str(index): _calibration_slack(observed - predicted, bins == index, max_error)
+            for index in np.unique(bins)
+        }
+        estimates = evidence.bootstrap(slack).values()
+        p_value = min(adjust_holm([p_value_below_zero(estimate) for estimate in estimates]))
+        worst = max_error - min(estimate.value for estimate in estimates)
+        status, message = status_if(p_value > evidence.alpha), f"the worst bin is off by {worst:.3g}"
+        limit = f"fails if a bin is off by more than {max_error:.3g} (p ≤ {evidence.alpha:g}, Holm)"
+        parameter = "gate.max_calibration_error"
+        yield Check("calibration", name, status, message, limit, parameter, None, worst, p_value)
 
 
-def room(gaps: NDArray, rows: NDArray, limit: float) -> Statistic:
-    """How far the mean gap of these rows stays inside the limit."""
-    return lambda counts: limit - np.abs(resampled_mean(gaps[rows], counts[:, rows]))
+def _calibration_slack(gaps: Floats, rows: NDArray[np.bool_], max_error: float) -> Statistic:
+    """How far the mean gap of a bin is below the limit."""
+    return lambda counts: max_error - np.abs(resampled_mean(gaps[rows], counts[:, rows]))
 
 
-def predictions(evidence: Evidence) -> list[tuple[str, NDArray, NDArray]]:
-    """Name, truth and prediction of each label; of a regression both in standard deviations."""
-    labels, target, outputs = evidence.contract.labels, evidence.target, evidence.outputs
+def label_predictions(evidence: Evidence) -> list[Predictions]:
+    """Observed values and predictions that calibration and curves are about.
+
+    Args:
+        evidence: Input of all checks.
+
+    Returns:
+        Name, observed values and predictions `(n_rows,)`: of each label 0 or 1 and its probability (of two
+        labels, only the second), of a regression the target. Empty for a ranking.
+    """
+    labels, target, outputs = evidence.contract.labels, evidence.test.target, evidence.outputs
     if evidence.contract.task == "regression":
-        scale = float(np.std(target)) or 1.0
-        return [(labels[0], target / scale, outputs[:, 0] / scale)]
+        return [(labels[0], target.astype(float), outputs[:, 0])]
     if evidence.contract.task == "ranking":
         return []
-    judged = [1] if len(labels) == 2 else range(len(labels))
-    return [(labels[index], (target == index).astype(float), outputs[:, index]) for index in judged]
+    positions = [1] if len(labels) == 2 else range(len(labels))
+    return [(labels[index], (target == index).astype(float), outputs[:, index]) for index in positions]
 
 
-def behave(evidence: Evidence) -> Checks:
-    """A change of one field does to the answers what the problem says it must."""
-    for behaviour, changed in zip(evidence.behaviours, evidence.changed, strict=True):
-        label = evidence.contract.labels.index(behaviour.label) if behaviour.label else 0
-        moved = (changed[:, label] - evidence.outputs[:, label]).astype(float)
-        subject = f"{behaviour.column}: {behaviour.change}"
-        if behaviour.effect == "leaves":
-            found = evidence.estimate(
-                {"": partial(resampled_mean, np.abs(moved) / answer_range(evidence, label))}
-            )[""]
-            holds, must = (
-                found.low <= behaviour.tolerance,
-                f"must not be over {behaviour.tolerance:g}, beyond doubt",
-            )
-        else:
-            sign = 1 if behaviour.effect == "raises" else -1
-            found = evidence.estimate({"": partial(resampled_mean, sign * moved)})[""]
-            holds, must = found.low > 0, "all of it must be above 0"
-        said = f"{behaviour.meaning} It {behaviour.effect} the answer: {found}; {must}"
-        yield Check("behaviour", subject, verdict_if(holds), said, found)
+def check_behaviour(evidence: Evidence) -> Checks:
+    """Check directional expectations and invariances (Ribeiro et al., 2020, "CheckList").
+
+    Args:
+        evidence: Input of all checks.
+
+    Yields:
+        A result for each behavioural test.
+    """
+    for test, changed in zip(evidence.behavioural_tests, evidence.changed_outputs, strict=True):
+        label = evidence.contract.labels.index(test.label) if test.label else 0
+        differences = (changed[:, label] - evidence.outputs[:, label]).astype(float)
+        if test.effect == "leaves":
+            differences = np.abs(differences) / _output_range(evidence, label)
+        estimate = evidence.bootstrap({"": partial(resampled_mean, differences)})[""]
+        passed, limit = {
+            "raises": (estimate.low > 0, "CI lower bound > 0"),
+            "lowers": (estimate.high < 0, "CI upper bound < 0"),
+            "leaves": (estimate.low <= test.tolerance, f"CI lower bound ≤ {test.tolerance:g}"),
+        }[test.effect]
+        change = f"= {test.change}" if isinstance(test.change, str) else f"{test.change:+g}"
+        message = f"{test.meaning} The mean prediction changes by {estimate}"
+        subject, field = f"{test.column} {change}", "BEHAVIOURAL_TESTS in problem.py"
+        yield Check("behaviour", subject, status_if(passed), message, limit, field, estimate)
 
 
-def answer_range(evidence: Evidence, label: int) -> float:
-    """What a change is large against: 1 for a probability, else the answers' range."""
+def _output_range(evidence: Evidence, label: int) -> float:
+    """Range of an output: 1 for a probability."""
     if evidence.contract.task == "classification":
         return 1.0
     return float(np.ptp(evidence.outputs[:, label])) or 1.0
 
 
-RULES = (
-    sound_data,
-    within_budget,
-    reach_kpis,
-    beat_baseline,
-    beat_production,
-    keep_right_answers,
-    spare_segments,
-    treat_alike,
-    be_calibrated,
-    behave,
+CHECKS = (
+    check_data,
+    check_budget,
+    check_kpis,
+    check_baseline,
+    check_production,
+    check_mcnemar,
+    check_segments,
+    check_fairness,
+    check_calibration,
+    check_behaviour,
 )
+
+
+def decide(checks: list[Check]) -> Verdict:
+    """Derive the verdict.
+
+    Args:
+        checks: All results.
+
+    Returns:
+        "block" if a check fails, else "keep" if one warns, else "promote".
+    """
+    statuses = {check.status for check in checks}
+    return "block" if "fail" in statuses else "keep" if "warn" in statuses else "promote"
+
+
+def checks_table(checks: list[Check], interval: str = "CI") -> str:
+    """Format checks as Markdown tables: failures first, passes last and folded.
+
+    Args:
+        checks: All results.
+        interval: Title of the column with the confidence intervals.
+
+    Returns:
+        A table of all checks that do not pass, and a folded table of the others.
+    """
+
+    def rows(*statuses: Status) -> str:
+        chosen = sorted(
+            (check for check in checks if check.status in statuses), key=lambda it: STATUSES.index(it.status)
+        )
+        return table([_row(check, interval) for check in chosen])
+
+    n_passed = sum(check.status == "pass" for check in checks)
+    passed = f"<details><summary>{n_passed} checks passed</summary>\n\n{rows('pass')}\n\n</details>"
+    return "\n\n".join(filter(None, [rows("fail", "warn", "skipped"), passed]))
+
+
+def _row(check: Check, interval: str) -> dict[str, str]:
+    """A row of the table of checks."""
+    estimate = check.estimate
+    return {
+        "status": f"**{check.status}**" if check.status in ("fail", "warn") else check.status,
+        "check": check.check,
+        "subject": check.subject,
+        "value": _number(estimate.value if estimate else check.value) or check.message,
+        interval: f"{_number(estimate.low)} to {_number(estimate.high)}" if estimate else "",
+        "p-value": _number(check.p_value),
+        "limit": check.limit,
+    }
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits; integers in full."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"

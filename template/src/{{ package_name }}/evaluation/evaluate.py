@@ -1,4 +1,4 @@
-"""Evaluate: judge the bundle (never the estimator) on the test split, against a dumb baseline."""
+"""Evaluate the bundle (not the estimator) on the test split, and compare it with the baseline."""
 
 import msgspec
 import numpy as np
@@ -16,59 +16,74 @@ from ..stats.metrics import compute_metrics
 MIN_SEGMENT_ROWS = 30
 
 Metrics = dict[str, float]
-Segments = dict[str, dict[str, Metrics]]  # column, its value, metrics
 
 
 class Evaluation(msgspec.Struct):
-    """Metrics of the bundle on the test split: whole, of the baseline, and by segment."""
+    """Content of reports/evaluation.json: metrics of the bundle, of the baseline and of each segment."""
 
     model_version: str
     rows: int
     metrics: Metrics
     baseline: Metrics
-    segments: Segments
+    segments: dict[str, dict[str, Metrics]]  # by column and value
 
 
-def baseline(test: Dataset) -> NDArray:
-    """Outputs of no model: the column `problem.BASELINE`, else training's median or shares."""
+def predict_baseline(test: Dataset) -> NDArray[np.floating]:
+    """Predict without a model: the baseline column, else the training split's median or label shares.
+
+    Args:
+        test: The rows to predict.
+
+    Returns:
+        Outputs of shape `(n_rows, n_labels)`.
+    """
     if test.baseline is not None:
         return test.baseline[:, None]
-    contract, rows = test.contract, len(test)
-    target = read_target(TRAIN, contract).to_numpy()
-    if contract.task == "regression":
-        return np.full((rows, 1), np.median(target))
-    return np.tile(np.bincount(target, minlength=len(contract.labels)) / len(target), (rows, 1))
+    target = read_target(TRAIN, test.contract).to_numpy()
+    if test.contract.task == "regression":
+        return np.full((len(test), 1), np.median(target))
+    shares = np.bincount(target, minlength=len(test.contract.labels)) / len(target)
+    return np.tile(shares, (len(test), 1))
 
 
-def by_segment(test: Dataset, outputs: NDArray) -> Segments:
-    """Metrics for each value of the columns that are segments."""
-    return {
-        column: {
-            value: {"rows": len(rows), **compute_metrics(test.contract, test.target[rows], outputs[rows])}
-            for value, rows in values.items()
-            if len(rows) >= MIN_SEGMENT_ROWS
-        }
-        for column, values in test.segments.items()
-    }
+def evaluate(model: Model, test: Dataset) -> Evaluation:
+    """Compute all metrics of the bundle.
 
+    Args:
+        model: The bundle.
+        test: The test split.
 
-def evaluate(model: Model) -> Evaluation:
-    contract, test = model.contract, load_dataset(TEST, model.contract, problem.BASELINE)
-    outputs = model.run(test.features.to_numpy())
+    Returns:
+        The report. Segments with fewer than `MIN_SEGMENT_ROWS` rows are left out.
+    """
+    outputs, everyone = model.run(test.features.to_numpy()), np.arange(len(test))
+
+    def measure(predicted: NDArray[np.floating], rows: NDArray[np.intp]) -> Metrics:
+        return compute_metrics(test.contract, test.target[rows], predicted[rows])
+
     return Evaluation(
         model_version=model.metadata.version,
         rows=len(test),
-        metrics=compute_metrics(contract, test.target, outputs),
-        baseline=compute_metrics(contract, test.target, baseline(test)),
-        segments=by_segment(test, outputs),
+        metrics=measure(outputs, everyone),
+        baseline=measure(predict_baseline(test), everyone),
+        segments={
+            column: {
+                value: {"rows": len(rows), **measure(outputs, rows)}
+                for value, rows in groups.items()
+                if len(rows) >= MIN_SEGMENT_ROWS
+            }
+            for column, groups in test.segments.items()
+        },
     )
 
 
 def main() -> None:
-    found = evaluate(Model(BUNDLE))
-    write_json(EVALUATION_REPORT, found)
-    write_json(METRICS, found.metrics)
-    metrics = [f"{n} {v:.4f} (baseline {found.baseline[n]:.4f})" for n, v in found.metrics.items()]
+    """Write reports/evaluation.json and reports/metrics.json."""
+    model = Model(BUNDLE)
+    report = evaluate(model, load_dataset(TEST, model.contract, problem.BASELINE))
+    write_json(EVALUATION_REPORT, report)
+    write_json(METRICS, report.metrics)
+    metrics = [f"{n} {v:.4f} (baseline {report.baseline[n]:.4f})" for n, v in report.metrics.items()]
     print("evaluate: " + ", ".join(metrics))
 
 

@@ -1,11 +1,10 @@
-"""The gate: may this model replace the one in production? `promote`, `keep` or `block`, with reasons.
+"""Gate: decide whether the model may replace the model in production.
 
-It runs after the pipeline and not as a stage of it: the newest production tag is a fact of git, which
-DVC does not watch. `block` ends with exit code 1; `keep` and `promote` are told apart in the report.
+The verdict is `promote`, `keep` (the model in production stays) or `block` (exit code 1). The gate runs
+after the pipeline and is not a DVC stage: it depends on the newest production tag, which DVC does not track.
 """
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from .. import params, problem
 from ..contract import Contract
 from ..contract.dataset import load_dataset
-from ..contract.expectations import Behaviour
+from ..contract.expectations import Behaviour as BehaviouralTest
 from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
@@ -23,40 +22,52 @@ from ..model import registry
 from ..model.bundle import Model
 from ..stats.metrics import METRICS
 from . import cards, plots
-from .checks import RULES, Check, Evidence, Production, Verdict, overview, worst
-from .evaluate import baseline
+from .checks import CHECKS, Check, Evidence, Production, Verdict, checks_table, decide
+from .evaluate import predict_baseline
 
 VOLATILE = ("production", "segment", "bundle")
-"""Rules that compare with the model in production, or with figures of one run (latency)."""
+"""Checks against the model in production, or of measurements that differ between runs (latency)."""
 
 
-class Judgement(msgspec.Struct):
-    """The gate's answer: the machine-readable report."""
+class GateReport(msgspec.Struct):
+    """Content of reports/gate.json."""
 
     verdict: Verdict
     model_version: str
-    production: str | None  # the tag of the model it was compared with
+    production: str | None  # tag of the model that was compared with
     reasons: list[str]
     checks: list[Check]
 
 
-def judge(evidence: Evidence) -> Judgement:
-    """Ask every rule; the worst verdict counts."""
-    checks = [check for rule in RULES for check in rule(evidence)]
-    verdict = worst(checks)
-    telling = [check for check in checks if check.verdict == verdict]
-    if verdict == "promote":
-        telling = [check for check in checks if check.rule in ("baseline", "production")]
-    reasons = [f"{check.rule}, {check.subject}: {check.said}" for check in telling]
+def judge(evidence: Evidence) -> GateReport:
+    """Run all checks and derive the verdict.
+
+    Args:
+        evidence: Input of all checks.
+
+    Returns:
+        The report. Its reasons are the checks that fail, or else those that warn, or else the comparisons
+        with baseline and production.
+    """
+    checks = [result for check in CHECKS for result in check(evidence)]
+    verdict = decide(checks)
+    status = {"block": "fail", "keep": "warn", "promote": "pass"}[verdict]
+    compared = [check for check in checks if check.check in ("baseline", "production")]
+    deciding = [check for check in (compared if verdict == "promote" else checks) if check.status == status]
     tag = evidence.production.tag if evidence.production else None
-    return Judgement(verdict, evidence.version, tag, reasons, checks)
+    return GateReport(verdict, evidence.version, tag, [check.reason for check in deciding], checks)
 
 
-def check_expectations(contract: Contract) -> None:
-    """Refuse what `problem.py` expects of a metric, column or label that there is not."""
+def check_declarations(contract: Contract) -> None:
+    """Check that KPIs and behavioural tests name metrics, columns and labels that exist.
+
+    Args:
+        contract: The contract of the model.
+
+    Raises:
+        ProjectError: A declaration does not fit the contract.
+    """
     metrics = METRICS[contract.task]
-    if not problem.KPIS:
-        raise ProjectError("problem.KPIS: declare at least one, models are compared by the first")
     for kpi in problem.KPIS:
         if kpi.metric not in metrics:
             raise ProjectError(
@@ -64,127 +75,156 @@ def check_expectations(contract: Contract) -> None:
             )
     single = {column.name: column for column in contract.features if column.encoded_names == (column.name,)}
     labels = (None,) if contract.task == "regression" else contract.labels
-    for behaviour in problem.BEHAVIOURS:
-        column = single.get(behaviour.column)
-        if column is None or behaviour.label not in labels:
-            raise ProjectError(
-                f"problem.BEHAVIOURS: {behaviour.column!r} must be a feature of kind number, integer or "
-                f"category, and the label one of {labels}; it is {behaviour.label!r}"
-            )
-        is_number = not isinstance(behaviour.change, str)
-        if not (behaviour.change in column.categories if column.kind == "category" else is_number):
-            raise ProjectError(
-                f"problem.BEHAVIOURS: {behaviour.column} cannot change to {behaviour.change!r}"
-            )
+    for test in problem.BEHAVIOURS:
+        column, at = single.get(test.column), f"problem.BEHAVIOURS: {test.column!r}"
+        if column is None:
+            raise ProjectError(f"{at} must be a feature of kind number, integer or category")
+        if test.label not in labels:
+            raise ProjectError(f"{at}: the label must be one of {labels}; it is {test.label!r}")
+        is_category = column.kind == "category"
+        if not (test.change in column.categories if is_category else not isinstance(test.change, str)):
+            raise ProjectError(f"{at} cannot change to {test.change!r}; it must be {column.rule}")
 
 
-def change(features: NDArray, behaviour: Behaviour, contract: Contract) -> NDArray:
-    """The features after the behaviour's change, inside the contract's limits."""
-    column, place = contract.column(behaviour.column), contract.feature_names.index(behaviour.column)
+def apply_change(
+    features: NDArray[np.float32], test: BehaviouralTest, contract: Contract
+) -> NDArray[np.float32]:
+    """Apply the change of a behavioural test to every row, within the contract's limits.
+
+    Args:
+        features: Shape `(n_rows, n_features)`.
+        test: The behavioural test.
+        contract: The contract of the features.
+
+    Returns:
+        A changed copy.
+    """
+    column, position = contract.column(test.column), contract.feature_names.index(test.column)
     changed = features.copy()
-    if isinstance(behaviour.change, str):
-        changed[:, place] = column.categories.index(behaviour.change)
+    if isinstance(test.change, str):
+        changed[:, position] = column.categories.index(test.change)
     else:
-        changed[:, place] = np.clip(changed[:, place] + behaviour.change, *column.bounds)
+        changed[:, position] = np.clip(changed[:, position] + test.change, *column.bounds)
     return changed
 
 
-def gather(model: Model, settings: params.Params) -> Evidence:
-    """Answer the test rows with this model, with the one in production, and with none."""
-    contract = model.contract
-    check_expectations(contract)
-    test = load_dataset(TEST, contract, problem.BASELINE)
+def collect_evidence(model: Model, settings: params.Params) -> Evidence:
+    """Predict the test rows with the model, the model in production and the baseline.
+
+    Args:
+        model: The bundle to judge.
+        settings: All parameters.
+
+    Returns:
+        Input of all checks.
+
+    Raises:
+        ProjectError: A declaration does not fit, or the model in production cannot be fetched.
+    """
+    check_declarations(model.contract)
+    test = load_dataset(TEST, model.contract, problem.BASELINE)
     features = test.features.to_numpy()
-    tag = registry.find_production_tag()
-    champion = registry.load_champion(tag) if tag and tag != settings.gate.comparison_reset_tag else None
-    apart = registry.contract_differences(champion.contract, contract) if champion else []
-    compared = None
-    if tag and champion and not apart:
-        answers = champion.run(read_features(TEST, champion.contract).to_numpy())
-        compared = Production(tag, champion.metadata.version, answers)
+    production, differences = _predict_production(model.contract, settings.gate.comparison_reset_tag)
     reports = {"data": DATA_REPORT / "data.json", "split": SPLIT_REPORT, "bundle": BUNDLE_REPORT}
     return Evidence(
         params=settings,
-        contract=contract,
         kpis=problem.KPIS,
-        behaviours=problem.BEHAVIOURS,
+        behavioural_tests=problem.BEHAVIOURS,
         version=model.metadata.version,
-        target=test.target,
+        test=test,
         outputs=model.run(features),
-        baseline=baseline(test),
-        production=compared,
-        incomparable=apart,
-        changed=tuple(model.run(change(features, behaviour, contract)) for behaviour in problem.BEHAVIOURS),
-        segments=test.segments,
-        protected=test.protected,
+        baseline=predict_baseline(test),
+        production=production,
+        contract_differences=differences,
+        changed_outputs=tuple(
+            model.run(apply_change(features, test, model.contract)) for test in problem.BEHAVIOURS
+        ),
         reports={name: msgspec.json.decode(path.read_bytes()) for name, path in reports.items()},
     )
 
 
-def write_report(found: Judgement, evidence: Evidence, path: Path) -> None:
-    """The judgement as Markdown, with pictures."""
-    against = found.production or "the baseline: nothing is in production yet"
+def _predict_production(contract: Contract, reset_tag: str | None) -> tuple[Production | None, list[str]]:
+    """Outputs of the model in production for the test rows, or why it cannot predict them."""
+    tag = registry.newest_tag()
+    if tag is None or tag == reset_tag:
+        return None, []
+    champion = registry.fetch(tag)
+    if differences := registry.differences(champion.contract, contract):
+        return None, differences
+    outputs = champion.run(read_features(TEST, champion.contract).to_numpy())
+    return Production(tag, champion.metadata.version, outputs), []
+
+
+def write_markdown(report: GateReport, evidence: Evidence, path: Path) -> None:
+    """Write the report for people.
+
+    Args:
+        report: The report.
+        evidence: What it was made from.
+        path: The Markdown file; the plots lie beside it.
+    """
+    reference = report.production or "the baseline (no model is in production)"
     parts = [
-        f"# Gate: {found.verdict}",
-        f"Model {found.model_version} on {len(evidence.target):,} test rows, against {against}.",
-        "\n".join(f"- {reason}" for reason in found.reasons),
-        "## What the model is for",
-        f"In brackets: the {evidence.params.gate.confidence_level:.0%} confidence interval.",
-        cards.kpi_table(msgspec.to_builtins(found.checks)),
-        "![How good the model is](gate.png)",
-        "## Every check",
-        overview(found.checks),
+        f"# Gate: {report.verdict}",
+        f"Model {report.model_version}, on {len(evidence.test):,} test rows, compared with {reference}.",
+        "\n".join(f"- {reason}" for reason in report.reasons),
+        "## KPIs",
+        cards.kpi_table(msgspec.to_builtins(report.checks)),
+        "![Curves, calibration and segments](gate.png)",
+        "## Checks",
+        checks_table(report.checks, f"{evidence.params.gate.confidence_level:.0%} CI"),
     ]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def lasting(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Checks that come out alike as long as model, data and limits are the same."""
-    return [check for check in checks if check["rule"] not in VOLATILE]
+def _is_recorded(report: GateReport, evidence: Evidence) -> bool:
+    """Whether the committed report is of the model in production, and all but the comparison is unchanged.
 
-
-def is_recorded(judgement: Judgement, evidence: Evidence) -> bool:
-    """Whether the reports are of the model in production already, and nothing but that has changed since.
-
-    They say how it compared with the model before it; held against itself, it would lose that.
+    It holds the comparison with the previous model, which a comparison with itself would overwrite.
     """
-    in_production = evidence.production and evidence.production.version == judgement.model_version
-    if not in_production or judgement.verdict == "block" or not GATE_REPORT.exists():
+    in_production = evidence.production and evidence.production.version == report.model_version
+    if not in_production or report.verdict == "block" or not GATE_REPORT.exists():
         return False
     recorded = msgspec.json.decode(GATE_REPORT.read_bytes())
-    is_same = recorded["model_version"] == judgement.model_version and recorded["verdict"] != "block"
-    checks = msgspec.json.decode(msgspec.json.encode(judgement.checks))
-    return is_same and lasting(recorded["checks"]) == lasting(checks)
+    if recorded["model_version"] != report.model_version or recorded["verdict"] == "block":
+        return False
+    current = msgspec.json.decode(msgspec.json.encode(report.checks))
+    lasting = [
+        [check for check in checks if check.get("check") not in VOLATILE]  # 0.2.x wrote "rule"
+        for checks in (recorded["checks"], current)
+    ]
+    return lasting[0] == lasting[1]
 
 
-def record(judgement: Judgement, evidence: Evidence) -> None:
-    """Write the reports. A blocked model gets no cards, and those of the last one would not be of it."""
-    write_json(GATE_REPORT, judgement)
-    plots.draw(evidence, judgement.checks, GATE_REPORT.with_suffix(".png"))
-    write_report(judgement, evidence, GATE_REPORT.with_suffix(".md"))
-    if judgement.verdict == "block":
+def _write_reports(report: GateReport, evidence: Evidence) -> None:
+    """Write the reports; delete the cards if the model is blocked, as they describe another model."""
+    write_json(GATE_REPORT, report)
+    plots.draw(evidence, report.checks, GATE_REPORT.with_suffix(".png"))
+    write_markdown(report, evidence, GATE_REPORT.with_suffix(".md"))
+    if report.verdict == "block":
         for path in cards.CARDS:
             path.unlink(missing_ok=True)
 
 
 def main() -> None:
-    evidence = gather(Model(BUNDLE), params.load())
-    found = judge(evidence)
-    stays = is_recorded(found, evidence)
-    if not stays:
-        record(found, evidence)
-    if found.verdict != "block":
+    """Judge the bundle; write reports and cards."""
+    evidence = collect_evidence(Model(BUNDLE), params.load())
+    report = judge(evidence)
+    is_recorded = _is_recorded(report, evidence)
+    if not is_recorded:
+        _write_reports(report, evidence)
+    if report.verdict != "block":
         cards.write()
-    reasons = "".join(f"\n- {reason}" for reason in found.reasons)
-    if found.verdict == "block":
+    reasons = "".join(f"\n- {reason}" for reason in report.reasons)
+    if report.verdict == "block":
         raise ProjectError(
-            f"the gate blocks model {found.model_version}{reasons}\n"
-            f"{GATE_REPORT.with_suffix('.md')} says all. "
-            f"The model has no cards. Commit all of it, or {cards.ALONE}"
+            f"the gate blocks model {report.model_version}{reasons}\n"
+            f"All checks: {GATE_REPORT.with_suffix('.md')}. The cards were deleted. Commit all changes, or "
+            f"{cards.ALONE}"
         )
-    print(f"gate: {found.verdict} model {found.model_version}{reasons}")
-    if stays:
-        print(f"gate: {GATE_REPORT} and the cards are of this model already, and stay as they are")
+    print(f"gate: {report.verdict} model {report.model_version}{reasons}")
+    if is_recorded:
+        print(f"gate: unchanged, {GATE_REPORT} and the cards already describe this model")
 
 
 if __name__ == "__main__":

@@ -1,52 +1,61 @@
-"""Importance: what the model loses of the first KPI's metric when a column's values go to other rows.
+"""Permutation importance (Breiman, 2001) of each column, of the bundle on the test split.
 
-Permutation importance (Breiman, 2001), of the bundle on the test split. Of columns that say the same, each
-may look needless, for the model has the other.
+If two columns hold the same information, both may seem unimportant, because the model uses the other.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import problem
-from ..contract.dataset import load_dataset
+from ..contract.dataset import Dataset, load_dataset
+from ..contract.expectations import Kpi
 from ..core.errors import cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, IMPORTANCE_REPORT, TEST
 from ..model.bundle import Model
 from ..stats.metrics import METRICS
 
-ROUNDS = 5
+N_REPEATS = 5
 MAX_ROWS = 10_000
 
 
-def importance(model: Model, features: NDArray, target: NDArray) -> dict[str, float]:
-    """Loss by each column, the largest first; a column's numbers are moved together."""
-    random, kpi = np.random.default_rng(0), problem.KPIS[0]
-    metric, once = METRICS[model.contract.task][kpi.metric], np.ones((1, len(target)))
+def permutation_importance(model: Model, test: Dataset, kpi: Kpi) -> dict[str, float]:
+    """Loss of a KPI's metric when the values of a column are shuffled between rows.
 
-    def quality(rows: NDArray) -> float:
-        return kpi.sign * float(metric(target, model.run(rows), once)[0])
+    Args:
+        model: The bundle.
+        test: Rows to measure on; at most `MAX_ROWS` are drawn.
+        kpi: Says the metric, and whether more is better.
 
-    whole, names, found = quality(features), model.contract.feature_names, {}
+    Returns:
+        Mean loss of `N_REPEATS` shuffles by column, the largest first. The features that encode one column
+        are shuffled together.
+    """
+    random, metric = np.random.default_rng(0), METRICS[model.contract.task][kpi.metric]
+    rows = np.random.default_rng(0).permutation(len(test))[:MAX_ROWS]
+    features, target, ones = test.features.to_numpy()[rows], test.target[rows], np.ones((1, len(rows)))
+
+    def score(positions: Sequence[int]) -> float:
+        shuffled = features.copy()
+        shuffled[:, positions] = random.permutation(features[:, positions])
+        return kpi.sign * float(metric(target, model.run(shuffled), ones)[0])
+
+    full_score, names = score([]), model.contract.feature_names
+    losses = {}
     for column in model.contract.features:
-        places = [names.index(name) for name in column.encoded_names]
-        losses = []
-        for _ in range(ROUNDS):
-            moved = features.copy()
-            moved[:, places] = random.permutation(features[:, places])
-            losses.append(whole - quality(moved))
-        found[column.name] = float(np.mean(losses))
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        positions = [names.index(name) for name in column.encoded_names]
+        losses[column.name] = full_score - float(np.mean([score(positions) for _ in range(N_REPEATS)]))
+    return dict(sorted(losses.items(), key=lambda item: -item[1]))
 
 
 def main() -> None:
-    model = Model(BUNDLE)
-    test = load_dataset(TEST, model.contract)
-    sample = np.random.default_rng(0).permutation(len(test))[:MAX_ROWS]
-    found = importance(model, test.features.to_numpy()[sample], test.target[sample])
-    write_json(IMPORTANCE_REPORT, {"metric": problem.KPIS[0].metric, "loss": found})
-    first = [f"{name} {loss:.3g}" for name, loss in list(found.items())[:5]]
-    print(f"importance: without it, {problem.KPIS[0].metric} loses: {', '.join(first)}")
+    """Write reports/importance.json."""
+    model, kpi = Model(BUNDLE), problem.KPIS[0]
+    losses = permutation_importance(model, load_dataset(TEST, model.contract), kpi)
+    write_json(IMPORTANCE_REPORT, {"metric": kpi.metric, "loss": losses})
+    largest = [f"{name} {loss:.3g}" for name, loss in list(losses.items())[:5]]
+    print(f"importance: loss of {kpi.metric} if a column is shuffled: {', '.join(largest)}")
 
 
 if __name__ == "__main__":

@@ -1,106 +1,119 @@
-"""Pictures of what the gate looked at: how good the model is, where, and against what."""
+"""Plots of the gate's report: curves, calibration, and the comparison by segment."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..contract.tables import quote, read_column
 from ..stats.inference import assign_calibration_bins
-from ..stats.metrics import _count_by_score
-from .checks import Check, Evidence, predictions
+from .checks import Check, Evidence, Predictions, Status, label_predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = 336  # newest rows of a forecast: a week of half-hours
-Panel = Callable[["Axes"], None]
+NEWEST_ROWS = 336  # of a forecast: a week of half-hours
+STYLES: dict[Status, tuple[str, str]] = {"pass": ("C0", "o"), "warn": ("C1", "s"), "fail": ("C3", "X")}
 
 
 def draw(evidence: Evidence, checks: list[Check], path: Path) -> None:
-    """Draw the panels that the evidence has content for, side by side."""
+    """Draw up to four panels, two side by side, legible at a width of 830 pixels.
+
+    Args:
+        evidence: Predictions and observed values.
+        checks: Results of the checks, for the comparison.
+        path: The PNG file to write.
+    """
     from matplotlib.figure import Figure
 
-    panels = [*quality(evidence), *calibration(evidence)]
-    compared = [check for check in checks if check.rule in ("production", "segment") and check.found]
-    if compared:
-        panels.append(lambda axes: intervals(axes, compared))
-    figure = Figure(figsize=(5 * len(panels), 4.2), layout="constrained")
-    for index, panel in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), index + 1)
+    panels = _panels(evidence, checks)
+    figure = Figure(figsize=(8.3, 4.1 * -(-len(panels) // 2)), layout="constrained")
+    figure.suptitle(f"Model {evidence.version} on {len(evidence.test):,} test rows")
+    for index, panel in enumerate(panels, 1):
+        axes = figure.add_subplot(-(-len(panels) // 2), 2, index)
         axes.spines[["top", "right"]].set_visible(False)
         panel(axes)
-    figure.savefig(path, dpi=80, metadata={"Software": None})
+    figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
-def quality(evidence: Evidence) -> list[Panel]:
-    """ROC and precision-recall of a classification; forecast against truth of a regression."""
+def _panels(evidence: Evidence, checks: list[Check]) -> list[Callable[["Axes"], None]]:
+    """The panels that the task has content for."""
+    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
+
+    predictions, panels = label_predictions(evidence), []
+    if evidence.production and len(predictions) == 1:
+        previous = label_predictions(replace(evidence, outputs=evidence.production.outputs))
+        predictions += [(evidence.production.tag, observed, old) for _, observed, old in previous]
     if evidence.contract.task == "classification":
-        return [lambda axes: roc(axes, evidence), lambda axes: precision_recall(axes, evidence)]
-    return [lambda axes: forecast(axes, evidence)] if evidence.contract.task == "regression" else []
+        panels += [
+            lambda axes: _curves(axes, RocCurveDisplay, "ROC curve", predictions),
+            lambda axes: _curves(axes, PrecisionRecallDisplay, "Precision and recall", predictions),
+        ]
+    if evidence.contract.task == "regression":
+        panels.append(lambda axes: _forecast(axes, evidence))
+    if predictions:
+        panels.append(lambda axes: _calibration(axes, predictions))
+    sizes = {
+        f"{column} = {value}": len(rows)
+        for column, groups in evidence.test.segments.items()
+        for value, rows in groups.items()
+    }
+    if compared := [check for check in checks if check.check in ("production", "segment") and check.estimate]:
+        title = f"{evidence.kpis[0].metric}: improvement over {evidence.reference}"
+        panels.append(lambda axes: _comparison(axes, compared, title, sizes))
+    return panels
 
 
-def above(truth: NDArray, predicted: NDArray) -> tuple[NDArray, NDArray]:
-    """How many positives and negatives lie at or above each distinct score, from the highest."""
-    positives, negatives = _count_by_score(truth, predicted, np.ones((1, len(truth))))
-    return positives[0].cumsum(), negatives[0].cumsum()
+def _curves(axes: "Axes", display: Any, title: str, predictions: list[Predictions]) -> None:
+    """ROC or precision-recall curves."""
+    for index, (name, observed, predicted) in enumerate(predictions):
+        chance = index == len(predictions) - 1
+        display.from_predictions(observed, predicted, name=name, ax=axes, plot_chance_level=chance)
+    axes.set(title=title, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set(xlabel=axes.get_xlabel().split(" (")[0], ylabel=axes.get_ylabel().split(" (")[0])
+    axes.legend(fontsize="small")
 
 
-def roc(axes: "Axes", evidence: Evidence) -> None:
-    for name, truth, predicted in predictions(evidence):
-        positives, negatives = above(truth, predicted)
-        axes.plot(negatives / negatives[-1], positives / positives[-1], label=name)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-    axes.set(title="ROC", xlabel="false positives", ylabel="true positives")
-    axes.legend()
-
-
-def precision_recall(axes: "Axes", evidence: Evidence) -> None:
-    for name, truth, predicted in predictions(evidence):
-        positives, negatives = above(truth, predicted)
-        axes.plot(positives / positives[-1], positives / (positives + negatives), label=name)
-    axes.set(title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.05))
-    axes.legend()
-
-
-def forecast(axes: "Axes", evidence: Evidence) -> None:
-    """The newest rows over time, or every row where there is no time."""
-    truth, predicted = evidence.target, evidence.outputs[:, 0]
-    if evidence.contract.time is None:
-        axes.scatter(predicted, truth, s=4)
-        axes.axline((float(truth.mean()), float(truth.mean())), slope=1, color="grey", linestyle=":")
-        axes.set(title="Truth by prediction", xlabel="predicted", ylabel="true")
+def _forecast(axes: "Axes", evidence: Evidence) -> None:
+    """The newest rows over time, or predictions against observed values where rows have no time."""
+    observed, predicted, time = evidence.test.target, evidence.outputs[:, 0], evidence.contract.time
+    if time is None:
+        axes.scatter(predicted, observed, s=4)
+        axes.axline((float(observed.mean()), float(observed.mean())), slope=1, color="grey", linestyle=":")
+        axes.set(title="Predictions", xlabel="predicted", ylabel="observed", aspect="equal")
         return
-    axes.plot(truth[-SHOWN:], label="true")
-    axes.plot(predicted[-SHOWN:], label="predicted")
-    axes.set(title="Newest test rows", xlabel="row", ylabel=evidence.contract.target)
-    axes.legend()
+    times = read_column(evidence.test.path, quote(time))[-NEWEST_ROWS:]
+    series = {"observed": observed, "predicted": predicted, "baseline": evidence.baseline[:, 0]}
+    for (name, values), style in zip(series.items(), ("-", "--", ":"), strict=True):
+        axes.plot(times, values[-NEWEST_ROWS:], style, label=name, linewidth=1)
+    axes.set(title="Newest test rows", ylabel=evidence.contract.target)
+    axes.tick_params("x", rotation=30)
+    axes.legend(fontsize="small")
 
 
-def calibration(evidence: Evidence) -> list[Panel]:
-    """What happened against what was predicted, in tenths of the predictions."""
-
-    def panel(axes: "Axes") -> None:
-        for name, truth, predicted in predictions(evidence):
-            bins = assign_calibration_bins(predicted)
-            means = [(predicted[bins == b].mean(), truth[bins == b].mean()) for b in np.unique(bins)]
-            axes.plot(*zip(*means, strict=True), marker="o", label=name)
-        middle = float(np.mean([truth.mean() for _, truth, _ in predictions(evidence)]))
-        axes.axline((middle, middle), slope=1, color="grey", linestyle=":")
-        axes.set(title="Calibration", xlabel="predicted", ylabel="happened")
-        axes.legend()
-
-    return [panel] if predictions(evidence) else []
+def _calibration(axes: "Axes", predictions: list[Predictions]) -> None:
+    """Observed mean against predicted mean in bins of equal size, in the unit of the target."""
+    for name, observed, predicted in predictions:
+        bins = assign_calibration_bins(predicted)
+        means = [(predicted[bins == b].mean(), observed[bins == b].mean()) for b in np.unique(bins)]
+        axes.plot(*zip(*means, strict=True), marker="o", label=name)
+    low, high = min(*axes.get_xlim(), *axes.get_ylim()), max(*axes.get_xlim(), *axes.get_ylim())
+    axes.plot([low, high], [low, high], color="grey", linestyle=":", label="perfect calibration")
+    axes.set(title="Calibration", xlabel="predicted (mean of a bin)", ylabel="observed", aspect="equal")
+    axes.legend(fontsize="small")
 
 
-def intervals(axes: "Axes", checks: list[Check]) -> None:
-    """How much better the model is, on the whole and by segment; left of the line is worse."""
+def _comparison(axes: "Axes", checks: list[Check], title: str, sizes: dict[str, int]) -> None:
+    """Improvement with its interval, on the whole and by segment."""
     for place, check in enumerate(reversed(checks)):
-        if check.found:
-            colour = "C0" if check.verdict == "promote" else "C3"
-            axes.hlines(place, check.found.low, check.found.high, color=colour)
-            axes.plot(check.found.value, place, "o", color=colour)
-    axes.set_yticks(range(len(checks)), [check.subject for check in reversed(checks)])
+        if check.estimate:
+            colour, marker = STYLES[check.status]
+            axes.hlines(place, check.estimate.low, check.estimate.high, color=colour)
+            axes.plot(check.estimate.value, place, marker, color=colour)
+        label = f"{check.subject} (n = {sizes[check.subject]:,})" if check.subject in sizes else check.subject
+        label = label if check.status == "pass" else f"{check.status}: {label}"
+        axes.annotate(label, (0.02, place + 0.2), xycoords=("axes fraction", "data"), fontsize="small")
     axes.axvline(0, color="grey", linestyle=":")
-    axes.set(title="Better than before (red: objection)", ylim=(-0.5, len(checks) - 0.5))
+    axes.set(title=title, yticks=[], ylim=(-0.5, len(checks) - 0.2))

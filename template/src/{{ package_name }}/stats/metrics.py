@@ -131,7 +131,7 @@ def _macro_average(binary_metric: Metric) -> Metric:
     return metric
 
 
-def absolute_errors(target: Floats, outputs: Floats) -> Floats:
+def absolute_errors(target: Integers | Floats, outputs: Floats) -> Floats:
     """Absolute error of each row of a regression.
 
     Args:
@@ -166,7 +166,7 @@ def _r2(target: Floats, outputs: Floats, counts: Floats) -> Floats:
         return 1 - resampled_mean(absolute_errors(target, outputs) ** 2, counts) / variance
 
 
-def target_ranks(target: Integers, outputs: Floats) -> Integers:
+def target_ranks(target: Integers | Floats, outputs: Floats) -> Integers:
     """Rank of the target among the items of a ranking.
 
     Args:
@@ -176,7 +176,8 @@ def target_ranks(target: Integers, outputs: Floats) -> Integers:
     Returns:
         Shape `(n_rows,)`, from 1. Items with an equal score rank before the target.
     """
-    return np.sum(outputs >= outputs[np.arange(len(target)), target][:, None], axis=1)
+    target_scores = outputs[np.arange(len(target)), target.astype(np.intp)]
+    return np.sum(outputs >= target_scores[:, None], axis=1)
 
 
 def _hit_rate(target: Integers, outputs: Floats, counts: Floats) -> Floats:
