@@ -177,8 +177,8 @@ def judge(project: Path, folder: Path, tests: dict[str, Json], edit: Callable[[s
 
 
 @pytest.mark.proof("Each recording rule and alert is silent when it should be, and fires when it should")
-def test_rules_do_what_they_are_for(rendered: Path, tmp_path: Path) -> None:
-    """Each alert fires when it should and is silent when not; each figure is right."""
+def test_rules_fire_and_stay_silent_as_specified(rendered: Path, tmp_path: Path) -> None:
+    """Each alert fires when it should and is silent otherwise; each recording rule has the right value."""
     run("promtool", "check", "config", "--lint-fatal", "prometheus.yml", cwd=rendered / "deploy/monitoring")
     assert {rule["record"] for rule in rules(rendered, "record")} == FIGURES.keys()
     done = judge(rendered, tmp_path, unit_tests(rendered))
@@ -186,10 +186,10 @@ def test_rules_do_what_they_are_for(rendered: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("always", "silent"), [("vector(1) > 0", True), ("vector(1) < 0", False)])
-def test_an_alert_that_is_always_the_same_is_found(
+def test_rule_tests_detect_an_alert_that_never_changes(
     rendered: Path, tmp_path: Path, always: str, silent: bool
 ) -> None:
-    """Every alert has a case in which it must be silent, and one in which it must fire."""
+    """Every alert has a case in which it must be silent and one in which it must fire."""
 
     def edit(text: str) -> str:
         content = yaml.safe_load(text)
@@ -203,7 +203,7 @@ def test_an_alert_that_is_always_the_same_is_found(
     assert found == {rule["alert"] for rule in rules(rendered, "alert")}
 
 
-def test_own_limits_count(rendered: Path, tmp_path: Path) -> None:
+def test_custom_rules_override_limits(rendered: Path, tmp_path: Path) -> None:
     """The example in own.yml, once it is no comment any more, makes a slow server a good one."""
     slow = next(case for case in CASES if case.alert == "Slow" and case.fires)
     tests = unit_tests(rendered, [slow._replace(fires=())])
@@ -215,8 +215,8 @@ def test_own_limits_count(rendered: Path, tmp_path: Path) -> None:
     assert "limit:latency_seconds" in done.stderr
 
 
-def test_each_alert_has_an_owner_and_a_way_on(rendered: Path) -> None:
-    """Everybody is told of something; the runbook has a section for each alert, and for no other."""
+def test_each_alert_has_an_owner_and_a_runbook_section(rendered: Path) -> None:
+    """Every owner gets an alert; the runbook has a section for each alert and for no other."""
     alerts = rules(rendered, "alert")
     assert {rule["labels"]["severity"] for rule in alerts} == {"critical", "warning"}
     assert {rule["labels"]["owner"] for rule in alerts} == set(OWNERS.values())
@@ -239,8 +239,8 @@ def alertmanager(project: Path, **environment: str) -> str:
 
 @pytest.mark.proof("Alertmanager sends each alert where it belongs")
 @pytest.mark.parametrize("environment", [{}, {"ALERT_WEBHOOK": "https://chat.example/hook?team=a&key=$1"}])
-def test_each_severity_has_its_way(rendered: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    """Whatever the address is, and without one too: then alerts are only shown."""
+def test_each_severity_has_its_route(rendered: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    """With any webhook address, and without one: then alerts are only displayed."""
     (tmp_path / "routes.yml").write_text(alertmanager(rendered, **environment))
     run("amtool", "check-config", "routes.yml", cwd=tmp_path)
     hooks = yaml.safe_load((tmp_path / "routes.yml").read_text())["receivers"]
@@ -363,7 +363,7 @@ def stack(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.proof("Every query of the dashboard finds data in a Prometheus that watches a server")
 def test_every_panel_has_data(stack: Stack, project: Project) -> None:
-    """Each query of the dashboard finds something in a Prometheus that watches a server."""
+    """Each query of the dashboard returns data from a Prometheus that scrapes a server."""
     dashboard = project.json("deploy/monitoring/grafana/dashboards/model.json")
     targets = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(targets) > len(dashboard["panels"]) > 0
@@ -374,8 +374,8 @@ def test_every_panel_has_data(stack: Stack, project: Project) -> None:
 
 
 @pytest.mark.proof("A server that hangs is told to the webhook, and so is its return")
-def test_who_is_told_what(stack: Stack) -> None:
-    """A refusal too many is a warning. A server that hangs is critical, all else waits, until it is back."""
+def test_webhook_receives_alerts_by_severity(stack: Stack) -> None:
+    """Many rejections are a warning. A hanging server is critical and inhibits other alerts until it responds."""
     until(lambda: ("warning", "firing", "RowsRefused") in stack.told)
     stack.server.process.send_signal(signal.SIGSTOP)
     try:

@@ -214,8 +214,8 @@ def made(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_problem_takes_two_files(made: Made, kind: str) -> None:
-    """Nothing of the standard knows what it is about; the model is much better than none."""
+def test_another_problem_needs_two_files(made: Made, kind: str) -> None:
+    """No standard file depends on the problem; the model is much better than the baseline."""
     project = made(kind)
     found = project.json("reports/evaluation.json")
     better = {"images": ("accuracy", 0.9), "ranking": ("mrr", 0.8), "fraud": ("roc_auc", 0.7)}
@@ -226,8 +226,8 @@ def test_another_problem_takes_two_files(made: Made, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_rows_are_served(made: Made, kind: str) -> None:
-    """By the API and from files, equal to each other."""
+def test_api_and_batch_serve_other_problems_alike(made: Made, kind: str) -> None:
+    """The predictions of the API and of batch scoring are equal."""
     project, server = made(kind), made.server(kind)
     (answer,) = server.predictions(ROWS[kind])
     expected = {"images": {"label", "probabilities"}, "ranking": {"items"}}
@@ -248,15 +248,17 @@ def test_its_rows_are_served(made: Made, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "column", "value", "rule"), WRONG, ids=lambda part: repr(part)[:20])
-def test_its_rules_are_kept(made: Made, kind: str, column: str, value: Json, rule: str) -> None:
-    """Lists have a length and rules for what is in them."""
+def test_api_enforces_rules_of_list_columns(
+    made: Made, kind: str, column: str, value: Json, rule: str
+) -> None:
+    """List columns have a length, and rules for their elements."""
     (found,) = made.server(kind).problems({**ROWS[kind], column: value})
     assert found["column"] == column
     assert rule in found["rule"]
 
 
-def test_a_list_breaks_its_rule_in_a_table(made: Made, tmp_path: Path) -> None:
-    """The same rules as the API's, for rows of a file."""
+def test_validate_rejects_invalid_lists(made: Made, tmp_path: Path) -> None:
+    """The rules for rows of a file are those of the API."""
     project = made("images").copy(tmp_path / "project")
     project.edit("""
         SELECT * REPLACE (CASE scan WHEN 1 THEN pixels[:63] WHEN 2 THEN list_append(pixels, 1)
@@ -270,8 +272,8 @@ def test_a_list_breaks_its_rule_in_a_table(made: Made, tmp_path: Path) -> None:
     assert all(len(row["reasons"]) < 200 for row in rows)
 
 
-def test_a_basket_breaks_its_rule_in_a_table(made: Made, tmp_path: Path) -> None:
-    """Too many, unknown, nothing where something should be; an empty one is fine."""
+def test_validate_rejects_invalid_baskets(made: Made, tmp_path: Path) -> None:
+    """Too many items, unknown items and missing baskets are rejected; an empty basket is valid."""
     project = made("ranking").copy(tmp_path / "project")
     project.edit("""
         SELECT * REPLACE (CASE "order" WHEN 1 THEN ['book 99'] WHEN 2 THEN ['book 1', NULL]
@@ -283,8 +285,8 @@ def test_a_basket_breaks_its_rule_in_a_table(made: Made, tmp_path: Path) -> None
     assert [row["n"] for row in rows] == ["1", "2", "3", "4"]
 
 
-def test_an_item_that_nobody_chose_is_ranked_last_or_refused(work: Project) -> None:
-    """A catalogue has items without a sale: positions must not slip, and nothing may crash."""
+def test_item_without_sales_is_ranked_last_or_rejected(work: Project) -> None:
+    """A catalogue has items without a sale: positions must not shift, and no stage may crash."""
     shelf = 'Column("next", "category", categories='
     pose(work, RANKING.replace(f"{shelf}SHELF)", f'{shelf}("never sold", *SHELF))'))
     work.stages("data.ingest")
@@ -302,8 +304,8 @@ def test_an_item_that_nobody_chose_is_ranked_last_or_refused(work: Project) -> N
         assert hits[0]["share"] > 0.7
 
 
-def test_a_rare_item_does_not_stop_training(work: Project) -> None:
-    """Sold once, it is in one fold only: the others have never seen it."""
+def test_train_accepts_an_item_that_is_in_one_fold_only(work: Project) -> None:
+    """An item sold once is in one fold only: the models of the other folds do not know it."""
     once = """
     following = [SHELF[0] if name == "book 7" else name for name in following]
     following[2] = "book 7"
@@ -320,8 +322,8 @@ def test_a_rare_item_does_not_stop_training(work: Project) -> None:
     assert work.json("reports/metrics.json")["mrr"] > 0.7
 
 
-def test_rare_classes_in_time_do_not_stop_training(work: Project) -> None:
-    """Fraud begins in March: the first fold has seen none, and a forest then knows one class."""
+def test_train_accepts_a_class_that_first_occurs_late(work: Project) -> None:
+    """Fraud begins in March: the first fold has no example, so a forest knows only one class."""
     risk = "random.random(size) < risk"
     late = FRAUD.replace(risk, f"({risk}) & (np.arange(size) > 1500)")
     start = late.index("    from sklearn.ensemble")
@@ -403,8 +405,8 @@ UNCONVERTIBLE = {
 
 
 @pytest.mark.parametrize("step", UNCONVERTIBLE)
-def test_a_step_without_onnx_is_named_with_ways_out(work: Project, step: str) -> None:
-    """The step by its path and class, and none that is innocent."""
+def test_build_names_a_step_without_onnx_form(work: Project, step: str) -> None:
+    """The message names the step by its path and class, and no step that converts."""
     said = train_and_bundle(work, UNCONVERTIBLE[step])
     assert said is not None
     first = said.splitlines()[0]
@@ -462,15 +464,15 @@ CONVERTIBLE = {
 
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
-def test_other_estimators_are_bundled(work: Project, name: str) -> None:
-    """Parity is proven by the stage itself; the API then answers like the estimator."""
+def test_build_bundles_other_estimators(work: Project, name: str) -> None:
+    """The stage proves parity; the API then predicts what the estimator predicts."""
     assert train_and_bundle(work, CONVERTIBLE[name]) is None
     work.stages("evaluation.evaluate")
     assert work.json("reports/metrics.json")["roc_auc"] > 0.75
 
 
-def test_a_model_that_answers_otherwise_is_stopped(work: Project) -> None:
-    """One number of the model is changed on its way: the test split brings it to light."""
+def test_build_fails_without_parity(work: Project) -> None:
+    """One number of the ONNX model is changed: the test split reveals it."""
     work.problem.write_text(
         work.problem.read_text()
         + dedent("""
@@ -500,8 +502,8 @@ def test_a_model_that_answers_otherwise_is_stopped(work: Project) -> None:
     assert not (work.folder / "models/bundle").exists()
 
 
-def test_a_scaler_before_trees_is_stopped(demand_work: Project) -> None:
-    """The scaler's float64 puts values on the other side of a split than ONNX's float32 does."""
+def test_build_fails_for_a_scaler_before_trees(demand_work: Project) -> None:
+    """The scaler's float64 puts values on another side of a split than ONNX's float32."""
     text = demand_work.problem.read_text()
     demand_work.problem.write_text(
         text[: text.index("def estimator(")]
@@ -521,8 +523,8 @@ def test_a_scaler_before_trees_is_stopped(demand_work: Project) -> None:
     assert "scaler" in said
 
 
-def test_the_estimator_decides_nothing_about_rows(work: Project) -> None:
-    """A bundle without pickles: three documents and a model, none of which executes on load."""
+def test_bundle_contains_no_pickle(work: Project) -> None:
+    """A bundle is three documents and a model; none of them executes code when it is loaded."""
     names = {path.name for path in (work.folder / "models/bundle").iterdir()}
     assert {"model.onnx", "contract.json", "reference.json", "metadata.json"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".joblib", ".pickle", ".npy"))]
@@ -543,8 +545,8 @@ def test_the_estimator_decides_nothing_about_rows(work: Project) -> None:
         ('Column("x", "number", known_at_prediction=False, min=0, mx=1)', "mx"),
     ],
 )
-def test_a_contract_that_makes_no_sense_is_refused(work: Project, column: str, message: str) -> None:
-    """Where it is written, in words, and not later by what follows from it."""
+def test_invalid_contract_is_rejected_where_it_is_declared(work: Project, column: str, message: str) -> None:
+    """The message explains the error at the declaration, not at a consequence of it."""
     work.declare(column)
     done = work.stage("data.split")
     assert done.returncode != 0

@@ -51,8 +51,8 @@ def example(project: Project) -> Json:
     return project.json("models/bundle/example.json")
 
 
-def test_each_answered_row_is_kept(project: Project, slim: Path, tmp_path: Path) -> None:
-    """One row, many rows, a refusal; the server is told to go, and what waits is written."""
+def test_every_prediction_is_written_as_an_event(project: Project, slim: Path, tmp_path: Path) -> None:
+    """One row, many rows and a rejected row; the server is stopped and writes its buffer."""
     row, events = example(project), tmp_path / "events"
     with recording(project, slim, tmp_path, events) as server:
         many = server.predict([row | {"tenure": tenure} for tenure in range(500)])
@@ -76,8 +76,8 @@ def test_each_answered_row_is_kept(project: Project, slim: Path, tmp_path: Path)
 
 
 @pytest.mark.proof("Events wait for a store that is away, and nobody waits for them")
-def test_a_store_that_is_away_delays_nobody(project: Project, slim: Path, tmp_path: Path) -> None:
-    """Rows wait for it, the metrics and the log say so; when it is back, nothing is missing."""
+def test_unavailable_store_delays_no_request(project: Project, slim: Path, tmp_path: Path) -> None:
+    """Rows are buffered, and metrics and log report it; when the store is back, no row is missing."""
     events = tmp_path / "events"
     events.write_text("A file, where a folder has to be.\n")
     with recording(project, slim, tmp_path, events) as server:
@@ -92,8 +92,8 @@ def test_a_store_that_is_away_delays_nobody(project: Project, slim: Path, tmp_pa
 
 
 @pytest.mark.proof("What was written before a kill of the server is there, and nothing twice")
-def test_what_was_written_survives_a_kill(project: Project, slim: Path, tmp_path: Path) -> None:
-    """Files are whole or not there: nothing is half, and nothing twice after the next start."""
+def test_written_events_survive_a_kill(project: Project, slim: Path, tmp_path: Path) -> None:
+    """Files are complete or absent: no partial file, and no duplicate after the next start."""
     events = tmp_path / "events"
     with recording(project, slim, tmp_path, events) as server:
         server.predictions([example(project)] * 100)
@@ -106,8 +106,8 @@ def test_what_was_written_survives_a_kill(project: Project, slim: Path, tmp_path
     assert project.rows(FIRST.format(events)) == [{"rows": 200, "keys": 200}]
 
 
-def test_waiting_rows_are_bounded(project: Project, slim: Path, tmp_path: Path) -> None:
-    """The oldest are given up, and counted."""
+def test_buffer_is_bounded(project: Project, slim: Path, tmp_path: Path) -> None:
+    """The oldest rows are dropped and counted."""
     events = tmp_path / "events"
     events.write_text("A file, where a folder has to be.\n")
     with recording(project, slim, tmp_path, events) as server:
@@ -117,8 +117,8 @@ def test_waiting_rows_are_bounded(project: Project, slim: Path, tmp_path: Path) 
         assert metric(server, "event_dropped_rows_total") == 10_000
 
 
-def test_truth_may_be_told(project: Project, slim: Path, tmp_path: Path) -> None:
-    """By the names of requests, one or many; of what the contract forbids, nothing is kept."""
+def test_labels_are_stored_by_request_id(project: Project, slim: Path, tmp_path: Path) -> None:
+    """One label or many; labels that the contract forbids are not stored."""
     events = tmp_path / "events"
     with recording(project, slim, tmp_path, events) as server:
 

@@ -15,13 +15,13 @@ from test_events import until
 MOST_BYTES = 160_000_000
 
 
-def test_it_is_small(docker: Docker, image: str) -> None:
-    """All that stands on top of the base image: the run-time and the bundle."""
+def test_image_is_small(docker: Docker, image: str) -> None:
+    """Measured on top of the base image: the runtime and the bundle."""
     assert docker.size(image) - docker.size(BASE) <= MOST_BYTES
 
 
-def test_it_answers_as_the_bundle_does(docker: Docker, image: str, project: Project) -> None:
-    """One row, and one that the contract forbids."""
+def test_container_serves_the_bundle(docker: Docker, image: str, project: Project) -> None:
+    """It predicts one row, and rejects one that the contract forbids."""
     with docker.serve(image) as (server, _):
         example = project.json("models/bundle/example.json")
         assert len(server.predictions(example)) == 1
@@ -30,8 +30,8 @@ def test_it_answers_as_the_bundle_does(docker: Docker, image: str, project: Proj
     assert version == project.json("models/bundle/metadata.json")["version"]
 
 
-def test_it_holds_no_training_and_no_rights(docker: Docker, image: str) -> None:
-    """What is not there cannot be broken into, and need not be patched."""
+def test_image_has_no_training_libraries_and_no_privileges(docker: Docker, image: str) -> None:
+    """What is absent cannot be exploited and needs no patches."""
     run = ("run", "--rm", "--read-only", "--entrypoint", "python", image, "-c")
     absent = "from importlib.util import find_spec as f; print([n for n in {!r} if f(n)])"
     names = ["sklearn", "pandas", "duckdb", "dvc", "mlflow", "pip", "pytest"]
@@ -39,8 +39,8 @@ def test_it_holds_no_training_and_no_rights(docker: Docker, image: str) -> None:
     assert docker.good(*run, "import os; print(os.getuid())") == "10001"
 
 
-def test_its_health_check_tells_a_server_from_none(docker: Docker, image: str) -> None:
-    """Docker asks by itself; where nothing serves, the same question fails."""
+def test_health_check_fails_without_a_server(docker: Docker, image: str) -> None:
+    """Docker runs the check itself; where no server runs, the same check fails."""
     check = json.loads(docker.good("image", "inspect", image))[0]["Config"]["Healthcheck"]["Test"]
     alone = docker.call("run", "--rm", "--entrypoint", check[1], image, *check[2:])
     assert alone.returncode == 1
@@ -52,8 +52,10 @@ def test_its_health_check_tells_a_server_from_none(docker: Docker, image: str) -
             time.sleep(0.5)
 
 
-def test_a_request_is_answered_before_it_goes(docker: Docker, image: str, project: Project) -> None:
-    """SIGTERM, as an engine sends it, in the middle of a request."""
+def test_container_answers_running_request_before_it_stops(
+    docker: Docker, image: str, project: Project
+) -> None:
+    """SIGTERM, as an engine sends it, arrives in the middle of a request."""
     row = json.dumps(project.json("models/bundle/example.json")).encode()
     with docker.serve(image) as (server, name):
         connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
@@ -71,15 +73,15 @@ def test_a_request_is_answered_before_it_goes(docker: Docker, image: str, projec
         assert docker.good("wait", name) == "0"
 
 
-def test_without_a_bundle_it_does_not_start(docker: Docker, image: str) -> None:
-    """It ends with the reason, instead of answering with errors."""
+def test_container_without_bundle_does_not_start(docker: Docker, image: str) -> None:
+    """It exits with the reason instead of serving errors."""
     served = docker.serve(image, "--env", "BUNDLE=/nowhere")
     with pytest.raises(AssertionError, match="no usable bundle in /nowhere"), served:
         raise RuntimeError("it started")
 
 
-def test_it_starts_whatever_the_umask(docker: Docker, work: Project) -> None:
-    """Its user is none that the builder's files were for."""
+def test_image_starts_whatever_the_umask(docker: Docker, work: Project) -> None:
+    """Its user is not the owner of the files that were built in."""
     for path in (work.folder / "models", work.folder / "src"):
         work.good("chmod", "--recursive", "go=", path)
     docker.good("build", "--tag", "narrow", work.folder)
@@ -87,8 +89,8 @@ def test_it_starts_whatever_the_umask(docker: Docker, work: Project) -> None:
         assert len(server.predictions(work.json("models/bundle/example.json"))) == 1
 
 
-def test_an_unlocked_project_is_not_built(docker: Docker, work: Project) -> None:
-    """What an image holds is decided by uv.lock, not by the day it is built."""
+def test_build_fails_without_lock_file(docker: Docker, work: Project) -> None:
+    """uv.lock decides what an image contains, not the day on which it is built."""
     (work.folder / "uv.lock").unlink()
     result = docker.call("build", work.folder)
     assert result.returncode

@@ -76,8 +76,8 @@ def version(project: Project) -> Json:
     return project.json("models/bundle/metadata.json")["version"]
 
 
-def test_a_body_has_a_limit(server: Server, project: Project) -> None:
-    """At which it is answered; beyond, refused, announced or not, and the next one is served."""
+def test_request_body_is_limited(server: Server, project: Project) -> None:
+    """A body at the limit is accepted, a larger one rejected, announced or not; the server goes on."""
     row = body(project)
     before = metric(server, 'predict_requests_total{status="413"}')
     assert server.ask("POST", "/predict", row.ljust(MOST)).status == 200
@@ -91,8 +91,8 @@ def test_a_body_has_a_limit(server: Server, project: Project) -> None:
     assert server.predictions(example(project))
 
 
-def test_a_body_that_does_not_arrive_is_not_waited_for(server: Server, project: Project) -> None:
-    """Nor is anybody else kept waiting meanwhile."""
+def test_incomplete_body_times_out(server: Server, project: Project) -> None:
+    """Meanwhile other requests are served."""
     with closing(begin(server, body(project))) as late:
         assert server.predictions(example(project))
         answer = late.getresponse()
@@ -101,8 +101,8 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(server: Server, project: 
 
 
 @pytest.mark.proof("Beyond its queue, a server answers 503 with Retry-After, and all that it took")
-def test_beyond_its_queue_a_server_says_so(server: Server, project: Project) -> None:
-    """At once; and those that it took are answered."""
+def test_full_queue_answers_503(server: Server, project: Project) -> None:
+    """The response is immediate; the queued requests are answered."""
     row = body(project)
     with ExitStack() as stack:
         taken = [stack.enter_context(closing(begin(server, row))) for _ in range(500)]
@@ -114,8 +114,8 @@ def test_beyond_its_queue_a_server_says_so(server: Server, project: Project) -> 
     assert server.predictions(example(project))
 
 
-def test_a_failure_is_answered_and_told(project: Project, slim: Path, tmp_path: Path) -> None:
-    """One failed request: an answer with its name, a trace in the log, a metric, an event; then the next."""
+def test_model_error_is_answered_logged_and_counted(project: Project, slim: Path, tmp_path: Path) -> None:
+    """A failed request: a response with its id, a traceback in the log, a metric and an event."""
     (tmp_path / "failing.py").write_text(FAILING.format(package=project.package))
     good, events = example(project) | {"tenure": 12}, tmp_path / "events"
     bad = json.dumps(good | {"tenure": 13})
@@ -134,8 +134,8 @@ def test_a_failure_is_answered_and_told(project: Project, slim: Path, tmp_path: 
     assert [it["status"] for it in kept] == [500, 200]
 
 
-def test_a_broken_promise_is_found(project: Project, slim: Path, tmp_path: Path) -> None:
-    """What holds the API against its document notices a server that fails."""
+def test_schemathesis_detects_a_failing_server(project: Project, slim: Path, tmp_path: Path) -> None:
+    """The check of the API against its OpenAPI document detects a server that fails."""
     (tmp_path / "failing.py").write_text(FAILING.format(package=project.package))
     with serving(project, slim, tmp_path, "failing:create_app") as server:
         done = schemathesis(server, "--phases", "examples")
@@ -144,8 +144,8 @@ def test_a_broken_promise_is_found(project: Project, slim: Path, tmp_path: Path)
 
 
 @pytest.mark.proof("A server that is told to go answers what it took, and keeps it")
-def test_what_was_taken_is_answered_and_kept(project: Project, slim: Path, tmp_path: Path) -> None:
-    """SIGTERM while 50 requests are half there, after others."""
+def test_accepted_requests_are_answered_after_sigterm(project: Project, slim: Path, tmp_path: Path) -> None:
+    """SIGTERM arrives while 50 requests are half sent."""
     events, row = tmp_path / "events", body(project)
     with recording(project, slim, tmp_path, events) as server, ExitStack() as stack:
         taken = [stack.enter_context(closing(begin(server, row))) for _ in range(50)]
@@ -158,8 +158,8 @@ def test_what_was_taken_is_answered_and_kept(project: Project, slim: Path, tmp_p
     assert project.rows(f"SELECT count(*) AS n FROM '{events}/*/*.parquet'") == [{"n": 150}]  # noqa: S608
 
 
-def test_a_server_keeps_its_model(work: Project, slim: Path, tmp_path: Path) -> None:
-    """Whatever happens to the folder that it came from."""
+def test_server_keeps_its_model_when_the_folder_changes(work: Project, slim: Path, tmp_path: Path) -> None:
+    """The folder from which it was loaded may change."""
     with recording(work, slim, tmp_path, tmp_path / "events") as server:
         row = example(work)
         before = server.predict(row)
@@ -169,8 +169,8 @@ def test_a_server_keeps_its_model(work: Project, slim: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.proof("A bundle that was half written when its stage was killed is none")
-def test_a_bundle_is_there_or_not(work: Project) -> None:
-    """Killed in the middle, the stage leaves none; run again, it makes the same as ever."""
+def test_build_killed_midway_leaves_no_bundle(work: Project) -> None:
+    """Killed in the middle, the stage leaves no bundle; run again, it makes the same one as always."""
     before = version(work)
     draft, bundle = (work.folder / "models" / name for name in ("bundle.new", "bundle"))
     command = (work.python, "-m", f"{work.package}.model.build")
@@ -196,7 +196,7 @@ def usage(server: Server) -> tuple[float, int]:
 
 
 @pytest.mark.proof("A minute of load leaves memory and open files as they were")
-def test_it_can_go_on_for_ever(
+def test_sustained_load_leaks_no_memory_and_no_files(
     server: Server, project: Project, record_property: Callable[[str, object], None]
 ) -> None:
     """A minute of one-row requests over 8 connections, refusals and large requests between them."""

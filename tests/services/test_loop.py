@@ -108,7 +108,7 @@ def ask_and_monitor(github: GitHub, source: Project, who: str) -> tuple[str, lis
 
 
 @pytest.mark.proof("The loop closes: drift, alert, issue, training, gate, merge, trial, promotion, no drift")
-def test_the_loop_closes(live: GitHub, project: Project) -> None:
+def test_loop_closes(live: GitHub, project: Project) -> None:
     """Alert → issue and training → gate → pull request → merge → deployment → ok, and the issue is closed."""
     assert live.act("schedule", "monitor").jobs == {"model": "success"}  # nothing is in production
     deliver(live, project, "first")

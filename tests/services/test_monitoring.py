@@ -126,8 +126,8 @@ def truth(work: Project, path: Path, answer: str) -> Path:
     return path
 
 
-def test_rows_as_in_training_are_fine(work: Project, usual: Path) -> None:
-    """Verdict, counts and pages are there, and the command of the Makefile says the same."""
+def test_monitor_finds_no_drift_in_rows_as_in_training(work: Project, usual: Path) -> None:
+    """The verdict, the counts and the reports are written, and `make monitor` prints the same."""
     said = work.make("monitor", f"EVENTS={usual}")
     found = report(work)
     assert found["verdict"] == "ok", found["reasons"]
@@ -142,8 +142,8 @@ def test_rows_as_in_training_are_fine(work: Project, usual: Path) -> None:
 
 
 @pytest.mark.proof("Other customers are an alert that names the columns which tell them apart")
-def test_another_kind_of_customer_is_an_alert(work: Project, shifted: Path) -> None:
-    """Real rows of one kind only: the columns that tell them apart are accused, the gravest first."""
+def test_monitor_alerts_on_another_kind_of_customer(work: Project, shifted: Path) -> None:
+    """Real rows of one kind only: the columns that distinguish them are listed, the largest drift first."""
     said = work.refusal("monitoring.monitor", "--events", shifted)
     assert {"contract", "internet_service", "monthly_charges", "answer: Yes"} <= accused(work)
     assert "partner" not in accused(work) | accused(work, "warn")
@@ -158,26 +158,26 @@ def test_another_kind_of_customer_is_an_alert(work: Project, shifted: Path) -> N
     [(CENTS, "monthly_charges", "above 118.75, 0.0% then"), (LOST, "total_charges", "missing, 0.1% then")],
     ids=["another unit", "nothing there"],
 )
-def test_a_bug_upstream_is_an_alert(
+def test_monitor_alerts_on_a_bug_upstream(
     work: Project, slim: Path, tmp_path: Path, query: str, column: str, most: str
 ) -> None:
-    """The broken column is accused, and no other input."""
+    """The broken column is listed, and no other input."""
     said = work.refusal("monitoring.monitor", "--events", ask(work, slim, tmp_path, query))
     assert accused(work) - {"answer: Yes"} == {column}
     assert f"drift, {column}: 100% of the rows are not as they were; most: {most}, 100.0% now" in said
 
 
-def test_a_sensor_that_is_stuck_for_a_week_is_an_alert(
+def test_monitor_alerts_on_a_sensor_stuck_for_a_week(
     demand_work: Project, slim: Path, tmp_path: Path
 ) -> None:
-    """Half-hours of a day are alike: seven days are worth seven rows, which is enough for this."""
+    """Half-hours of a day are correlated: seven days count as seven rows, which is enough here."""
     said = demand_work.refusal("monitoring.monitor", "--events", ask(demand_work, slim, tmp_path, STUCK))
     assert {"temperature"} <= accused(demand_work) <= {"temperature", "answer: demand"}
     assert "ALERT drift, temperature: 90% of the rows are not as they were" in said
 
 
-def test_few_rows_wait_for_the_next_run(work: Project, slim: Path, usual: Path, tmp_path: Path) -> None:
-    """They are no alert, whatever they are; later ones are judged together with them, and none twice."""
+def test_monitor_defers_too_few_rows(work: Project, slim: Path, usual: Path, tmp_path: Path) -> None:
+    """They raise no alert; the next run checks them with the later rows, and no row twice."""
     events = ask(work, slim, tmp_path, f"{SHIFTED} LIMIT 40")
     found = monitor(work, events)
     assert (found["verdict"], found["drift"]) == ("warn", [])
@@ -191,8 +191,8 @@ def test_few_rows_wait_for_the_next_run(work: Project, slim: Path, usual: Path, 
     assert monitor(work, events, "--since", "1d")["rows"] == found["rows"]
 
 
-def test_truth_that_has_come_is_used(work: Project, usual: Path, tmp_path: Path) -> None:
-    """The KPIs are there, by segment too; those of turned answers are an alert."""
+def test_monitor_computes_kpis_from_labels(work: Project, usual: Path, tmp_path: Path) -> None:
+    """KPIs are reported, also by segment; inverted labels raise an alert."""
     told = truth(work, tmp_path / "truth.csv", "churn")
     found = monitor(work, usual, "--truth", told)
     whole = {it["metric"]: it for it in found["performance"] if not it["segment"]}
@@ -217,8 +217,8 @@ def test_truth_that_has_come_is_used(work: Project, usual: Path, tmp_path: Path)
 
 
 @pytest.mark.proof("Who tells other labels later moves no KPI, and is reported")
-def test_of_what_is_told_twice_the_first_counts(work: Project, usual: Path, tmp_path: Path) -> None:
-    """Right labels, and later turned ones: the KPI is that of the right ones, and the others are counted."""
+def test_monitor_uses_the_first_of_two_labels(work: Project, usual: Path, tmp_path: Path) -> None:
+    """Correct labels, and later inverted ones: the KPI uses the correct ones, and the others are counted."""
     events = shutil.copytree(usual, tmp_path / "events")
     for number, answer in enumerate(("churn", "CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END")):
         path = truth(work, tmp_path / "told.csv", answer)
@@ -231,10 +231,10 @@ def test_of_what_is_told_twice_the_first_counts(work: Project, usual: Path, tmp_
 
 
 @pytest.mark.parametrize(("status", "name"), [(422, "refused"), (500, "failed")])
-def test_requests_without_an_answer_are_an_alert(
+def test_monitor_alerts_on_too_many_errors(
     work: Project, usual: Path, tmp_path: Path, status: int, name: str
 ) -> None:
-    """Beyond their share, and beyond doubt; their rows, which have no features, are not judged."""
+    """Their share must be above the limit significantly; their rows, which have no features, are left out."""
     events = shutil.copytree(usual, tmp_path / "events")
     (file,) = events.glob("*/*.parquet")
     spoil = f"SELECT * REPLACE ('x' || id AS id, {status}::SMALLINT AS status) FROM raw WHERE row = 0"  # noqa: S608
@@ -248,8 +248,8 @@ def test_requests_without_an_answer_are_an_alert(
     assert len(report(work)["reasons"]) == 1
 
 
-def test_what_cannot_be_judged_says_so(work: Project, usual: Path, tmp_path: Path) -> None:
-    """No events at all; events of another model alone, and among this one's."""
+def test_monitor_explains_what_it_cannot_check(work: Project, usual: Path, tmp_path: Path) -> None:
+    """No events; events of another model only; events of two models."""
     said = work.refusal("monitoring.monitor", "--events", tmp_path / "none")
     assert "no events in" in said
     assert "EVENTS" in said
@@ -269,8 +269,8 @@ def test_what_cannot_be_judged_says_so(work: Project, usual: Path, tmp_path: Pat
 
 
 @pytest.mark.proof("A monitor that was killed finds the same when it is run again")
-def test_a_killed_monitor_is_run_again(work: Project, usual: Path, tmp_path: Path) -> None:
-    """Killed in the middle, it leaves nothing half; the next run says what this one would have said."""
+def test_killed_monitor_can_be_run_again(work: Project, usual: Path, tmp_path: Path) -> None:
+    """Killed in the middle, it leaves no partial file; the next run reports the same result."""
     command = (work.python, "-m", f"{work.package}.monitoring.monitor", "--events", usual)
     (tmp_path / "scratch").mkdir()
     environment = work.environment() | {"TMPDIR": str(tmp_path / "scratch")}
@@ -284,7 +284,7 @@ def test_a_killed_monitor_is_run_again(work: Project, usual: Path, tmp_path: Pat
     assert found["rows"] == work.json("reports/evaluation.json")["rows"]
 
 
-def test_silence_is_a_warning(work: Project, usual: Path, tmp_path: Path) -> None:
+def test_monitor_warns_about_old_events(work: Project, usual: Path, tmp_path: Path) -> None:
     """Rows as in training, but the newest is two days old."""
     (file,) = usual.glob("*/*.parquet")
     (tmp_path / "events" / file.parent.name).mkdir(parents=True)
@@ -304,8 +304,10 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_alert_is_one_issue(work: Project, usual: Path, shifted: Path, told: Path) -> None:
-    """It is opened, renewed and closed; a model is asked for, unless one waits to be merged."""
+def test_alert_opens_updates_and_closes_one_issue(
+    work: Project, usual: Path, shifted: Path, told: Path
+) -> None:
+    """Training is triggered unless a model is waiting to be merged."""
     assert "reports/monitoring.json is not here: make monitor" in work.refusal("automation.alert")
     owners = work.folder / ".github/CODEOWNERS"
     work.replace("/src/*/data/ @your-org/ml-team", "/src/*/data/ @acme/data @acme/lake", owners)
@@ -328,8 +330,10 @@ def test_an_alert_is_one_issue(work: Project, usual: Path, shifted: Path, told: 
     assert "alert: none, production is ok" in work.stages("automation.alert")
 
 
-def test_what_training_does_not_mend_starts_none(work: Project, shifted: Path, told: Path) -> None:
-    """Its owner is told, and a warning leaves the issue as it is."""
+def test_alert_that_training_cannot_fix_triggers_no_training(
+    work: Project, shifted: Path, told: Path
+) -> None:
+    """Its owner is notified; a warning leaves the issue as it is."""
     owners, path = work.folder / ".github/CODEOWNERS", work.folder / "reports/monitoring.json"
     work.replace("/deploy/ @your-org/ml-team", "/deploy/ @acme/platform", owners)
     work.refusal("monitoring.monitor", "--events", shifted)
@@ -343,7 +347,7 @@ def test_what_training_does_not_mend_starts_none(work: Project, shifted: Path, t
 
 
 @pytest.mark.proof("Rows of the same distribution are accused at most at the stated rate")
-def test_the_monitor_is_as_sure_as_it_says(
+def test_monitor_false_alert_rate_is_at_most_the_stated_one(
     project: Project, record_property: Callable[[str, object], None]
 ) -> None:
     """Windows that are equal to their reference but for chance are accused at most at the stated rate.

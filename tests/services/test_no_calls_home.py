@@ -92,7 +92,7 @@ def wait(process: Process, file: Path | None = None, log: Path | None = None) ->
 
 
 def test_no_stage_and_no_server_calls_home(work: Project, tmp_path: Path) -> None:
-    """They are open for longer than a session that may report needs for its first look-up."""
+    """They run longer than ONNX Runtime's telemetry needs for its first look-up."""
     require("strace", "unshare", "ip")
     document = yaml.safe_load((work.folder / "dvc.yaml").read_text())
     stages = [stage["cmd"].split(f"{work.package}.")[1] for stage in document["stages"].values()]
@@ -105,6 +105,6 @@ def test_no_stage_and_no_server_calls_home(work: Project, tmp_path: Path) -> Non
     assert not calls(log)
 
 
-def test_the_image_forbids_reports(project: Project) -> None:
-    """Whatever is started in it."""
+def test_image_disables_telemetry(project: Project) -> None:
+    """It applies to every process in a container."""
     assert re.search(r"\bORT_DISABLE_TELEMETRY=1\b", (project.folder / "Dockerfile").read_text())

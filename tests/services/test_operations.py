@@ -34,8 +34,8 @@ def blocks(language: str, port: int) -> list[str]:
 @pytest.mark.proof(
     "docs/operations.md leads from an empty folder to a model that is tried, taken back and watched"
 )
-def test_a_newcomer_gets_there(render: Renderer, docker: Docker, image: str, tmp_path: Path) -> None:
-    """Each command succeeds, and says what the document says of it."""
+def test_tutorial_commands_work(render: Renderer, docker: Docker, image: str, tmp_path: Path) -> None:
+    """Each command succeeds and prints what docs/operations.md shows."""
     port = free_port()
     copy, *rest = blocks("sh", port)
     copy = copy.replace("<address or full path of the template>", str(render.source))

@@ -45,8 +45,8 @@ def podman(base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
     subprocess.run(reset, env=environment, check=True, capture_output=True)
 
 
-def test_podman_builds_it_too(podman: dict[str, str], work: Project) -> None:
-    """The same Dockerfile, without a daemon: then the umask is that of who builds, as files' modes are."""
+def test_podman_builds_the_image(podman: dict[str, str], work: Project) -> None:
+    """The same Dockerfile without a daemon: files then have the umask of the builder."""
     work.good("chmod", "--recursive", "go=", "models", "src", "uv.lock")
     how = ("--isolation", "chroot", "--network", "host", "--pull=never", "--format", "docker")
     build = ("buildah", "bud", *how, "--tag", "served", work.folder)

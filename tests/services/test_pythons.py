@@ -24,8 +24,8 @@ def interpreter(version: str) -> Path | None:
 
 
 @pytest.mark.parametrize("place", [0, -1], ids=["oldest", "newest"])
-def test_a_fresh_project_is_green(render: Renderer, tmp_path: Path, place: int) -> None:
-    """Before anything is changed in it, its hooks, types and tests object to nothing."""
+def test_fresh_project_passes_its_checks(render: Renderer, tmp_path: Path, place: int) -> None:
+    """Its hooks, type checks and tests pass before any change."""
     pythons = [path for version in OFFERED if (path := interpreter(version))]
     if len(pythons) == 1:
         leave_out(
@@ -38,8 +38,10 @@ def test_a_fresh_project_is_green(render: Renderer, tmp_path: Path, place: int) 
 
 
 @pytest.mark.parametrize("version", [*OFFERED, LATER])
-def test_types_hold_with_the_libraries_of_each_python(project: Project, tmp_path: Path, version: str) -> None:
-    """The lock holds several numpys, and their stubs differ. Reading them takes no such Python."""
+def test_types_are_clean_with_the_libraries_of_each_python(
+    project: Project, tmp_path: Path, version: str
+) -> None:
+    """The lock holds several versions of numpy, whose stubs differ. Reading them needs no such Python."""
     libraries = tmp_path / f"lib/python{version}/site-packages"
     needed = project.good("uv", "export", "--quiet", "--frozen", "--no-emit-project", "--no-hashes")
     (tmp_path / "needed.txt").write_text(needed)

@@ -35,8 +35,8 @@ def release(github: GitHub, version: str) -> Run:
     return github.act("push", "release")
 
 
-def test_a_release_is_tagged(github: GitHub) -> None:
-    """With its section of the changelog; a version under way is not."""
+def test_release_is_tagged(github: GitHub) -> None:
+    """The tag has its section of the changelog; a development version gets no tag."""
     run = release(github, "100.0.0.dev0")
     assert (run.jobs, github.tags()) == ({"tag": "success"}, {})
     run = release(github, "100.0.0")
@@ -45,8 +45,8 @@ def test_a_release_is_tagged(github: GitHub) -> None:
     assert (github.folder / "notes").read_text() == NOTES
 
 
-def test_what_fails_is_not_tagged(github: GitHub) -> None:
-    """Neither a version that has been passed nor a template whose tests fail."""
+def test_failing_release_is_not_tagged(github: GitHub) -> None:
+    """Neither an old version nor a template whose tests fail gets a tag."""
     run = release(github, "0.0.1")
     assert (run.failed, github.tags()) == ([("tag", "may it be one?")], {})
     (github.project.folder / "copier.yml").unlink()

@@ -130,8 +130,8 @@ def contents(folder: Path, *names: str) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_data_and_models_come_back(storage: tuple[Project, Store], project: Project) -> None:
-    """The committed configuration is enough: endpoint and credentials are the shell's."""
+def test_dvc_pull_restores_data_and_models(storage: tuple[Project, Store], project: Project) -> None:
+    """The committed configuration suffices: endpoint and credentials come from the environment."""
     work, store = storage
     work.good("dvc", "push")
     pushed = work.script(LIST, store.scheme, f"{BUCKET}/dvc/files").split()
@@ -146,10 +146,10 @@ def test_data_and_models_come_back(storage: tuple[Project, Store], project: Proj
     assert git("status", "--porcelain", cwd=work.folder) == ""
 
 
-def test_rows_come_from_a_store(
+def test_ingest_reads_from_an_object_store(
     storage: tuple[Project, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One file, then all that fit a pattern: in the end each row is there once."""
+    """One file, then all files that match a pattern: in the end each row is present once."""
     monkeypatch.setenv("INGEST", "keep")  # as KEEP=1 does, for the source changes
     work, store = storage
     work.script(PUT, store.scheme, f"{BUCKET}/rows")
@@ -171,8 +171,8 @@ def kind(name: str) -> str:
     return "labels" if "/truth/" in name or "/labels/" in name else "events"
 
 
-def test_events_go_to_a_store(storage: tuple[Project, Store], tmp_path: Path) -> None:
-    """What an image holds is enough to write them; the monitor reads them, and the truth, from there."""
+def test_events_are_written_to_an_object_store(storage: tuple[Project, Store], tmp_path: Path) -> None:
+    """The dependencies of an image suffice to write them; the monitor reads events and labels there."""
     work, store = storage
     events = f"{store.scheme}://{BUCKET}/events"
     row = work.json("models/bundle/example.json")
@@ -188,8 +188,8 @@ def test_events_go_to_a_store(storage: tuple[Project, Store], tmp_path: Path) ->
     assert [kind(name) for name in stored_files(work, store)].count("labels") == 1
 
 
-def test_a_missing_bucket_is_an_error(storage: tuple[Project, Store]) -> None:
-    """DVC makes none: a misspelt address must not become a second store."""
+def test_missing_bucket_is_an_error(storage: tuple[Project, Store]) -> None:
+    """DVC creates no bucket: a misspelt address must not become a second store."""
     work, store = storage
     config = work.folder / ".dvc/config"
     config.with_suffix(".local").write_text(config.read_text().replace(BUCKET, "nobodys-data"))
@@ -202,7 +202,7 @@ def test_a_missing_bucket_is_an_error(storage: tuple[Project, Store]) -> None:
 def test_missing_credentials_are_an_error(
     storage: tuple[Project, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first thing that a new colleague meets."""
+    """This is the first error that a new colleague meets."""
     work, store = storage
     for name in store.credentials:
         monkeypatch.delenv(name)

@@ -12,7 +12,7 @@ RENOVATE = ("npm", "exec", "--yes", "--ignore-scripts", "--package=renovate@39",
 LOOK = ("--platform=local", "--dry-run=lookup", "--enabled-managers=copier")
 
 
-def test_the_next_release_is_proposed(tmp_path: Path) -> None:
+def test_renovate_proposes_the_next_release(tmp_path: Path) -> None:
     """On the branch that the workflow standards would use, so that there is one pull request."""
     require("npm")
     template, project = snapshot(tmp_path / "template.git"), tmp_path / "project"

@@ -253,8 +253,8 @@ def production(docker: Docker, server: Project, champion: str, tmp_path: Path) -
         docker.good("compose", "--file", services, "down", "--volumes", "--timeout", "1")
 
 
-def test_a_shadow_is_asked_the_same(production: Production, champion: str, other: str) -> None:
-    """Each request is answered by one and recorded by both, under the name that the client was told."""
+def test_shadow_receives_every_request(production: Production, champion: str, other: str) -> None:
+    """One server answers each request and both record it, under the id that the client received."""
     assert production.good("shadow", other) == f"{champion} answers, {other} is its shadow"
     said = [production.ask(), *(production.ask(None, **{"x-request-id": f"own-{n}"}) for n in range(200))]
     assert statuses(said) == {(200, champion)}
@@ -269,10 +269,10 @@ def test_a_shadow_is_asked_the_same(production: Production, champion: str, other
 
 @pytest.mark.proof("A shadow that answers late and then dies harms no client")
 @pytest.mark.usefixtures("other")
-def test_a_late_and_dying_shadow_harms_nobody(
+def test_slow_and_dying_shadow_harms_no_client(
     production: Production, champion: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """No request fails or waits for it, also over a connection used again; the gateway starts without it."""
+    """No request fails or waits for it, also over a reused connection; the gateway starts without it."""
     production.good("shadow", "late")
     with load(production.ask) as said:
         connection = HTTPConnection("127.0.0.1", production.port, timeout=PATIENCE)
@@ -291,10 +291,10 @@ def test_a_late_and_dying_shadow_harms_nobody(
 
 
 @pytest.mark.proof("A canary answers its binomial share, always the same clients; a dead one is stood in for")
-def test_a_canary_answers_its_share_of_the_clients(
+def test_canary_serves_its_share_of_the_clients(
     production: Production, champion: str, other: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """Each client has one model, and keeps it when the share grows; when the canary dies, the other."""
+    """Each client keeps its model when the share grows; if the canary dies, the champion serves."""
 
     def answering() -> list[str]:
         asked = [production.ask(None, **{"x-client-id": f"client-{n}"}) for n in range(500)]
@@ -334,10 +334,10 @@ def test_a_canary_answers_its_share_of_the_clients(
 
 
 @pytest.mark.proof("Promotion and rollback lose no request, and after them no other model answers")
-def test_no_request_is_lost(
+def test_no_command_loses_a_request(
     production: Production, champion: str, other: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """Each way to another model and back, each verb twice; after a verb, no other model answers."""
+    """Each way to another model and back, each command twice; after it, no other model serves."""
     steps: list[tuple[tuple[str, ...], str | None]] = [
         (("shadow", other), champion),
         (("promote",), other),
@@ -368,10 +368,10 @@ def test_no_request_is_lost(
 
 
 @pytest.mark.proof("A verb that was killed after any of its commands is completed by the same verb")
-def test_a_verb_that_was_cut_off_is_completed(
+def test_interrupted_command_is_completed_by_repeating_it(
     production: Production, champion: str, other: str, tmp_path: Path
 ) -> None:
-    """Killed after any of its commands; clients notice nothing, and the same verb again does the rest."""
+    """Killed after any of its steps; clients notice nothing, and the same command completes the work."""
     calls, tool = tmp_path / "calls", tmp_path / "bin/docker"
     tool.parent.mkdir()
     tool.write_text(CUT.format(docker=shutil.which("docker"), calls=calls))
@@ -397,10 +397,10 @@ def test_a_verb_that_was_cut_off_is_completed(
     assert production.status() == [f"answers: {champion}", "before: None"]
 
 
-def test_what_was_cut_off_is_no_model_to_go_back_to(
+def test_interrupted_challenger_is_not_promoted_by_rollback(
     production: Production, champion: str, other: str
 ) -> None:
-    """A challenger that never answered is taken away by a rollback, not promoted."""
+    """A challenger that never served is removed by a rollback."""
     production.good("shadow", other)
     assert production.good("rollback", "--from", other) == f"{champion} answers, as before"
     state = production.state / "state.json"
@@ -411,16 +411,16 @@ def test_what_was_cut_off_is_no_model_to_go_back_to(
     assert statuses([production.ask()]) == {(200, champion)}
 
 
-def test_each_verb_explains_itself(production: Production) -> None:
-    """And refuses what makes no sense, without touching anything."""
+def test_each_command_has_help_and_rejects_invalid_arguments(production: Production) -> None:
+    """Invalid arguments change nothing."""
     for words in ((), ("shadow",), ("canary",), ("promote",), ("rollback",), ("status",)):
         assert production.good(*words, "--help").startswith("usage: deploy.py")
     for share in ("0", "100", "-3", "x"):
         assert production.verb("canary", share).returncode == 2
 
 
-def test_what_the_gateway_lets_through(production: Production) -> None:
-    """As much as the server takes; and no metrics, which tell of all clients."""
+def test_gateway_limits_size_and_hides_metrics(production: Production) -> None:
+    """It passes bodies up to the server's limit, and no metrics, which concern all clients."""
     for method, path, rows, status in (
         ("GET", "/ready", 0, 200),
         ("GET", "/metrics", 0, 404),
@@ -434,8 +434,8 @@ def test_what_the_gateway_lets_through(production: Production) -> None:
 
 
 @pytest.mark.proof("Through the gateway, labels need a token; whoever has none changes no KPI")
-def test_labels_need_a_token(production: Production, champion: str) -> None:
-    """None is taken until there is one; then only from who shows it. A shell that has it not loses none."""
+def test_feedback_needs_a_token(production: Production, champion: str) -> None:
+    """Without a configured token no label is accepted; then only with it. Other deployments keep it."""
 
     def tell(**headers: str) -> int:
         with closing(HTTPConnection("127.0.0.1", production.port, timeout=PATIENCE)) as connection:
@@ -456,8 +456,10 @@ def test_labels_need_a_token(production: Production, champion: str) -> None:
 
 
 @pytest.mark.proof("A good image is promoted step by step by itself, also when the trial is killed half-way")
-def test_a_good_image_is_promoted_step_by_step(production: Production, champion: str, other: str) -> None:
-    """Also when the trial is killed half-way: the next one goes on where it was."""
+def test_rollout_promotes_a_good_image_step_by_step(
+    production: Production, champion: str, other: str
+) -> None:
+    """Also when the rollout is killed half-way: the next one continues."""
     with load(production.ask) as said:
         began = subprocess.Popen(
             (*production.trial, other),
@@ -484,8 +486,8 @@ def test_a_good_image_is_promoted_step_by_step(production: Production, champion:
 @pytest.mark.proof(
     "A challenger that fails, is slow or shifts a segment's scores is stopped, for that reason"
 )
-def test_a_bad_image_is_stopped(production: Production, champion: str, other: str) -> None:
-    """By its own reason, as a shadow or as a canary; no client sees an error or, of a shadow, anything."""
+def test_rollout_stops_a_bad_image(production: Production, champion: str, other: str) -> None:
+    """The reason is its fault, as a shadow or as a canary; no client sees an error."""
     for mode, fault, reason in (
         ("shadow", "fails", ("errors", "failed")),
         ("shadow", "slow", ("latency", "median")),
@@ -506,8 +508,8 @@ def test_a_bad_image_is_stopped(production: Production, champion: str, other: st
         assert production.status() == [f"answers: {champion}", "before: None"]
 
 
-def test_an_unproven_image_is_taken_back(production: Production, champion: str, other: str) -> None:
-    """Nobody asks, so nobody knows; without time for a trial, an image is promoted as it is."""
+def test_rollout_removes_an_image_without_traffic(production: Production, champion: str, other: str) -> None:
+    """Without requests there is no evidence; with zero minutes, an image is promoted directly."""
     params = production.project.folder / "params.yaml"
     for minutes, code, now in (("0.01", 3, champion), ("0", 0, other)):
         params.write_text(PARAMS.replace("minutes: 0.5", f"minutes: {minutes}"))

@@ -55,15 +55,17 @@ def subfolder(project: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", [lambda project: project, worktree, submodule, subfolder])
-def test_a_secret_is_found_everywhere(docker: Docker, leaky: Path, place: Callable[[Path], Path]) -> None:
-    """Where git keeps the history elsewhere, gitleaks looks there."""
+def test_secrets_are_found_wherever_git_keeps_the_history(
+    docker: Docker, leaky: Path, place: Callable[[Path], Path]
+) -> None:
+    """gitleaks also reads a history that git keeps in another folder."""
     result = secrets(docker, place(leaky))
     assert "leaks found: 1" in result.stdout
     assert result.returncode
 
 
-def test_a_project_without_any_passes(docker: Docker, render: Renderer, tmp_path: Path) -> None:
-    """A worktree of it, too."""
+def test_project_without_secrets_passes(docker: Docker, render: Renderer, tmp_path: Path) -> None:
+    """So does a worktree of it."""
     project = render.into(tmp_path / "project")
     commit(project, "start")
     for folder in (project, worktree(project)):
@@ -99,10 +101,10 @@ def broken(project: Path) -> Path:
         (broken, "could not read the history"),
     ],
 )
-def test_a_history_that_it_cannot_read_fails(
+def test_unreadable_history_fails(
     docker: Docker, leaky: Path, harm: Callable[[Path], Path], message: str
 ) -> None:
-    """To have looked at nothing is not to have found nothing."""
+    """A check that read nothing must not pass."""
     result = secrets(docker, harm(leaky))
     assert result.returncode
     assert message in result.stdout + result.stderr

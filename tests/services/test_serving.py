@@ -63,13 +63,13 @@ def smoke(project: Project, address: str, proxy: int) -> str:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_smoke_asks_this_machine_directly(project: Project, server: Server, host: str) -> None:
-    """A proxy would ask itself; this one is not even there."""
+def test_smoke_bypasses_the_proxy_for_localhost(project: Project, server: Server, host: str) -> None:
+    """The proxy does not exist, so a request through it would fail."""
     assert "smoke: one row: 200" in smoke(project, f"http://{host}:{server.port}", proxy=free_port())
 
 
-def test_smoke_asks_others_through_the_proxy(project: Project, server: Server) -> None:
-    """There may be no other way to them. Here, the server itself answers in the proxy's place."""
+def test_smoke_uses_the_proxy_for_other_hosts(project: Project, server: Server) -> None:
+    """The server itself takes the proxy's place."""
     assert "smoke: one row: 200" in smoke(project, "http://model.example", proxy=server.port)
 
 
@@ -135,7 +135,7 @@ def export(project: Project, target: Path) -> None:
 
 
 def test_api_batch_and_estimator_agree(both: tuple[Project, Server], tmp_path: Path) -> None:
-    """Row for row on the whole test split: three ways to one answer."""
+    """Compared row by row on the whole test split."""
     project, server = both
     by_api = server.predictions(requests(project))
     by_file = batch(project, "data/splits/test.parquet", tmp_path / "out.parquet")
@@ -151,8 +151,8 @@ def test_api_batch_and_estimator_agree(both: tuple[Project, Server], tmp_path: P
     assert not any(row["error"] for row in (*by_file, *by_text))
 
 
-def test_one_row_and_many_are_answered_alike(both: tuple[Project, Server]) -> None:
-    """A row's answer must not depend on its neighbours."""
+def test_prediction_does_not_depend_on_other_rows(both: tuple[Project, Server]) -> None:
+    """One row alone and among others gets the same prediction."""
     project, server = both
     rows = requests(project, 20)
     together = server.predictions(rows)
@@ -161,16 +161,16 @@ def test_one_row_and_many_are_answered_alike(both: tuple[Project, Server]) -> No
     assert len({str(answer) for answer in together}) > 10
 
 
-def test_an_answer_names_its_model(both: tuple[Project, Server]) -> None:
-    """To find out afterwards who said so."""
+def test_response_names_the_model_version(both: tuple[Project, Server]) -> None:
+    """So a prediction can be traced to its model."""
     project, server = both
     version = project.json("models/bundle/metadata.json")["version"]
     assert server.predict(requests(project, 1)).json["model_version"] == version
     assert server.get("/ready").json == project.json("models/bundle/metadata.json")
 
 
-def test_a_label_is_the_most_probable(server: Server, project: Project) -> None:
-    """And probabilities are that."""
+def test_label_is_the_most_probable_class(server: Server, project: Project) -> None:
+    """The probabilities add up to 1."""
     for answer in server.predictions(requests(project, 200)):
         assert math.isclose(sum(answer["probabilities"].values()), 1, abs_tol=1e-6)
         assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
@@ -236,10 +236,10 @@ def changed(row: Row, column: str, value: Json) -> Row:
 
 
 @pytest.mark.parametrize(("column", "value", "rule"), FORBIDDEN, ids=lambda part: repr(part)[:30])
-def test_a_refusal_names_column_and_rule(
+def test_predict_rejects_invalid_value_with_column_and_rule(
     server: Server, row: Row, column: str, value: Json, rule: str
 ) -> None:
-    """That column alone, and what came instead, in few characters."""
+    """The error names this column only, with the value, shortened."""
     (found,) = server.problems(changed(row, column, value))
     assert (found["row"], found["column"], found["rule"]) == (0, column, rule)
     assert len(found.get("got", "")) <= 60
@@ -247,13 +247,13 @@ def test_a_refusal_names_column_and_rule(
 
 
 @pytest.mark.parametrize(("column", "value"), ALLOWED, ids=lambda part: repr(part)[:30])
-def test_what_the_contract_allows_is_answered(server: Server, row: Row, column: str, value: Json) -> None:
-    """The limits belong to the range, and a number may be written with a point."""
+def test_predict_accepts_values_at_the_limits(server: Server, row: Row, column: str, value: Json) -> None:
+    """The limits belong to the range, and an integer may be written with a decimal point."""
     assert server.predictions(changed(row, column, value))
 
 
-def test_all_that_is_wrong_is_said_at_once(server: Server, row: Row) -> None:
-    """Nobody likes to be told one mistake at a time; what is right is not complained about."""
+def test_predict_reports_all_errors_at_once(server: Server, row: Row) -> None:
+    """Valid values are not reported."""
     wrong = {**row, "tenure": 3.0, "contract": "Weekly", "monthly_charges": -1, "extra": 1}
     del wrong["tech_support"]
     found = server.problems([row, wrong, row, changed(row, "tenure", -1)])
@@ -267,7 +267,7 @@ def test_all_that_is_wrong_is_said_at_once(server: Server, row: Row) -> None:
     assert len(found) == 5
 
 
-def test_a_flood_of_mistakes_is_cut_short(server: Server, row: Row) -> None:
+def test_predict_limits_the_number_of_errors(server: Server, row: Row) -> None:
     """And it does not keep the server from others' requests."""
     start = time.monotonic()
     found = server.problems([changed(row, "tenure", -1)] * 10_000)
@@ -275,7 +275,7 @@ def test_a_flood_of_mistakes_is_cut_short(server: Server, row: Row) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_one_mistake_at_the_end_is_found(server: Server, row: Row) -> None:
+def test_predict_reports_an_error_in_the_last_row(server: Server, row: Row) -> None:
     """Among ten thousand rows."""
     start = time.monotonic()
     (found,) = server.problems([row] * 9_999 + [changed(row, "tenure", -1)])
@@ -283,8 +283,8 @@ def test_one_mistake_at_the_end_is_found(server: Server, row: Row) -> None:
     assert time.monotonic() - start < 10
 
 
-def test_as_many_rows_as_promised(server: Server, row: Row) -> None:
-    """Ten thousand are answered, one more is refused with the limit."""
+def test_predict_accepts_the_documented_number_of_rows(server: Server, row: Row) -> None:
+    """Ten thousand are accepted; one more is rejected with the limit."""
     assert len(server.predictions([row] * 10_000)) == 10_000
     (found,) = server.problems([row] * 10_001)
     assert "10000 rows" in found["rule"].replace(",", "")
@@ -325,8 +325,8 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_junk_is_refused_and_survived(server: Server, row: Row, case: str) -> None:
-    """With the same kind of answer as a row that breaks a rule, and the next request is served."""
+def test_predict_rejects_malformed_bodies(server: Server, row: Row, case: str) -> None:
+    """The response has the form of a validation error, and the next request is served."""
     found = server.problems(MALFORMED[case])
     assert all(it["rule"] for it in found)
     assert len(json.dumps(found)) < 20_000
@@ -334,28 +334,28 @@ def test_junk_is_refused_and_survived(server: Server, row: Row, case: str) -> No
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
-def test_json_has_no_such_numbers(server: Server, row: Row, value: str) -> None:
-    """Though Python's own encoder writes them."""
+def test_predict_rejects_nan_and_infinity(server: Server, row: Row, value: str) -> None:
+    """Python's own JSON encoder writes them."""
     text = json.dumps({**row, "monthly_charges": 12345.5}).replace("12345.5", value)
     assert server.problems(text.encode())
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_predictions_are_posted(server: Server, method: str) -> None:
-    """The answer says so, in the header made for that."""
+def test_predict_allows_post_only(server: Server, method: str) -> None:
+    """The response lists the allowed methods in its header."""
     answer = server.ask(method, "/predict")
     assert answer.status == 405
     assert {name.lower(): value for name, value in answer.headers.items()}["allow"] == "POST"
 
 
-def test_other_pages_are_not_there(server: Server) -> None:
-    """Not even by a trailing slash."""
+def test_unknown_paths_are_404(server: Server) -> None:
+    """Also with a trailing slash."""
     assert server.ask("GET", "/").status == 404
     assert server.ask("POST", "/predict/x", b"{}").status == 404
 
 
-def test_a_body_may_come_in_pieces(server: Server, row: Row) -> None:
-    """Clients stream."""
+def test_predict_accepts_chunked_bodies(server: Server, row: Row) -> None:
+    """Clients may stream."""
     text = json.dumps([row] * 500).encode()
     pieces = (text[at : at + 1000] for at in range(0, len(text), 1000))
     answer = server.ask("POST", "/predict", pieces)
@@ -363,8 +363,8 @@ def test_a_body_may_come_in_pieces(server: Server, row: Row) -> None:
     assert len(answer.json["predictions"]) == 500
 
 
-def test_a_client_that_hangs_up_hurts_nobody(server: Server, row: Row) -> None:
-    """Half a request, then nothing."""
+def test_disconnecting_client_does_not_disturb_others(server: Server, row: Row) -> None:
+    """It sends half a request and disconnects."""
     before = server.log.read_text().count("Traceback")
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n[{")
@@ -373,7 +373,7 @@ def test_a_client_that_hangs_up_hurts_nobody(server: Server, row: Row) -> None:
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_many_clients_at_once(server: Server, project: Project) -> None:
+def test_concurrent_clients_get_their_own_predictions(server: Server, project: Project) -> None:
     """Each gets its own answer."""
     rows = requests(project, 40)
     expected = server.predictions(rows)
@@ -396,8 +396,8 @@ def counted(server: Server, name: str) -> float:
     return float(value)
 
 
-def test_metrics_count(server: Server, row: Row) -> None:
-    """Requests by status, rows, and how long they took."""
+def test_metrics_count_requests_rows_and_durations(server: Server, row: Row) -> None:
+    """Requests are counted by status."""
     names = [
         'predict_requests_total{status="200"}',
         'predict_requests_total{status="422"}',
@@ -414,8 +414,8 @@ def test_metrics_count(server: Server, row: Row) -> None:
     assert counted(server, 'predict_seconds_bucket{le="+Inf"}') == after[-1]
 
 
-def test_it_is_alive(server: Server) -> None:
-    """What an orchestrator asks every few seconds."""
+def test_health_answers(server: Server) -> None:
+    """An orchestrator calls it every few seconds."""
     assert server.get("/health").json == {"status": "alive"}
     assert server.get("/metrics").headers["content-type"].startswith("text/plain")
 
@@ -428,8 +428,8 @@ def references(part: Json) -> Iterator[str]:
         yield from references(inner)
 
 
-def test_the_api_describes_itself(both: tuple[Project, Server]) -> None:
-    """Clients are generated from this: every column with its rule, and no dead reference."""
+def test_openapi_describes_every_column(both: tuple[Project, Server]) -> None:
+    """Clients are generated from it: every column with its rule, and no dead reference."""
     project, server = both
     document = server.get("/openapi.json").json
     assert document["openapi"].startswith("3.")
@@ -455,15 +455,15 @@ def test_the_api_describes_itself(both: tuple[Project, Server]) -> None:
 
 
 @pytest.mark.proof("schemathesis finds no 5xx and no undocumented answer, for both starters")
-def test_the_api_keeps_its_word(both: tuple[Project, Server]) -> None:
-    """Whatever is sent, in the form that is described or in another: no failure, and no answer of its own."""
+def test_api_conforms_to_its_openapi_document(both: tuple[Project, Server]) -> None:
+    """Whatever is sent, valid or not: no failure and no undocumented response."""
     done = schemathesis(both[1], "--max-examples", "25")
     assert done.returncode == 0, done.stdout
     assert "Tested: 5" in done.stdout
 
 
-def test_the_documentation_needs_nobody_else(server: Server) -> None:
-    """It is read where the internet is not."""
+def test_docs_page_works_offline(server: Server) -> None:
+    """It loads nothing from other hosts."""
     page = server.get("/docs").body.decode()
     assert "/openapi.json" in page
     for address in re.findall(r'(?:src|href)="([^"]+)"', page):
@@ -471,8 +471,8 @@ def test_the_documentation_needs_nobody_else(server: Server) -> None:
         assert server.get(address).body
 
 
-def test_a_server_under_a_prefix(project: Project, slim: Path, tmp_path: Path, row: Row) -> None:
-    """A proxy takes the prefix away: each page is there, its parts too, and requests are counted."""
+def test_server_works_behind_a_path_prefix(project: Project, slim: Path, tmp_path: Path, row: Row) -> None:
+    """A proxy strips the prefix: each page and its parts are found, and requests are counted."""
     with serving(project, slim, tmp_path, UVICORN_ROOT_PATH="/churn", EVENTS=str(tmp_path / "e")) as server:
         for path in ("/health", "/ready", "/metrics", "/docs", "/openapi.json"):
             server.get(path)
@@ -487,7 +487,7 @@ def test_a_server_under_a_prefix(project: Project, slim: Path, tmp_path: Path, r
             assert server.get(address.removeprefix("/churn")).body
 
 
-def test_serving_needs_little(project: Project, slim: Path, server: Server) -> None:
+def test_server_runs_without_training_libraries(project: Project, slim: Path, server: Server) -> None:
     """The server of these tests ran without any of what training takes."""
     heavy = ["pandas", "sklearn", "scipy", "duckdb", "pyarrow", "matplotlib", "dvc", "skl2onnx"]
     code = f"""
@@ -500,8 +500,8 @@ print([name for name in {heavy} if importlib.util.find_spec(name)])
     assert size < 400e6
 
 
-def test_it_stops_when_asked(project: Project, slim: Path, tmp_path: Path) -> None:
-    """Soon, and without a word of complaint."""
+def test_server_stops_on_sigterm(project: Project, slim: Path, tmp_path: Path) -> None:
+    """It exits without an error in the log."""
     with serving(project, slim, tmp_path) as server:
         server.predictions(requests(project, 5))
         start = time.monotonic()
@@ -513,8 +513,8 @@ def test_it_stops_when_asked(project: Project, slim: Path, tmp_path: Path) -> No
     assert "Finished server process" in said
 
 
-def test_make_serve(project: Project, tmp_path: Path) -> None:
-    """The command that the README gives, on a port of one's own."""
+def test_make_serve_starts_a_server(project: Project, tmp_path: Path) -> None:
+    """The README's command, on another port."""
     port = free_port()
     command = ["make", "--directory", project.folder, "serve", f"PORT={port}"]
     with started(command, tmp_path, project.environment(), port) as server:
@@ -526,8 +526,10 @@ def test_make_serve(project: Project, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoiled", ["", "model.onnx", "contract.json", "metadata.json"])
-def test_no_server_without_a_bundle(project: Project, slim: Path, tmp_path: Path, spoiled: str) -> None:
-    """It ends at once, and the last line says what is missing and what to do."""
+def test_server_without_valid_bundle_exits_with_advice(
+    project: Project, slim: Path, tmp_path: Path, spoiled: str
+) -> None:
+    """It exits at once, and the last line says what is missing and what to do."""
     work = project.copy(tmp_path / "project")
     bundle = work.folder / "models/bundle"
     if spoiled:
@@ -559,8 +561,8 @@ def spoiled_split(project: Project, tmp_path: Path, kind: str, where: str) -> Pa
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_batch_refuses_bad_rows_and_answers_the_others(project: Project, tmp_path: Path, kind: str) -> None:
-    """One bad row among millions must not cost the night's run."""
+def test_batch_rejects_bad_rows_and_predicts_the_others(project: Project, tmp_path: Path, kind: str) -> None:
+    """One bad row among millions must not cost the whole run."""
     source = spoiled_split(project, tmp_path, kind, "customer_id::INTEGER % 10 = 0")
     found = batch(project, source, tmp_path / f"out.{kind}")
     good = batch(project, "data/splits/test.parquet", tmp_path / "good.parquet")
@@ -577,16 +579,16 @@ def test_batch_refuses_bad_rows_and_answers_the_others(project: Project, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_batch_with_no_good_row(project: Project, tmp_path: Path, kind: str) -> None:
-    """Then nothing is asked of the model."""
+def test_batch_accepts_a_file_without_valid_rows(project: Project, tmp_path: Path, kind: str) -> None:
+    """The model is not called."""
     found = batch(project, spoiled_split(project, tmp_path, kind, "true"), tmp_path / f"o.{kind}")
     assert len(found) > 1000
     assert all(row["error"] and row["label"] is None for row in found)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_batch_of_nothing(project: Project, tmp_path: Path, kind: str) -> None:
-    """An empty night gives an empty file with its columns."""
+def test_batch_accepts_an_empty_file(project: Project, tmp_path: Path, kind: str) -> None:
+    """The output is an empty file with its columns."""
     source, target = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
     code = """
         import sys, duckdb
@@ -599,8 +601,8 @@ def test_batch_of_nothing(project: Project, tmp_path: Path, kind: str) -> None:
     assert {"customer_id", "label", "probability_Yes", "error"} <= {*names}
 
 
-def test_batch_carries_other_columns_along(project: Project, tmp_path: Path) -> None:
-    """Untouched: a key with leading zeros stays one, and names that batch uses are not lost."""
+def test_batch_copies_other_columns(project: Project, tmp_path: Path) -> None:
+    """They stay unchanged: a key with leading zeros, and columns with names that batch uses."""
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
     first, *others = requests(project, 3)
     names = ["id", "note", "features", "scores", *first]
@@ -616,7 +618,7 @@ def test_batch_carries_other_columns_along(project: Project, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["error", "label", "probability_Yes"])
-def test_batch_does_not_mix_up_its_answer_with_what_was_there(
+def test_batch_rejects_or_replaces_existing_output_columns(
     project: Project, tmp_path: Path, name: str
 ) -> None:
     """A file answered before, or a column of that name: replace it or say so."""
@@ -643,10 +645,10 @@ def test_batch_does_not_mix_up_its_answer_with_what_was_there(
         ("less.csv", "out.csv", "tenure"),
     ],
 )
-def test_batch_says_what_it_cannot_do(
+def test_batch_reports_impossible_inputs_first(
     project: Project, tmp_path: Path, source: str, target: str, named: str
 ) -> None:
-    """Before it has worked for hours."""
+    """Before it starts to work."""
     export(project, tmp_path / "in.csv")
     (tmp_path / "in.json").write_text("[]")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
@@ -686,15 +688,15 @@ def verdicts(project: Project, server: Server, column: str, values: list[Json], 
         ("contract", ["One year", "one year", "One year ", "", "Oné year", None], "VARCHAR"),
     ],
 )
-def test_api_and_batch_refuse_the_same(
+def test_api_and_batch_reject_the_same_rows(
     server: Server, project: Project, column: str, values: list[Json], kind: str
 ) -> None:
-    """One contract, two readers: over JSON and over tables."""
+    """One contract has two readers: of JSON and of tables."""
     verdicts(project, server, column, values, kind)
 
 
 def test_api_and_batch_read_the_same_times(demand_server: Server, demand_project: Project) -> None:
-    """A time is a text in both, and can be written in many ways."""
+    """A time is a text in both, in several notations."""
     values = [
         "2014-10-20T00:30:00",
         "2014-10-20 00:30:00",

@@ -82,8 +82,8 @@ def prometheus(
 
 
 @pytest.mark.proof("Prometheus finds the slots and the gateway of production in their containers")
-def test_production_is_watched(docker: Docker, prometheus: int) -> None:
-    """The slot and the gateway are found by their names, and a gateway that is gone is missed."""
+def test_prometheus_scrapes_production(docker: Docker, prometheus: int) -> None:
+    """Slots and gateway are found by their names, and a stopped gateway raises an alert."""
 
     def query(expression: str) -> dict[str, str]:
         series = ask(prometheus, "query", query=expression)["result"]

@@ -58,8 +58,8 @@ def propose(github: GitHub) -> Run:
     return github.act("schedule", "template-pr")
 
 
-def test_a_release_is_proposed_once(github: GitHub) -> None:
-    """Tested, with what the changelog says of it; nothing happens again until there is another release."""
+def test_release_is_proposed_once(github: GitHub) -> None:
+    """The pull request is tested and quotes the changelog; without another release there is no second one."""
     run = propose(github)
     assert run.jobs == {"template-pr": "success"}, run.log
     proposal = github.pull_request
@@ -88,8 +88,8 @@ def conflicting(github: GitHub) -> GitHub:
     return github
 
 
-def test_a_conflict_makes_a_draft(conflicting: GitHub) -> None:
-    """With the list of conflicts; the run is red, and so are the hooks on the branch."""
+def test_conflict_makes_a_draft(conflicting: GitHub) -> None:
+    """It lists the conflicts; the run fails, and so do the hooks on the branch."""
     run = propose(conflicting)
     assert run.failed == [("template-pr", STEP)], run.log
     proposal = conflicting.pull_request
@@ -103,8 +103,8 @@ def test_a_conflict_makes_a_draft(conflicting: GitHub) -> None:
     assert subprocess.run(hook, check=False).returncode == 1
 
 
-def test_without_a_pull_request_there_is_no_branch(conflicting: GitHub) -> None:
-    """GitHub may refuse it until a setting is changed; the next run must not take it for proposed."""
+def test_failed_pull_request_leaves_no_branch(conflicting: GitHub) -> None:
+    """GitHub may reject it until a setting is changed; the next run must not take it for proposed."""
     (conflicting.folder / "pull-request").mkdir()  # the stand-in cannot write there
     run = propose(conflicting)
     assert run.failed == [("template-pr", STEP)], run.log
@@ -112,8 +112,8 @@ def test_without_a_pull_request_there_is_no_branch(conflicting: GitHub) -> None:
     assert git("branch", cwd=conflicting.origin).split() == ["*", "main"]
 
 
-def test_what_fails_its_checks_makes_a_draft(github: GitHub) -> None:
-    """With what was said."""
+def test_failing_checks_make_a_draft(github: GitHub) -> None:
+    """It contains their output."""
     file = github.project.folder / "src" / github.project.package / "extra.py"
     file.write_text('COUNT: int = "one"\n')
     github.push("a wrong type")
@@ -125,8 +125,8 @@ def test_what_fails_its_checks_makes_a_draft(github: GitHub) -> None:
     assert "invalid-assignment" in proposal
 
 
-def test_a_migration_runs_only_if_trusted(github: GitHub) -> None:
-    """Everywhere above, the variable TRUST_TEMPLATE says so; without it, the run is red and tells why."""
+def test_migration_runs_only_if_trusted(github: GitHub) -> None:
+    """Without the variable TRUST_TEMPLATE the run fails and explains why."""
     github.variables.clear()
     run = propose(github)
     assert run.failed == [("template-pr", STEP)], run.log
@@ -145,8 +145,8 @@ def by_hand(github: GitHub, **changed: str) -> Done:
     )
 
 
-def test_the_same_command_finishes_what_failed(conflicting: GitHub, project: Project) -> None:
-    """Without gh, without a push, without a pull request: what is checked out stays as it is."""
+def test_repeated_command_completes_a_failed_run(conflicting: GitHub, project: Project) -> None:
+    """Without gh, without a push, without a pull request: the checkout stays as it is."""
     clone = conflicting.project.using(project)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("AUTHOR", "Tester"), ("COMMITTER", "Tester")):

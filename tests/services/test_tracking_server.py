@@ -91,8 +91,8 @@ def database() -> Iterator[str]:
         yield address
 
 
-def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) -> None:
-    """Two models, three trials and a deployment while the server is away; then all of it is there."""
+def test_outage_loses_no_upload(fresh: Project, database: str, tmp_path: Path) -> None:
+    """Two models, three trials and a deployment during an outage; afterwards all of them are logged."""
     port = free_port()
     with set_to(f"http://127.0.0.1:{port}"):
         first = fresh.json("models/bundle/metadata.json")["version"]
@@ -128,8 +128,8 @@ def test_an_outage_loses_nothing(fresh: Project, database: str, tmp_path: Path) 
     assert not (fresh.folder / "mlruns/mlflow.db").exists()
 
 
-def test_the_documented_page_shows_the_runs(logged_project: Project) -> None:
-    """The README's command, with another port."""
+def test_documented_command_shows_the_runs(logged_project: Project) -> None:
+    """The README's command, on another port."""
     (command,) = re.findall(
         r"^uvx mlflow.*? ui [^#\n]*", (logged_project.folder / "README.md").read_text(), re.M
     )

@@ -38,8 +38,8 @@ def lose_a_host(tuned: Project, libraries: Path, name: str) -> tuple[str, str, i
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_a_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) -> None:
-    """Two hosts share the trials until one dies; then the other does the rest."""
+def test_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) -> None:
+    """Two hosts share the trials until one dies; then the other one runs the rest."""
     break_estimator(tuned, SLOW)
     first, second, died = lose_a_host(tuned, libraries, name)
     all_trials = trials(tuned)

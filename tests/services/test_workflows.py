@@ -29,7 +29,7 @@ def edit(github: GitHub, path: str, old: str, new: str) -> None:
 # ── ci ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ci_is_green_from_a_fork(fork: GitHub) -> None:
+def test_ci_passes_from_a_fork(fork: GitHub) -> None:
     """No variable, no secret, no remote, no production tag: all that anybody's pull request has.
 
     And no environment: each job makes its own from nothing.
@@ -83,7 +83,7 @@ def red(fork: GitHub, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_ci_is_red(fork: GitHub, name: str) -> None:
+def test_ci_fails_in_the_right_step(fork: GitHub, name: str) -> None:
     """What needs containers to be seen."""
     red(fork, BROKEN[name])
 
@@ -136,8 +136,8 @@ def next_release(released: GitHub, tmp_path: Path) -> GitHub:
     return released.fork(tmp_path)
 
 
-def test_a_merged_model_is_deployed(released: GitHub) -> None:
-    """By digest, under the commit and the model's version; git and the server agree on what it is."""
+def test_merged_model_is_deployed(released: GitHub) -> None:
+    """By digest, under the commit and the model's version; git and the server name the same model."""
     reference = answering(released)
     name, _, digest = reference.partition("@")
     assert name == f"{released.variables['REGISTRY']}/acme/churn"
@@ -148,8 +148,8 @@ def test_a_merged_model_is_deployed(released: GitHub) -> None:
         assert digest in released.docker.good("pull", f"{name}:{tag}")
 
 
-def test_a_model_goes_all_the_way_and_back(next_release: GitHub, project: Project) -> None:
-    """Parameters → training → pull request → merge → deployment; then, by hand, the model before."""
+def test_model_is_deployed_and_rolled_back(next_release: GitHub, project: Project) -> None:
+    """Parameters → training → pull request → merge → deployment; then the previous model by hand."""
     first, old, (tag, commit_of_tag) = (
         answering(next_release),
         version(next_release),
@@ -183,8 +183,8 @@ def test_a_model_goes_all_the_way_and_back(next_release: GitHub, project: Projec
     assert list(next_release.tags().values()) == [commit_of_tag, newest, commit_of_tag]
 
 
-def test_what_fails_under_load_is_taken_back(next_release: GitHub, project: Project) -> None:
-    """It passes staging, but fails after some requests: as a shadow, or in production without a trial."""
+def test_model_that_fails_under_load_is_rolled_back(next_release: GitHub, project: Project) -> None:
+    """It passes staging, but fails after some requests: as a shadow, or in production without a rollout."""
     before = answering(next_release)
     old = 'outputs: Any = self._session.run(self._outputs, {"features": features})[0]\n'
     fault = "        self.left = getattr(self, 'left', 9) - 1\n        assert self.left > 0\n"
@@ -208,7 +208,7 @@ def test_what_fails_under_load_is_taken_back(next_release: GitHub, project: Proj
     assert len(next_release.tags()) == 1
 
 
-def test_what_git_cannot_record_is_taken_back(next_release: GitHub) -> None:
+def test_deployment_that_git_cannot_record_is_rolled_back(next_release: GitHub) -> None:
     """A model in production that git does not know would be compared with nothing."""
     before = answering(next_release)
     hook = next_release.origin / "hooks/pre-receive"
@@ -223,8 +223,8 @@ def test_what_git_cannot_record_is_taken_back(next_release: GitHub) -> None:
     assert answering(next_release) == before
 
 
-def test_what_does_not_start_stays_out(next_release: GitHub) -> None:
-    """Staging is red, and production is not touched."""
+def test_model_that_does_not_start_is_not_deployed(next_release: GitHub) -> None:
+    """Staging fails, and production is not touched."""
     before = answering(next_release)
     edit(next_release, "Dockerfile", "serving.app:create_app", "serving.app:no_such_app")
     run = next_release.act("push", "deploy")
@@ -241,22 +241,22 @@ def test_what_does_not_start_stays_out(next_release: GitHub) -> None:
     assert version(next_release)
 
 
-def test_a_kept_model_is_not_deployed(next_release: GitHub) -> None:
-    """Merged it may be, so that git knows of it."""
+def test_model_with_verdict_keep_is_not_deployed(next_release: GitHub) -> None:
+    """It may be merged, so that git records it."""
     edit(next_release, "reports/gate.json", '"verdict": "promote",\n "model', '"verdict": "keep",\n "model')
     assert next_release.act("push", "deploy").jobs == {"model": "success"}
 
 
-def test_without_a_server_an_image_is_built_and_tried(next_release: GitHub) -> None:
-    """That is all there is to do, and it is said."""
+def test_without_a_server_the_image_is_built_and_smoke_tested(next_release: GitHub) -> None:
+    """The summary says that nothing is deployed."""
     del next_release.variables["SERVER"]
     run = next_release.act("push", "deploy")
     assert run.jobs == dict.fromkeys(["model", "image", "staging"], "success"), run.log
     assert "the variable SERVER does not say where" in run.log
 
 
-def test_verbs_may_be_repeated(released: GitHub) -> None:
-    """Also after they were cut off: a promotion that had turned the gateway, but not said so."""
+def test_deploy_commands_can_be_repeated(released: GitHub) -> None:
+    """Also after an interruption: a promotion that had switched the gateway but not recorded it."""
     state = Path(os.environ["STATE"]) / "state.json"
     before, first = state.read_text(), answering(released)
     containers = released.docker.good("ps", "--quiet", "--no-trunc")

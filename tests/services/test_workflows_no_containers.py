@@ -40,13 +40,13 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Docker:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_ci_is_red(fork: GitHub, name: str) -> None:
+def test_ci_fails_in_the_right_step(fork: GitHub, name: str) -> None:
     """What can be seen without."""
     red(fork, BROKEN[name])
 
 
-def test_trained_again_there_is_nothing_to_propose(fork: GitHub) -> None:
-    """Monitoring may ask as often as it likes: the same rows and code give the same model."""
+def test_train_proposes_nothing_for_the_same_model(fork: GitHub) -> None:
+    """Monitoring may trigger it often: the same rows and code give the same model."""
     payload = {"action": "train", "client_payload": {"reason": "drift of tenure"}}
     run = fork.act("repository_dispatch", "train", payload=payload)
     assert run.jobs == {"train": "success"}, run.log
@@ -55,8 +55,8 @@ def test_trained_again_there_is_nothing_to_propose(fork: GitHub) -> None:
     assert not (fork.folder / "pull-request").exists()
 
 
-def test_train_is_red_when_the_gate_blocks(fork: GitHub) -> None:
-    """Nothing is pushed or proposed, and the summary holds the reasons."""
+def test_train_fails_when_the_gate_blocks(fork: GitHub) -> None:
+    """Nothing is pushed or proposed, and the summary lists the reasons."""
     edit(fork, "params.yaml", "gate:", "gate:\n  max_size_mb: 0.001")
     run = fork.act("workflow_dispatch", "train", payload={"inputs": {"reason": "to see it blocked"}})
     assert run.failed == [("train", "make gate")], run.log
@@ -77,10 +77,10 @@ def test_train_is_red_when_the_gate_blocks(fork: GitHub) -> None:
     ],
 )
 @pytest.mark.parametrize("workflow", ["train", "deploy"])
-def test_a_remote_out_of_reach_is_told_first(
+def test_unreachable_remote_is_reported_first(
     fork: GitHub, render: Renderer, tmp_path: Path, remote: str, message: str, workflow: str
 ) -> None:
-    """Before anything is set up, let alone trained or built."""
+    """Before the environment is set up."""
     actions = fork.project.folder / ".github/actions"
     shutil.copytree(render(remote=remote) / ".github/actions", actions, dirs_exist_ok=True)
     fork.push(remote)
