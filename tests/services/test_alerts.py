@@ -375,7 +375,7 @@ def test_every_panel_has_data(stack: Stack, project: Project) -> None:
 
 @pytest.mark.proof("A server that hangs is told to the webhook, and so is its return")
 def test_webhook_receives_alerts_by_severity(stack: Stack) -> None:
-    """Many rejections are a warning. A hanging server is critical and inhibits other alerts until it responds."""
+    """Many rejections are a warning; a hanging server is critical and inhibits other alerts."""
     until(lambda: ("warning", "firing", "RowsRefused") in stack.told)
     stack.server.process.send_signal(signal.SIGSTOP)
     try:

@@ -207,28 +207,28 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def kinds(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """Make projects of other kinds."""
     with ExitStack() as open_ones:
         yield Made(project, tmp_path_factory.mktemp("kinds"), open_ones)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_problem_needs_two_files(made: Made, kind: str) -> None:
+def test_another_problem_needs_two_files(kinds: Made, kind: str) -> None:
     """No standard file depends on the problem; the model is much better than the baseline."""
-    project = made(kind)
-    found = project.json("reports/evaluation.json")
+    project = kinds(kind)
+    report = project.json("reports/evaluation.json")
     better = {"images": ("accuracy", 0.9), "ranking": ("mrr", 0.8), "fraud": ("roc_auc", 0.7)}
     name, least = better[kind]
-    assert found["metrics"][name] > least > found["baseline"][name]
+    assert report["metrics"][name] > least > report["baseline"][name]
     changed = project.good("git", "status", "--porcelain", "src", "dvc.yaml", "tests").split()
     assert changed == ["M", f"src/{project.package}/problem.py"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_api_and_batch_serve_other_problems_alike(made: Made, kind: str) -> None:
+def test_api_and_batch_serve_other_problems_alike(kinds: Made, kind: str) -> None:
     """The predictions of the API and of batch scoring are equal."""
-    project, server = made(kind), made.server(kind)
+    project, server = kinds(kind), kinds.server(kind)
     (answer,) = server.predictions(ROWS[kind])
     expected = {"images": {"label", "probabilities"}, "ranking": {"items"}}
     assert answer.keys() == expected.get(kind, expected["images"])
@@ -239,27 +239,27 @@ def test_api_and_batch_serve_other_problems_alike(made: Made, kind: str) -> None
     project.batch("data/splits/test.parquet", "out.parquet")
     by_file = project.rows("FROM 'out.parquet'")
     assert len(by_api) == len(by_file) > 100
-    for row, found in zip(by_file, by_api, strict=True):
+    for row, prediction in zip(by_file, by_api, strict=True):
         assert row["error"] is None
         if kind == "ranking":
-            assert row["items"] == [item["item"] for item in found["items"]]
+            assert row["items"] == [item["item"] for item in prediction["items"]]
         else:
-            assert row["label"] == found["label"]
+            assert row["label"] == prediction["label"]
 
 
 @pytest.mark.parametrize(("kind", "column", "value", "rule"), WRONG, ids=lambda part: repr(part)[:20])
 def test_api_enforces_rules_of_list_columns(
-    made: Made, kind: str, column: str, value: Json, rule: str
+    kinds: Made, kind: str, column: str, value: Json, rule: str
 ) -> None:
     """List columns have a length, and rules for their elements."""
-    (found,) = made.server(kind).problems({**ROWS[kind], column: value})
-    assert found["column"] == column
-    assert rule in found["rule"]
+    (error,) = kinds.server(kind).problems({**ROWS[kind], column: value})
+    assert error["column"] == column
+    assert rule in error["rule"]
 
 
-def test_validate_rejects_invalid_lists(made: Made, tmp_path: Path) -> None:
+def test_validate_rejects_invalid_lists(kinds: Made, tmp_path: Path) -> None:
     """The rules for rows of a file are those of the API."""
-    project = made("images").copy(tmp_path / "project")
+    project = kinds("images").copy(tmp_path / "project")
     project.edit("""
         SELECT * REPLACE (CASE scan WHEN 1 THEN pixels[:63] WHEN 2 THEN list_append(pixels, 1)
             WHEN 3 THEN [17.0] || pixels[2:] WHEN 4 THEN [NULL] || pixels[2:]
@@ -272,9 +272,9 @@ def test_validate_rejects_invalid_lists(made: Made, tmp_path: Path) -> None:
     assert all(len(row["reasons"]) < 200 for row in rows)
 
 
-def test_validate_rejects_invalid_baskets(made: Made, tmp_path: Path) -> None:
+def test_validate_rejects_invalid_baskets(kinds: Made, tmp_path: Path) -> None:
     """Too many items, unknown items and missing baskets are rejected; an empty basket is valid."""
-    project = made("ranking").copy(tmp_path / "project")
+    project = kinds("ranking").copy(tmp_path / "project")
     project.edit("""
         SELECT * REPLACE (CASE "order" WHEN 1 THEN ['book 99'] WHEN 2 THEN ['book 1', NULL]
             WHEN 3 THEN list_transform(range(6), lambda i: 'book ' || i)
@@ -290,13 +290,13 @@ def test_item_without_sales_is_ranked_last_or_rejected(work: Project) -> None:
     shelf = 'Column("next", "category", categories='
     pose(work, RANKING.replace(f"{shelf}SHELF)", f'{shelf}("never sold", *SHELF))'))
     work.stages("data.ingest")
-    done = work.stage("data.validate")
-    if not done.returncode:
+    result = work.stage("data.validate")
+    if not result.returncode:
         work.stages("data.split")
-        done = work.stage("training.train")
-    if done.returncode:
-        assert "Traceback" not in done.stderr
-        assert "never sold" in done.stderr
+        result = work.stage("training.train")
+    if result.returncode:
+        assert "Traceback" not in result.stderr
+        assert "never sold" in result.stderr
     else:
         work.stages("model.build", "evaluation.evaluate")
         work.batch("data/splits/test.parquet", "out.parquet")
@@ -334,10 +334,10 @@ def test_train_accepts_a_class_that_first_occurs_late(work: Project) -> None:
     """
     pose(work, late[:start].rstrip() + forest)
     work.stages("data.ingest", "data.validate", "data.split")
-    done = work.stage("training.train")
-    assert "Traceback" not in done.stderr
-    if done.returncode:
-        assert "train.n_splits" in done.stderr
+    result = work.stage("training.train")
+    assert "Traceback" not in result.stderr
+    if result.returncode:
+        assert "train.n_splits" in result.stderr
 
 
 # ── Estimators ───────────────────────────────────────────────────────────────────────────────────
@@ -351,8 +351,8 @@ def train_and_bundle(project: Project, estimator: str) -> str | None:
     project.problem.write_text(body)
     project.params("train: {n_splits: 2}")
     project.stages("training.train")
-    done = project.stage("model.build")
-    return project.refusal("model.build") if done.returncode else None
+    result = project.stage("model.build")
+    return project.refusal("model.build") if result.returncode else None
 
 
 UNCONVERTIBLE = {
@@ -407,14 +407,14 @@ UNCONVERTIBLE = {
 @pytest.mark.parametrize("step", UNCONVERTIBLE)
 def test_build_names_a_step_without_onnx_form(work: Project, step: str) -> None:
     """The message names the step by its path and class, and no step that converts."""
-    said = train_and_bundle(work, UNCONVERTIBLE[step])
-    assert said is not None
-    first = said.splitlines()[0]
+    error = train_and_bundle(work, UNCONVERTIBLE[step])
+    assert error is not None
+    first = error.splitlines()[0]
     assert step in first
     assert "LogisticRegression" not in first
     assert "HistGradientBoosting" not in first
-    assert "PREPARE" in said
-    assert "register" in said
+    assert "PREPARE" in error
+    assert "register" in error
     assert not (work.folder / "models/bundle/model.onnx").exists()
 
 
@@ -497,8 +497,8 @@ def test_build_fails_without_parity(work: Project) -> None:
         skl2onnx.convert_sklearn = spoiled
         """)
     )
-    said = work.refusal("model.build")
-    assert "bundle.parity_tolerance" in said
+    error = work.refusal("model.build")
+    assert "bundle.parity_tolerance" in error
     assert not (work.folder / "models/bundle").exists()
 
 
@@ -518,9 +518,9 @@ def test_build_fails_for_a_scaler_before_trees(demand_work: Project) -> None:
     )
     demand_work.params("train: {n_splits: 2}")
     demand_work.stages("training.train")
-    said = demand_work.refusal("model.build")
-    assert "bundle.parity_tolerance" in said
-    assert "scaler" in said
+    error = demand_work.refusal("model.build")
+    assert "bundle.parity_tolerance" in error
+    assert "scaler" in error
 
 
 def test_bundle_contains_no_pickle(work: Project) -> None:
@@ -548,9 +548,9 @@ def test_bundle_contains_no_pickle(work: Project) -> None:
 def test_invalid_contract_is_rejected_where_it_is_declared(work: Project, column: str, message: str) -> None:
     """The message explains the error at the declaration, not at a consequence of it."""
     work.declare(column)
-    done = work.stage("data.split")
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
+    result = work.stage("data.split")
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
     assert message in last
     if "mx" not in column:
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in result.stderr

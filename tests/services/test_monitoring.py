@@ -102,8 +102,8 @@ def shifted(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFacto
 
 def monitor(work: Project, events: Path, *args: str | Path) -> Json:
     """Run the monitor, which must be content or warn; give its report."""
-    done = work.stage("monitoring.monitor", "--events", events, *args)
-    assert done.returncode == 0, done.stderr
+    result = work.stage("monitoring.monitor", "--events", events, *args)
+    assert result.returncode == 0, result.stderr
     return report(work)
 
 
@@ -114,7 +114,7 @@ def report(work: Project) -> Json:
 
 def accused(work: Project, verdict: str = "alert") -> set[str]:
     """Name the columns that the newest report accuses."""
-    return {it["name"] for it in report(work)["drift"] if it["verdict"] == verdict}
+    return {column["name"] for column in report(work)["drift"] if column["verdict"] == verdict}
 
 
 def truth(work: Project, path: Path, answer: str) -> Path:
@@ -128,13 +128,13 @@ def truth(work: Project, path: Path, answer: str) -> Path:
 
 def test_monitor_finds_no_drift_in_rows_as_in_training(work: Project, usual: Path) -> None:
     """The verdict, the counts and the reports are written, and `make monitor` prints the same."""
-    said = work.make("monitor", f"EVENTS={usual}")
-    found = report(work)
-    assert found["verdict"] == "ok", found["reasons"]
-    assert f"monitor: ok, {found['rows']:,} rows" in said
-    (traffic,) = found["traffic"]
-    assert (traffic["rows"], traffic["requests"]) == (found["rows"], -(-found["rows"] // A_REQUEST))
-    assert {it["name"] for it in found["drift"]} == {*example(work), "answer: No", "answer: Yes"}
+    output = work.make("monitor", f"EVENTS={usual}")
+    results = report(work)
+    assert results["verdict"] == "ok", results["reasons"]
+    assert f"monitor: ok, {results['rows']:,} rows" in output
+    (traffic,) = results["traffic"]
+    assert (traffic["rows"], traffic["requests"]) == (results["rows"], -(-results["rows"] // A_REQUEST))
+    assert {column["name"] for column in results["drift"]} == {*example(work), "answer: No", "answer: Yes"}
     page = (work.folder / "reports/monitoring.html").read_text()
     assert "data:image/png;base64," in page
     assert "http" not in page
@@ -144,12 +144,12 @@ def test_monitor_finds_no_drift_in_rows_as_in_training(work: Project, usual: Pat
 @pytest.mark.proof("Other customers are an alert that names the columns which tell them apart")
 def test_monitor_alerts_on_another_kind_of_customer(work: Project, shifted: Path) -> None:
     """Real rows of one kind only: the columns that distinguish them are listed, the largest drift first."""
-    said = work.refusal("monitoring.monitor", "--events", shifted)
+    error = work.refusal("monitoring.monitor", "--events", shifted)
     assert {"contract", "internet_service", "monthly_charges", "answer: Yes"} <= accused(work)
     assert "partner" not in accused(work) | accused(work, "warn")
-    assert said.index("drift, internet_service") < said.index("drift, tenure")
-    assert "most: Month-to-month, 54.7% then, 100.0% now" in said
-    assert "make ingest pipeline" in said
+    assert error.index("drift, internet_service") < error.index("drift, tenure")
+    assert "most: Month-to-month, 54.7% then, 100.0% now" in error
+    assert "make ingest pipeline" in error
     assert "# Monitoring: alert" in (work.folder / "reports/monitoring.md").read_text()
 
 
@@ -162,58 +162,60 @@ def test_monitor_alerts_on_a_bug_upstream(
     work: Project, slim: Path, tmp_path: Path, query: str, column: str, most: str
 ) -> None:
     """The broken column is listed, and no other input."""
-    said = work.refusal("monitoring.monitor", "--events", ask(work, slim, tmp_path, query))
+    error = work.refusal("monitoring.monitor", "--events", ask(work, slim, tmp_path, query))
     assert accused(work) - {"answer: Yes"} == {column}
-    assert f"drift, {column}: 100% of the rows are not as they were; most: {most}, 100.0% now" in said
+    assert f"drift, {column}: 100% of the rows are not as they were; most: {most}, 100.0% now" in error
 
 
 def test_monitor_alerts_on_a_sensor_stuck_for_a_week(
     demand_work: Project, slim: Path, tmp_path: Path
 ) -> None:
     """Half-hours of a day are correlated: seven days count as seven rows, which is enough here."""
-    said = demand_work.refusal("monitoring.monitor", "--events", ask(demand_work, slim, tmp_path, STUCK))
+    error = demand_work.refusal("monitoring.monitor", "--events", ask(demand_work, slim, tmp_path, STUCK))
     assert {"temperature"} <= accused(demand_work) <= {"temperature", "answer: demand"}
-    assert "ALERT drift, temperature: 90% of the rows are not as they were" in said
+    assert "ALERT drift, temperature: 90% of the rows are not as they were" in error
 
 
 def test_monitor_defers_too_few_rows(work: Project, slim: Path, usual: Path, tmp_path: Path) -> None:
     """They raise no alert; the next run checks them with the later rows, and no row twice."""
     events = ask(work, slim, tmp_path, f"{SHIFTED} LIMIT 40")
-    found = monitor(work, events)
-    assert (found["verdict"], found["drift"]) == ("warn", [])
-    said = "too few to be judged: 40 of this model, monitor.min_rows is 500"
-    assert found["reasons"] == [{"verdict": "warn", "rule": "traffic", "subject": "rows", "said": said}]
+    results = monitor(work, events)
+    assert (results["verdict"], results["drift"]) == ("warn", [])
+    message = "too few to be judged: 40 of this model, monitor.min_rows is 500"
+    assert results["reasons"] == [{"verdict": "warn", "rule": "traffic", "subject": "rows", "said": message}]
     shutil.copytree(usual, events, dirs_exist_ok=True)
-    found = monitor(work, events)
-    assert found["verdict"] == "ok"
-    assert found["rows"] == 40 + work.json("reports/evaluation.json")["rows"]
+    results = monitor(work, events)
+    assert results["verdict"] == "ok"
+    assert results["rows"] == 40 + work.json("reports/evaluation.json")["rows"]
     assert "since" in work.refusal("monitoring.monitor", "--events", events)
-    assert monitor(work, events, "--since", "1d")["rows"] == found["rows"]
+    assert monitor(work, events, "--since", "1d")["rows"] == results["rows"]
 
 
 def test_monitor_computes_kpis_from_labels(work: Project, usual: Path, tmp_path: Path) -> None:
     """KPIs are reported, also by segment; inverted labels raise an alert."""
-    told = truth(work, tmp_path / "truth.csv", "churn")
-    found = monitor(work, usual, "--truth", told)
-    whole = {it["metric"]: it for it in found["performance"] if not it["segment"]}
+    labels = truth(work, tmp_path / "truth.csv", "churn")
+    results = monitor(work, usual, "--truth", labels)
+    whole = {kpi["metric"]: kpi for kpi in results["performance"] if not kpi["segment"]}
     evaluation = work.json("reports/evaluation.json")
-    assert found["truth_rows"] == evaluation["rows"]
+    assert results["truth_rows"] == evaluation["rows"]
     assert whole["roc_auc"]["found"]["value"] == pytest.approx(evaluation["metrics"]["roc_auc"])
     by_segment = {
-        it["segment"]: it["found"]["value"] for it in found["performance"] if it["metric"] == "roc_auc"
+        kpi["segment"]: kpi["found"]["value"] for kpi in results["performance"] if kpi["metric"] == "roc_auc"
     }
     for column, values in evaluation["segments"].items():
         for value, metrics in values.items():
             assert by_segment[f"{column} = {value}"] == pytest.approx(metrics["roc_auc"])
     turned = truth(work, tmp_path / "turned.csv", "CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END")
-    said = work.refusal("monitoring.monitor", "--events", usual, "--since", "1d", "--truth", turned)
-    assert "kpi, roc_auc: is 0.1" in said
-    assert "must be at least 0.8" in said
+    message = work.refusal("monitoring.monitor", "--events", usual, "--since", "1d", "--truth", turned)
+    assert "kpi, roc_auc: is 0.1" in message
+    assert "must be at least 0.8" in message
     strange = truth(work, tmp_path / "strange.csv", "'Perhaps'")
-    found = monitor(work, usual, "--since", "1d", "--truth", strange)
-    said = "1,407 labels are not what the contract allows, and left out"
-    assert found["reasons"] == [{"verdict": "warn", "rule": "labels", "subject": "invalid", "said": said}]
-    assert (found["truth_rows"], found["performance"]) == (0, [])
+    results = monitor(work, usual, "--since", "1d", "--truth", strange)
+    message = "1,407 labels are not what the contract allows, and left out"
+    assert results["reasons"] == [
+        {"verdict": "warn", "rule": "labels", "subject": "invalid", "said": message}
+    ]
+    assert (results["truth_rows"], results["performance"]) == (0, [])
 
 
 @pytest.mark.proof("Who tells other labels later moves no KPI, and is reported")
@@ -223,11 +225,13 @@ def test_monitor_uses_the_first_of_two_labels(work: Project, usual: Path, tmp_pa
     for number, answer in enumerate(("churn", "CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END")):
         path = truth(work, tmp_path / "told.csv", answer)
         work.script(TELL, path, events / f"truth/2026-01-0{2 - number}/{number}.parquet", str(number))
-    found = monitor(work, events)
-    said = f"{found['rows']:,} rows have a later label that differs: the first counts"
-    assert found["reasons"] == [{"verdict": "warn", "rule": "labels", "subject": "conflicts", "said": said}]
-    assert (found["verdict"], found["truth_rows"]) == ("warn", found["rows"])
-    assert found["performance"][0]["found"]["value"] > 0.8
+    results = monitor(work, events)
+    message = f"{results['rows']:,} rows have a later label that differs: the first counts"
+    assert results["reasons"] == [
+        {"verdict": "warn", "rule": "labels", "subject": "conflicts", "said": message}
+    ]
+    assert (results["verdict"], results["truth_rows"]) == ("warn", results["rows"])
+    assert results["performance"][0]["found"]["value"] > 0.8
 
 
 @pytest.mark.parametrize(("status", "name"), [(422, "refused"), (500, "failed")])
@@ -243,29 +247,29 @@ def test_monitor_alerts_on_too_many_errors(
         work.edit(spoil if number else f"{spoil} LIMIT 1", copy)
         if number == 0:
             assert monitor(work, events, "--since", "1d")["traffic"][0][name] == 1
-    said = work.refusal("monitoring.monitor", "--events", events, "--since", "1d")
-    assert f"{name}, requests: 46 of 61, 75.4%; monitor.max_{name}_share is" in said
+    error = work.refusal("monitoring.monitor", "--events", events, "--since", "1d")
+    assert f"{name}, requests: 46 of 61, 75.4%; monitor.max_{name}_share is" in error
     assert len(report(work)["reasons"]) == 1
 
 
 def test_monitor_explains_what_it_cannot_check(work: Project, usual: Path, tmp_path: Path) -> None:
     """No events; events of another model only; events of two models."""
-    said = work.refusal("monitoring.monitor", "--events", tmp_path / "none")
-    assert "no events in" in said
-    assert "EVENTS" in said
-    others = tmp_path / "others"
+    message = work.refusal("monitoring.monitor", "--events", tmp_path / "none")
+    assert "no events in" in message
+    assert "EVENTS" in message
+    mixed = tmp_path / "mixed"
     (file,) = usual.glob("*/*.parquet")
-    (others / file.parent.name).mkdir(parents=True)
-    foreign = shutil.copy(file, others / file.parent.name / "foreign.parquet")
+    (mixed / file.parent.name).mkdir(parents=True)
+    foreign = shutil.copy(file, mixed / file.parent.name / "foreign.parquet")
     work.edit("SELECT * REPLACE ('0123456789ab' AS model_version) FROM raw", str(foreign))
-    said = work.refusal("monitoring.monitor", "--events", others)
-    assert "the events are of model 0123456789ab, the bundle here is" in said
-    shutil.copy(file, others / file.parent.name)
-    found = monitor(work, others)
-    assert found["verdict"] == "ok"
-    assert [it["rows"] for it in found["traffic"]] == [found["rows"]] * 2
-    said = (work.folder / "reports/monitoring.md").read_text()
-    assert f"{found['rows']:,} rows of other models are counted below, and not judged." in said
+    message = work.refusal("monitoring.monitor", "--events", mixed)
+    assert "the events are of model 0123456789ab, the bundle here is" in message
+    shutil.copy(file, mixed / file.parent.name)
+    results = monitor(work, mixed)
+    assert results["verdict"] == "ok"
+    assert [model["rows"] for model in results["traffic"]] == [results["rows"]] * 2
+    message = (work.folder / "reports/monitoring.md").read_text()
+    assert f"{results['rows']:,} rows of other models are counted below, and not judged." in message
 
 
 @pytest.mark.proof("A monitor that was killed finds the same when it is run again")
@@ -279,9 +283,9 @@ def test_killed_monitor_can_be_run_again(work: Project, usual: Path, tmp_path: P
     process.kill()
     process.wait()
     assert not [*(work.folder / "reports").glob("monitoring.*")]
-    found = monitor(work, usual)
-    assert (found["verdict"], found["since"]) == ("ok", None)
-    assert found["rows"] == work.json("reports/evaluation.json")["rows"]
+    results = monitor(work, usual)
+    assert (results["verdict"], results["since"]) == ("ok", None)
+    assert results["rows"] == work.json("reports/evaluation.json")["rows"]
 
 
 def test_monitor_warns_about_old_events(work: Project, usual: Path, tmp_path: Path) -> None:
@@ -290,14 +294,16 @@ def test_monitor_warns_about_old_events(work: Project, usual: Path, tmp_path: Pa
     (tmp_path / "events" / file.parent.name).mkdir(parents=True)
     old = str(shutil.copy(file, tmp_path / "events" / file.parent.name))
     work.edit("SELECT * REPLACE (time - INTERVAL 2 DAY AS time) FROM raw", old)
-    found = monitor(work, tmp_path / "events")
-    assert found["verdict"] == "warn"
-    said = "the newest is 48 hours old, monitor.max_age_hours is 24"
-    assert found["reasons"] == [{"verdict": "warn", "rule": "traffic", "subject": "events", "said": said}]
+    results = monitor(work, tmp_path / "events")
+    assert results["verdict"] == "warn"
+    message = "the newest is 48 hours old, monitor.max_age_hours is 24"
+    assert results["reasons"] == [
+        {"verdict": "warn", "rule": "traffic", "subject": "events", "said": message}
+    ]
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def gh_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the folder where the stand-in for GitHub keeps what it is told."""
     monkeypatch.setenv("PATH", f"{STAND_INS}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("GITHUB_STAND_IN", str(tmp_path))
@@ -305,33 +311,33 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_alert_opens_updates_and_closes_one_issue(
-    work: Project, usual: Path, shifted: Path, told: Path
+    work: Project, usual: Path, shifted: Path, gh_calls: Path
 ) -> None:
     """Training is triggered unless a model is waiting to be merged."""
     assert "reports/monitoring.json is not here: make monitor" in work.refusal("automation.alert")
     owners = work.folder / ".github/CODEOWNERS"
     work.replace("/src/*/data/ @your-org/ml-team", "/src/*/data/ @acme/data @acme/lake", owners)
     work.refusal("monitoring.monitor", "--events", shifted)
-    said = work.make("alert")
-    assert "alert: train is started: drift, internet_service; drift, " in said
-    issue, event = (told / "issue").read_text(), (told / "dispatch").read_text()
+    output = work.make("alert")
+    assert "alert: train is started: drift, internet_service; drift, " in output
+    issue, event = (gh_calls / "issue").read_text(), (gh_calls / "dispatch").read_text()
     assert issue.startswith("create\n--label\nmonitoring\n--title\n")
     assert "@acme/data @acme/lake for drift: please look. Seen in a run by hand." in issue
     assert "- ALERT drift, internet_service: " in issue
     assert "\nevent_type=train\n--raw-field\nclient_payload[reason]=drift, internet_service; " in event
-    (told / "dispatch").unlink()
-    (told / "open").write_text("https://github.com/acme/churn/pull/1\n")
+    (gh_calls / "dispatch").unlink()
+    (gh_calls / "open").write_text("https://github.com/acme/churn/pull/1\n")
     assert "waits to be merged: https://github.com/acme/churn/pull/1" in work.stages("automation.alert")
-    assert (told / "issue").read_text().startswith("edit\n7\n")
-    assert not (told / "dispatch").exists()
+    assert (gh_calls / "issue").read_text().startswith("edit\n7\n")
+    assert not (gh_calls / "dispatch").exists()
     monitor(work, usual, "--since", "1d")
     assert "alert: issue 7 is closed" in work.stages("automation.alert")
-    assert (told / "issue").read_text().startswith("close\n7\n--comment\nProduction is ok: 1,4")
+    assert (gh_calls / "issue").read_text().startswith("close\n7\n--comment\nProduction is ok: 1,4")
     assert "alert: none, production is ok" in work.stages("automation.alert")
 
 
 def test_alert_that_training_cannot_fix_triggers_no_training(
-    work: Project, shifted: Path, told: Path
+    work: Project, shifted: Path, gh_calls: Path
 ) -> None:
     """Its owner is notified; a warning leaves the issue as it is."""
     owners, path = work.folder / ".github/CODEOWNERS", work.folder / "reports/monitoring.json"
@@ -339,11 +345,11 @@ def test_alert_that_training_cannot_fix_triggers_no_training(
     work.refusal("monitoring.monitor", "--events", shifted)
     path.write_text(path.read_text().replace('"rule": "drift"', '"rule": "failed"'))
     work.stages("automation.alert")
-    assert "@acme/platform for failed: please look." in (told / "issue").read_text()
-    assert not (told / "dispatch").exists()
+    assert "@acme/platform for failed: please look." in (gh_calls / "issue").read_text()
+    assert not (gh_calls / "dispatch").exists()
     path.write_text(path.read_text().replace('"alert"', '"warn"'))
     assert "alert: none, production is warn" in work.stages("automation.alert")
-    assert (told / "open-issue").exists()
+    assert (gh_calls / "open-issue").exists()
 
 
 @pytest.mark.proof("Rows of the same distribution are accused at most at the stated rate")
@@ -356,8 +362,8 @@ def test_monitor_false_alert_rate_is_at_most_the_stated_one(
     confidence level 0.95: stated rate 0.05, allowed 0.096 (three standard errors of 200 draws above it).
     With the default limits: none. The test is that of SciPy.
     """
-    said = project.script(SIMULATE.format(package=project.package, times=200))
-    by_doubt, by_default = map(float, said.split())
+    output = project.script(SIMULATE.format(package=project.package, times=200))
+    by_doubt, by_default = map(float, output.split())
     record_property("found", f"{by_doubt:.3f} of 200 windows, 0.05 stated; {by_default:g} by default")
     assert by_doubt <= 0.096
     assert by_default == 0
