@@ -145,11 +145,11 @@ def collect_evidence(model: Model, settings: params.Params) -> Evidence:
 
 def _predict_production(contract: Contract, reset_tag: str | None) -> tuple[Production | None, list[str]]:
     """Outputs of the model in production for the test rows, or why it cannot predict them."""
-    tag = registry.newest_tag()
+    tag = registry.find_production_tag()
     if tag is None or tag == reset_tag:
         return None, []
-    champion = registry.fetch(tag)
-    if differences := registry.differences(champion.contract, contract):
+    champion = registry.load_champion(tag)
+    if differences := registry.contract_differences(champion.contract, contract):
         return None, differences
     outputs = champion.run(read_features(TEST, champion.contract).to_numpy())
     return Production(tag, champion.metadata.version, outputs), []
