@@ -14,12 +14,13 @@ import pytest
 from helpers import commit, files, git, run
 from project import Done, Json, Project
 
-STATE = "from {package}.training import tracking; tracking.log_run()"
+STATE = "from {package}.model import tracking; tracking.sync()"
 TRIALS = """
-    from {package}.training import tracking
+    from {package}.model import tracking
     for number in range(3):
         metrics = {{"loss": number / 10, "diverged": float("nan")}}
-        tracking.log_trial("depth", number, {{"tree": {{"depth": number}}}}, metrics)
+        tracking.queue_trial("depth", number, {{"tree": {{"depth": number}}}}, metrics)
+    tracking.upload_pending()
 """
 # What MLflow has to say, asked through its own client.
 LOOK = """
@@ -102,7 +103,7 @@ def set_to(address: str) -> Generator[None]:
 def champion(work: Project, version: str) -> str:
     """Tell of a deployment."""
     return script(
-        work, f"from {{package}}.training import tracking; tracking.log_champion('{version}')"
+        work, f"from {{package}}.model import tracking; tracking.set_champion_alias('{version}')"
     ).stderr
 
 
@@ -174,7 +175,7 @@ def test_known_state_is_not_logged_again(logged_project: Project) -> None:
     """Nor is MLflow imported, which takes longer than all else; another address knows nothing yet."""
     code = STATE + "; import sys; print('mlflow' in sys.modules)"
     assert script(logged_project, code).stdout == "False\n"
-    assert "logged 0, 0 left" in logged_project.make("sync-mlflow")
+    assert "MLflow is up to date" in logged_project.make("sync-mlflow")
     with set_to("sqlite:///mlruns/elsewhere.db"):
         assert script(logged_project, code).stdout == "True\n"
         assert script(logged_project, code).stdout == "False\n"
@@ -185,7 +186,7 @@ def test_known_state_is_not_logged_again(logged_project: Project) -> None:
 def test_unknown_champion_is_a_warning(logged_project: Project) -> None:
     """A deployment is done when this is called: it must not fail for it."""
     output = champion(logged_project, "0123")
-    assert re.fullmatch(r"warning: .* knows no model_version 0123: .*\n", output)
+    assert re.fullmatch(r"warning: .* has no model_version 0123: .*\n", output)
     assert waiting(logged_project) == []
 
 
@@ -236,7 +237,7 @@ def test_interrupted_run_is_completed(fresh: Project) -> None:
     output = script(fresh, STATE).stderr
     assert re.fullmatch(r"warning: [^\n]+`make sync-mlflow`[^\n]+\n", output)
     obstacle.unlink()
-    assert "logged 1, 0 left" in fresh.make("sync-mlflow")
+    assert "MLflow is up to date" in fresh.make("sync-mlflow")
     (logged,) = look(fresh)["runs"]
     assert logged["files"] == state(fresh)
     assert logged["status"] == "FINISHED"

@@ -205,8 +205,14 @@ def check_deployable() -> str:
     return version
 
 
-def _check_stored() -> None:
-    """Stop if the remote lacks the bundle of HEAD: no other clone could compare a model with it."""
+def check_stored() -> None:
+    """Check that the remote has the bundle of HEAD: without it, no clone could compare a model with it.
+
+    A remote that cannot be reached, as in a job without its credentials, is a warning.
+
+    Raises:
+        ProjectError: The remote lacks the bundle.
+    """
     import dvc.api
     from dvc.exceptions import PathMissingError
 
@@ -270,7 +276,7 @@ def main() -> None:
         print(find_production_tag() or "")
         return
     version = check_deployable()
-    _check_stored()
+    check_stored()
     tag = tag_production()
     print(f"production: model {version} of commit {_commit_of('HEAD')[:12]} as {tag}")
     tracking.set_champion_alias(version)
