@@ -166,7 +166,9 @@ class Project:
     def using(self, other: "Project") -> "Project":
         """Share another project's environment, through a link that git is told not to see."""
         (self.folder / ".venv").symlink_to((other.folder / ".venv").resolve())
-        (self.folder / ".git/info/exclude").write_text(".venv\n")
+        (self.folder / ".git/info/exclude").write_text(".venv\nuv.lock\n")
+        if not (self.folder / "uv.lock").exists():
+            shutil.copy2(other.folder / "uv.lock", self.folder)
         return self
 
 

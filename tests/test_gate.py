@@ -124,7 +124,7 @@ def estimator(seed: int, **settings: float) -> BaseEstimator:
 def rename_a_column(work: Project) -> None:
     """Give a column that the model in production needs another name."""
     work.replace('Column("partner", "integer", 0, 1)', 'Column("has_partner", "integer", 0, 1)')
-    work.replace('Behaviour("partner"', 'Behaviour("has_partner"')
+    work.replace('BehaviouralTest("partner"', 'BehaviouralTest("has_partner"')
     work.replace(
         'PREPARE = "SELECT * FROM raw"', 'PREPARE = "SELECT * RENAME (partner AS has_partner) FROM raw"'
     )
@@ -362,10 +362,10 @@ def test_newest_production_tag_has_the_highest_number(deployed: Project) -> None
     ("old", "new", "message"),
     [
         ('metric="roc_auc"', 'metric="auc"', "'auc' is not a metric of classification"),
-        ('Behaviour("tenure", 12', 'Behaviour("tenor", 12', "'tenor' must be a feature"),
-        ('"Two year", "lowers"', '"Weekly", "lowers"', "contract cannot change to 'Weekly'"),
-        ('12, "lowers", "Who', '"long", "lowers", "Who', "tenure cannot change to 'long'"),
-        ('customers.", "Yes")', 'customers.", "Perhaps")', "it is 'Perhaps'"),
+        ('BehaviouralTest("tenure", 12', 'BehaviouralTest("tenor", 12', "'tenor' must be a feature"),
+        ('"Two year", "decreases"', '"Weekly", "decreases"', "'contract' cannot change to 'Weekly'"),
+        ('12, "decreases", ', '"long", "decreases", ', "'tenure' cannot change to 'long'"),
+        ('prediction.", "Yes")', 'prediction.", "Perhaps")', "it is 'Perhaps'"),
     ],
 )
 def test_gate_names_invalid_expectation(work: Project, old: str, new: str, message: str) -> None:
@@ -388,13 +388,14 @@ SIMULATE = """
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from {package} import params, problem
+from {package} import declarations, params
 from {package}.contract.dataset import Dataset
 from {package}.evaluation.checks import Evidence, Production, check_production
 
 TIMES, ROWS, MARGIN = 400, 1500, 0.02
 settings = params.Params(gate=params.Gate(n_bootstrap=400, non_inferiority_margin=MARGIN))
-kpi = problem.KPIS[0]
+problem = declarations.load()
+kpi = problem.primary_kpi
 
 def outputs(score):
     yes = 1 / (1 + np.exp(-score))
@@ -407,9 +408,9 @@ def verdict(random, ours, theirs):
     def score(signal):
         return signal * target + np.sqrt(0.85) * shared + np.sqrt(0.15) * random.normal(size=ROWS)
     production = Production("production/1", "theirs", outputs(score(theirs)))
-    test = Dataset(Path(), problem.CONTRACT, pd.DataFrame(), target)
+    test = Dataset(Path(), problem.contract, pd.DataFrame(), target)
     new = outputs(score(ours))
-    evidence = Evidence(settings, (kpi,), (), "new", test, new, None, production, [], (), {{}})
+    evidence = Evidence(settings, (kpi,), kpi, (), "new", test, new, None, production, [], (), {{}})
     (check,) = check_production(evidence)
     return {{"pass": "promote", "warn": "keep", "fail": "block"}}[check.status]
 

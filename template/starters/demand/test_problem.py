@@ -1,4 +1,4 @@
-"""Tests of this problem. The file is yours: say what must hold for your data and your model."""
+"""Tests of this problem. This file is yours: test what must hold for your data and your model."""
 
 import duckdb
 import pandas as pd
@@ -6,14 +6,14 @@ import pandas as pd
 from {{ package_name }}.problem import PREPARE, sample
 
 
-def test_the_sample_is_one_year_of_half_hours() -> None:
+def test_sample_is_one_year_of_half_hours() -> None:
     times = sample()["time"]
     assert times.is_unique
     assert times.min() == pd.Timestamp("2014-01-01 00:00")
     assert times.max() == pd.Timestamp("2014-12-31 23:30")
 
 
-def test_the_past_is_the_same_half_hour_one_day_and_one_week_ago() -> None:
+def test_prepare_joins_demand_of_one_day_and_one_week_ago() -> None:
     raw = sample()
     prepared = duckdb.execute(PREPARE).df().set_index("time")
     demand = raw.set_index("time")["demand"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from .. import declarations
 from ..core.errors import ProjectError, cli
 from ..core.git import changes, commit_aside, current_branch, default_branch
 from ..core.paths import GATE_REPORT, RESULTS
@@ -54,7 +55,7 @@ def check_edits() -> None:
         raise ProjectError(
             f"propose: the model was made with edits that no commit has; commit them:\n{edited}"
         )
-    check()
+    check(declarations.load())
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ def environment(folder: Path) -> dict[str, str]:
         uv = os.environ.get("UV", "uv")
         call(uv, "sync", "--frozen", "--no-install-project", folder=folder, **dict.fromkeys(OURS, ""))
         binaries = folder / ".venv/bin"
+    (folder / "uv.lock").touch()  # the first stage depends on it
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     own = {"PATH": path, "PYTHONPATH": str(folder / "src"), "TQDM_DISABLE": "1"}
     return dict.fromkeys(OURS, "") | own

@@ -1,15 +1,28 @@
-"""What is expected of a model, declared in `problem.py` and judged by the gate."""
+"""Requirements of a model that `problem.py` declares and the gate checks: KPIs, behavioural tests, card."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from ..core.errors import warn_once
+
+# Names and values of earlier releases: problem.py is the user's, so they are read until 0.5.
+RENAMED_CLASSES = {"About": "ModelCardInfo", "Behaviour": "BehaviouralTest"}
+RENAMED_EFFECTS: dict[str, "Effect"] = {"raises": "increases", "lowers": "decreases", "leaves": "invariant"}
+
+Effect = Literal["increases", "decreases", "invariant"]
+
 
 class Kpi(msgspec.Struct, frozen=True):
-    """A figure that the model must reach, and whom it concerns.
+    """A limit that a metric of the model must keep.
 
-    `metric` is one of those in `reports/metrics.json`. The first KPI is the one that models are
-    compared by. `meaning` says in one sentence what reaching it is worth, for readers of any trade.
+    Attributes:
+        metric: A key of `reports/metrics.json`.
+        direction: Whether the threshold is a minimum or a maximum.
+        threshold: In units of the metric.
+        owner: Who decides on the threshold.
+        meaning: One sentence for readers outside data science: what reaching the threshold is worth.
+        primary: Whether models are compared by this metric. Exactly one KPI is primary.
     """
 
     metric: str
@@ -17,32 +30,62 @@ class Kpi(msgspec.Struct, frozen=True):
     threshold: float
     owner: str
     meaning: str
+    primary: bool = False
 
     @property
     def sign(self) -> int:
-        """1 if more is better, else -1."""
+        """1 if a higher value is better, else -1."""
         return 1 if self.direction == "at least" else -1
 
 
-class Behaviour(msgspec.Struct, frozen=True):
-    """What a change of one field, in every test row, must do to the answers.
+class BehaviouralTest(msgspec.Struct, frozen=True):
+    """How the prediction must react when one feature changes in every test row.
 
-    `change` is added to a number, or set in place of a category. `label` names the answer whose
-    probability is meant; a regression has none.
+    A directional or an invariance test (Ribeiro et al., 2020, "Beyond Accuracy: Behavioral Testing of NLP
+    Models with CheckList").
+
+    Attributes:
+        column: A feature of kind number, integer or category.
+        change: Is added to a number, or replaces a category.
+        effect: `increases`, `decreases` or `invariant`.
+        meaning: One sentence for readers outside data science.
+        label: The label whose probability is tested; None for a regression.
+        tolerance: For `invariant`: mean absolute change of the prediction, as a share of its range (0 to 1).
     """
 
     column: str
     change: float | str
-    effect: Literal["raises", "lowers", "leaves"]
+    effect: Effect
     meaning: str
     label: str | None = None
-    tolerance: float = 0.02  # for "leaves": mean absolute change of the answer, as a share of its range
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.effect in RENAMED_EFFECTS:
+            effect = RENAMED_EFFECTS[self.effect]
+            warn_once(f"problem.py: the effect {self.effect!r} of a behavioural test is now {effect!r}")
+            msgspec.structs.force_setattr(self, "effect", effect)
 
 
-class About(msgspec.Struct, frozen=True):
-    """What the cards say and no run can know."""
+class ModelCardInfo(msgspec.Struct, frozen=True):
+    """What the cards state beyond the results of a run.
+
+    Attributes:
+        purpose: What the model is for.
+        limits: Where it must not be used.
+        data: Where the data comes from.
+        data_licence: Licence of the data.
+    """
 
     purpose: str
     limits: str
     data: str
     data_licence: str
+
+
+def __getattr__(name: str) -> Any:
+    """Return a class by its former name, with a warning."""
+    if name not in RENAMED_CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_once(f"problem.py: {name} of contract.expectations is now {RENAMED_CLASSES[name]}")
+    return globals()[RENAMED_CLASSES[name]]

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from functools import cache
-from types import TracebackType
 
 
 class ProjectError(Exception):
@@ -36,14 +35,3 @@ def warn_once(message: str) -> None:
         message: What is outdated or doubtful, and what to do.
     """
     print(f"warning: {message}", file=sys.stderr)
-
-
-def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a `ProjectError` as one line instead of a traceback."""
-    if not isinstance(error, ProjectError):
-        sys.__excepthook__(kind, error, trace)
-        return
-    print(f"\nerror: {error}\n", file=sys.stderr)
-
-
-sys.excepthook = report

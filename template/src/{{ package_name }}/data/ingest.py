@@ -12,24 +12,24 @@ from glob import glob
 from itertools import groupby
 from pathlib import Path
 
-from .. import params, problem
+from .. import declarations, params
 from ..contract import Contract
 from ..contract.tables import Connection, connect, explained, literal, one, texts
 from ..core.errors import ProjectError, cli
 from ..core.paths import RAW
+from ..declarations import Declarations
 from .merge import Part, count_rounded, describe, fold, key_text, merge
 from .source import identity, reason_to_replace
 
 CHUNK = 100_000
 
 
-def fetch(con: Connection, ingest: params.Ingest, folder: Path) -> list[Part]:
+def fetch(con: Connection, ingest: params.Ingest, problem: Declarations, folder: Path) -> list[Part]:
     """Open the source as tables; what has to be downloaded goes to `folder`."""
     if ingest.source == "sample":
-        sample = getattr(problem, "sample", None)  # gone, once one's own data is in
-        if sample is None:
+        if problem.fetch is None:
             raise ProjectError("ingest.source is 'sample', which problem.py lacks; CI trains on it")
-        con.register("sample", sample())
+        con.register("sample", problem.fetch())
         return [describe(con, "sample")]
     if ingest.query:
         database = os.path.expandvars(ingest.source)  # passwords come from the environment
@@ -134,10 +134,10 @@ def known_rows(con: Connection, fetched: list[Part], contract: Contract, raw: Pa
     return [Part(f"(FROM {old.table} WHERE {key_text(old, contract)} NOT IN ({keys}))", old.columns)]
 
 
-def ingest(con: Connection, settings: params.Ingest, contract: Contract, folder: Path) -> tuple[int, int]:
+def ingest(con: Connection, settings: params.Ingest, problem: Declarations, folder: Path) -> tuple[int, int]:
     """Fetch rows and add them to `data/raw.parquet`; return how many came, and how many there are."""
-    replaces = reason_to_replace(con, settings, RAW)
-    fetched = fetch(con, settings, folder)
+    contract, replaces = problem.contract, reason_to_replace(con, settings, RAW)
+    fetched = fetch(con, settings, problem, folder)
     check_keys(con, fetched, contract.key)
     known = [] if replaces else known_rows(con, fetched, contract, RAW)
     merged = merge(con, [*known, *fetched], contract, exact="" if known else contract.key)
@@ -148,11 +148,11 @@ def ingest(con: Connection, settings: params.Ingest, contract: Contract, folder:
 
 
 def main() -> None:
-    settings = params.load()
+    settings, problem = params.load(), declarations.load()
     RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         with explained(f"ingest.source: {settings.ingest.source!r} cannot be read"):
-            rows, total = ingest(con, settings.ingest, problem.CONTRACT, Path(folder))
+            rows, total = ingest(con, settings.ingest, problem, Path(folder))
         print(f"ingest: {rows:,} rows fetched; {total:,} rows in all")
 
 

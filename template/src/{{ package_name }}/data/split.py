@@ -7,7 +7,7 @@ import math
 
 import msgspec
 
-from .. import params, problem
+from .. import declarations, params
 from ..contract import Contract
 from ..contract.tables import Connection, connect, literal, one, quote
 from ..core.errors import ProjectError, cli
@@ -112,11 +112,11 @@ def problems(overlap: Overlap, settings: params.Split) -> list[str]:
 
 
 def main() -> None:
-    settings = params.load()
+    settings, contract = params.load(), declarations.load().contract
     TRAIN.parent.mkdir(parents=True, exist_ok=True)
     with connect(settings.memory_gb) as con:
-        split(con, problem.CONTRACT, settings.split.test_size)
-        overlap = measure_overlap(con, problem.CONTRACT)
+        split(con, contract, settings.split.test_size)
+        overlap = measure_overlap(con, contract)
     write_json(SPLIT_REPORT, overlap)
     print(f"split: {overlap.train:,} rows to train on, {overlap.test:,} to test on")
     if found := problems(overlap, settings.split):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from duckdb import DuckDBPyRelation as Relation
 
-from .. import params, problem
+from .. import declarations, params
 from ..contract import Contract
 from ..contract.tables import (
     Connection,
@@ -145,11 +145,11 @@ def leaks(con: Connection, contract: Contract, settings: params.Validate) -> lis
         return find_leaks(read_features(sample, contract), target, contract, settings.max_leakage_score)
 
 
-def validate(con: Connection, contract: Contract, settings: params.Validate) -> Findings:
+def validate(con: Connection, contract: Contract, prepare: str, settings: params.Validate) -> Findings:
     """Split `data/raw.parquet` into clean and rejected rows, and judge the table as a whole."""
     con.read_parquet(str(RAW)).to_view("raw")
     with explained(f"validate: problem.PREPARE does not run on {RAW}"):
-        check_rows(con, con.sql(problem.PREPARE), contract)
+        check_rows(con, con.sql(prepare), contract)
     reject_duplicates(con, contract)
     write_rows(con, contract)
     rows, rejected = one(con, "SELECT count(*), count(*) FILTER (len(__reasons) > 0) FROM checked")
@@ -161,15 +161,15 @@ def validate(con: Connection, contract: Contract, settings: params.Validate) -> 
 
 
 def main() -> None:
-    settings = params.load()
+    settings, problem = params.load(), declarations.load()
     with (
         tempfile.TemporaryDirectory() as folder,
         connect(settings.memory_gb, Path(folder) / "checked.duckdb") as con,
     ):
-        findings = validate(con, problem.CONTRACT, settings.validate)
+        findings = validate(con, problem.contract, problem.prepare, settings.validate)
     DATA_REPORT.mkdir(parents=True, exist_ok=True)
     write_json(DATA_REPORT / "data.json", findings)
-    write_report(findings, problem.CONTRACT, DATA_REPORT)
+    write_report(findings, problem.contract, DATA_REPORT)
     clean = findings.rows - findings.rejected
     print(f"validate: {clean:,} rows clean, {findings.rejected:,} rejected")
     for warning in findings.warnings:

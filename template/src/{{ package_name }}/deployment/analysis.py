@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .. import params, problem
+from .. import declarations, params
 from ..contract import Contract
 from ..contract.events import (
     CHALLENGER,
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="how far to look back; 60 unless given")
     asked = parser.parse_args()
     since = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=asked.minutes)
-    verdict, checks = judge(read(asked.events, since, problem.CONTRACT, asked.mode == "shadow"))
+    verdict, checks = judge(read(asked.events, since, declarations.load().contract, asked.mode == "shadow"))
     if verdict == "block":
         raise ProjectError(f"the {asked.mode} is blocked{reasons(verdict, checks)}")
     print(f"rollout: {verdict}{reasons(verdict, checks)}")

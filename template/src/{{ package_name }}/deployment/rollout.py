@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from .. import params, problem
+from .. import declarations, params
 from ..core.errors import ProjectError, cli
 from ..core.shell import call
 from ..evaluation.checks import Check, Verdict, checks_table
@@ -72,7 +72,7 @@ def look(image: str, mode: str) -> tuple[Verdict, list[Check], float]:
     if (now.challenger, now.doing) != (image, mode):
         raise ProjectError(f"trial: {image} is the {mode} no more, the server was given another order")
     since = datetime.fromtimestamp(now.since, UTC).replace(tzinfo=None)
-    verdict, checks = judge(read(now.events, since, problem.CONTRACT, mode == "shadow"))
+    verdict, checks = judge(read(now.events, since, declarations.load().contract, mode == "shadow"))
     return verdict, checks, now.since
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from .. import problem
+from .. import declarations
+from ..contract.expectations import Kpi
 from ..core.errors import ProjectError, cli
 from ..core.files import dvc_hash, locked_hashes, table
 from ..core.paths import (
@@ -27,6 +28,7 @@ from ..core.paths import (
     MODEL_CARD,
     SPLIT_REPORT,
 )
+from ..declarations import Declarations
 
 ANSWERS_FILE = Path(".copier-answers.yml")
 REPORTS = {
@@ -72,11 +74,12 @@ def interval(estimate: dict[str, float]) -> str:
     return f"{estimate['low']:.3g} to {estimate['high']:.3g}"
 
 
-def kpi_table(checks: Checks) -> str:
+def kpi_table(checks: Checks, kpis: tuple[Kpi, ...]) -> str:
     """Format the KPIs as a Markdown table.
 
     Args:
         checks: Checks as in reports/gate.json.
+        kpis: The KPIs.
 
     Returns:
         A row for each KPI, with its owner and its meaning.
@@ -93,7 +96,7 @@ def kpi_table(checks: Checks) -> str:
                 "owner": kpi.owner,
                 "meaning": kpi.meaning,
             }
-            for kpi in problem.KPIS
+            for kpi in kpis
         ]
     )
 
@@ -115,10 +118,10 @@ def _segment_table(evaluation: Reports, metric: str) -> str:
     )
 
 
-def _model_card(reports: Reports) -> str:
+def _model_card(reports: Reports, problem: Declarations) -> str:
     """The model card (after Mitchell et al., 2019, "Model Cards for Model Reporting")."""
     gate, bundle, split, project = (reports[name] for name in ("gate", "bundle", "split", "project"))
-    about, metric = problem.ABOUT, problem.KPIS[0].metric
+    about, metric = problem.model_card, problem.primary_kpi.metric
     parameters = bundle["parameters"]["train"] | bundle["parameters"]["split"]
     details = {
         "version": bundle["version"],
@@ -137,7 +140,7 @@ def _model_card(reports: Reports) -> str:
         f"## Verdict: {gate['verdict']}",
         "\n".join(f"- {reason}" for reason in gate["reasons"]),
         "## Metrics",
-        kpi_table(gate["checks"]),
+        kpi_table(gate["checks"], problem.kpis),
         "![Curves, calibration and segments](../reports/gate.png)",
         "## Segments",
         _segment_table(reports["evaluation"], metric) or "No column is declared as a segment.",
@@ -157,9 +160,9 @@ def _model_card(reports: Reports) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _data_card(reports: Reports) -> str:
+def _data_card(reports: Reports, problem: Declarations) -> str:
     """The data card (after Gebru et al., 2021, "Datasheets for Datasets")."""
-    data, split, contract, about = reports["data"], reports["split"], problem.CONTRACT, problem.ABOUT
+    data, split, contract, about = reports["data"], reports["split"], problem.contract, problem.model_card
     roles = {"protected": "protected", "personal": "personal, dropped", "segment": "segment"}
     columns = [
         {
@@ -191,15 +194,19 @@ def _data_card(reports: Reports) -> str:
 CARDS = {MODEL_CARD: _model_card, DATA_CARD: _data_card}
 
 
-def write() -> None:
-    """Write both cards."""
+def write(problem: Declarations) -> None:
+    """Write both cards.
+
+    Args:
+        problem: The declarations of `problem.py`.
+    """
     reports = read_reports()
     for path, card in CARDS.items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(card(reports), encoding="utf-8")
+        path.write_text(card(reports, problem), encoding="utf-8")
 
 
-def _find_stale(reports: Reports) -> list[str]:
+def _find_stale(reports: Reports, problem: Declarations) -> list[str]:
     """Why the cards do not belong to the bundle in `dvc.lock`."""
     gate, faults = reports["gate"], []
     if any("rule" in check for check in gate["checks"]):
@@ -214,15 +221,18 @@ def _find_stale(reports: Reports) -> list[str]:
         if gate["verdict"] == "block":
             if path.exists():
                 faults.append(f"{path} exists, but model {gate['model_version']} is blocked")
-        elif not path.exists() or path.read_text(encoding="utf-8") != card(reports):
+        elif not path.exists() or path.read_text(encoding="utf-8") != card(reports, problem):
             faults.append(f"{path} does not match the reports")
     return faults
 
 
-def check() -> None:
+def check(problem: Declarations) -> None:
     """Stop a commit whose cards, reports and `dvc.lock` belong to different models.
 
     Passes before the first model was judged, and where there are no cards.
+
+    Args:
+        problem: The declarations of `problem.py`.
 
     Raises:
         ProjectError: They belong to different models.
@@ -236,7 +246,7 @@ def check() -> None:
             f"`make pipeline`, or commit {ALONE}"
         )
     reports = read_reports()
-    if faults := _find_stale(reports):
+    if faults := _find_stale(reports, problem):
         action = "`make pipeline` renews them"
         if reports["gate"]["verdict"] == "block":
             action = "the gate blocks this model, so it has none; `make gate` deletes them"
@@ -251,9 +261,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the cards, or check that they match the bundle.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a card is stale")
     if parser.parse_args().check:
-        check()
+        check(declarations.load())
     else:
-        write()
+        write(declarations.load())
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from .. import params
 from ..contract import TOP_K, Contract
 from ..contract.dataset import Dataset
-from ..contract.expectations import Behaviour as BehaviouralTest
-from ..contract.expectations import Kpi
+from ..contract.expectations import BehaviouralTest, Kpi
 from ..core.files import table
 from ..stats.inference import (
     Estimate,
@@ -105,7 +104,8 @@ class Evidence:
     """Input of all checks. Outputs have shape `(n_rows, n_labels)`, a row for each test row.
 
     Attributes:
-        kpis: The primary KPI first.
+        kpis: All KPIs.
+        primary_kpi: The KPI that models are compared by.
         version: Version of the model.
         outputs: Outputs of the model.
         baseline: Outputs of the baseline.
@@ -117,6 +117,7 @@ class Evidence:
 
     params: params.Params
     kpis: tuple[Kpi, ...]
+    primary_kpi: Kpi
     behavioural_tests: tuple[BehaviouralTest, ...]
     version: str
     test: Dataset
@@ -167,7 +168,7 @@ class Evidence:
             A statistic for `bootstrap`.
         """
         target, outputs, others = self.test.target[rows], self.outputs[rows], reference[rows]
-        metric, sign = METRICS[self.contract.task][self.kpis[0].metric], self.kpis[0].sign
+        metric, sign = METRICS[self.contract.task][self.primary_kpi.metric], self.primary_kpi.sign
         return lambda counts: (
             sign * (metric(target, outputs, counts[:, rows]) - metric(target, others, counts[:, rows]))
         )
@@ -291,7 +292,7 @@ def check_baseline(evidence: Evidence) -> Checks:
     Yields:
         One result, for the primary metric.
     """
-    metric = evidence.kpis[0].metric
+    metric = evidence.primary_kpi.metric
     estimate = evidence.bootstrap({metric: evidence.improvement(evidence.baseline)})[metric]
     message, limit = compare(metric, estimate, "the baseline"), "CI lower bound > 0"
     subject, status = f"{metric} improvement", status_if(estimate.low > 0)
@@ -310,7 +311,7 @@ def check_production(evidence: Evidence) -> Checks:
     Yields:
         At most one result: "warn" if the model may not replace the one in production.
     """
-    production, gate, metric = evidence.production, evidence.params.gate, evidence.kpis[0].metric
+    production, gate, metric = evidence.production, evidence.params.gate, evidence.primary_kpi.metric
     if evidence.contract_differences:
         differences = "; ".join(evidence.contract_differences)
         message = f"the model in production cannot predict these rows: {differences}"
@@ -361,7 +362,7 @@ def check_segments(evidence: Evidence) -> Checks:
         A result for each segment; "skipped" if it has too few rows, or leaves the metric undefined.
     """
     reference = evidence.production.outputs if evidence.production else evidence.baseline
-    metric, min_rows = evidence.kpis[0].metric, evidence.params.gate.min_segment_rows
+    metric, min_rows = evidence.primary_kpi.metric, evidence.params.gate.min_segment_rows
     statistics = {
         f"{column} = {value}": (len(rows), evidence.improvement(reference, rows))
         for column, groups in evidence.test.segments.items()
@@ -533,13 +534,13 @@ def check_behaviour(evidence: Evidence) -> Checks:
     for test, changed in zip(evidence.behavioural_tests, evidence.changed_outputs, strict=True):
         label = evidence.contract.labels.index(test.label) if test.label else 0
         differences = (changed[:, label] - evidence.outputs[:, label]).astype(float)
-        if test.effect == "leaves":
+        if test.effect == "invariant":
             differences = np.abs(differences) / _output_range(evidence, label)
         estimate = evidence.bootstrap({"": partial(resampled_mean, differences)})[""]
         passed, limit = {
-            "raises": (estimate.low > 0, "CI lower bound > 0"),
-            "lowers": (estimate.high < 0, "CI upper bound < 0"),
-            "leaves": (estimate.low <= test.tolerance, f"CI lower bound ≤ {test.tolerance:g}"),
+            "increases": (estimate.low > 0, "CI lower bound > 0"),
+            "decreases": (estimate.high < 0, "CI upper bound < 0"),
+            "invariant": (estimate.low <= test.tolerance, f"CI lower bound ≤ {test.tolerance:g}"),
         }[test.effect]
         change = f"= {test.change}" if isinstance(test.change, str) else f"{test.change:+g}"
         message = f"{test.meaning} The mean prediction changes by {estimate}"

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import problem
+from .. import declarations
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.tables import read_target
 from ..core.errors import cli
@@ -80,7 +80,7 @@ def evaluate(model: Model, test: Dataset) -> Evaluation:
 def main() -> None:
     """Write reports/evaluation.json and reports/metrics.json."""
     model = Model(BUNDLE)
-    report = evaluate(model, load_dataset(TEST, model.contract, problem.BASELINE))
+    report = evaluate(model, load_dataset(TEST, model.contract, declarations.load().baseline))
     write_json(EVALUATION_REPORT, report)
     write_json(METRICS, report.metrics)
     metrics = [f"{n} {v:.4f} (baseline {report.baseline[n]:.4f})" for n, v in report.metrics.items()]

@@ -10,17 +10,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import params, problem
+from .. import declarations, params
 from ..contract import Contract
 from ..contract.dataset import load_dataset
-from ..contract.expectations import Behaviour as BehaviouralTest
+from ..contract.expectations import BehaviouralTest
 from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, SPLIT_REPORT, TEST
+from ..declarations import Declarations
 from ..model import registry
 from ..model.bundle import Model
-from ..stats.metrics import METRICS
 from . import cards, plots
 from .checks import CHECKS, Check, Evidence, Production, Verdict, checks_table, decide
 from .evaluate import predict_baseline
@@ -58,34 +58,6 @@ def judge(evidence: Evidence) -> GateReport:
     return GateReport(verdict, evidence.version, tag, [check.reason for check in deciding], checks)
 
 
-def check_declarations(contract: Contract) -> None:
-    """Check that KPIs and behavioural tests name metrics, columns and labels that exist.
-
-    Args:
-        contract: The contract of the model.
-
-    Raises:
-        ProjectError: A declaration does not fit the contract.
-    """
-    metrics = METRICS[contract.task]
-    for kpi in problem.KPIS:
-        if kpi.metric not in metrics:
-            raise ProjectError(
-                f"problem.KPIS: {kpi.metric!r} is not a metric of {contract.task}: {', '.join(metrics)}"
-            )
-    single = {column.name: column for column in contract.features if column.encoded_names == (column.name,)}
-    labels = (None,) if contract.task == "regression" else contract.labels
-    for test in problem.BEHAVIOURS:
-        column, at = single.get(test.column), f"problem.BEHAVIOURS: {test.column!r}"
-        if column is None:
-            raise ProjectError(f"{at} must be a feature of kind number, integer or category")
-        if test.label not in labels:
-            raise ProjectError(f"{at}: the label must be one of {labels}; it is {test.label!r}")
-        is_category = column.kind == "category"
-        if not (test.change in column.categories if is_category else not isinstance(test.change, str)):
-            raise ProjectError(f"{at} cannot change to {test.change!r}; it must be {column.rule}")
-
-
 def apply_change(
     features: NDArray[np.float32], test: BehaviouralTest, contract: Contract
 ) -> NDArray[np.float32]:
@@ -108,28 +80,29 @@ def apply_change(
     return changed
 
 
-def collect_evidence(model: Model, settings: params.Params) -> Evidence:
+def collect_evidence(model: Model, settings: params.Params, problem: Declarations) -> Evidence:
     """Predict the test rows with the model, the model in production and the baseline.
 
     Args:
         model: The bundle to judge.
         settings: All parameters.
+        problem: Those of `problem.py`.
 
     Returns:
         Input of all checks.
 
     Raises:
-        ProjectError: A declaration does not fit, or the model in production cannot be fetched.
+        ProjectError: The model in production cannot be fetched.
     """
-    check_declarations(model.contract)
-    test = load_dataset(TEST, model.contract, problem.BASELINE)
+    test = load_dataset(TEST, model.contract, problem.baseline)
     features = test.features.to_numpy()
     production, differences = _predict_production(model.contract, settings.gate.comparison_reset_tag)
     reports = {"data": DATA_REPORT / "data.json", "split": SPLIT_REPORT, "bundle": BUNDLE_REPORT}
     return Evidence(
         params=settings,
-        kpis=problem.KPIS,
-        behavioural_tests=problem.BEHAVIOURS,
+        kpis=problem.kpis,
+        primary_kpi=problem.primary_kpi,
+        behavioural_tests=problem.behavioural_tests,
         version=model.metadata.version,
         test=test,
         outputs=model.run(features),
@@ -137,7 +110,7 @@ def collect_evidence(model: Model, settings: params.Params) -> Evidence:
         production=production,
         contract_differences=differences,
         changed_outputs=tuple(
-            model.run(apply_change(features, test, model.contract)) for test in problem.BEHAVIOURS
+            model.run(apply_change(features, test, model.contract)) for test in problem.behavioural_tests
         ),
         reports={name: msgspec.json.decode(path.read_bytes()) for name, path in reports.items()},
     )
@@ -169,7 +142,7 @@ def write_markdown(report: GateReport, evidence: Evidence, path: Path) -> None:
         f"Model {report.model_version}, on {len(evidence.test):,} test rows, compared with {reference}.",
         "\n".join(f"- {reason}" for reason in report.reasons),
         "## KPIs",
-        cards.kpi_table(msgspec.to_builtins(report.checks)),
+        cards.kpi_table(msgspec.to_builtins(report.checks), evidence.kpis),
         "![Curves, calibration and segments](gate.png)",
         "## Checks",
         checks_table(report.checks, f"{evidence.params.gate.confidence_level:.0%} CI"),
@@ -208,13 +181,15 @@ def _write_reports(report: GateReport, evidence: Evidence) -> None:
 
 def main() -> None:
     """Judge the bundle; write reports and cards."""
-    evidence = collect_evidence(Model(BUNDLE), params.load())
+    problem = declarations.load()
+    declarations.check_expectations(problem)
+    evidence = collect_evidence(Model(BUNDLE), params.load(), problem)
     report = judge(evidence)
     is_recorded = _is_recorded(report, evidence)
     if not is_recorded:
         _write_reports(report, evidence)
     if report.verdict != "block":
-        cards.write()
+        cards.write(problem)
     reasons = "".join(f"\n- {reason}" for reason in report.reasons)
     if report.verdict == "block":
         raise ProjectError(

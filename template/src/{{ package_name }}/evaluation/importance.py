@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import problem
+from .. import declarations
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.expectations import Kpi
 from ..core.errors import cli
@@ -51,7 +51,7 @@ def permutation_importance(model: Model, test: Dataset, kpi: Kpi) -> dict[str, f
 
 def main() -> None:
     """Write reports/importance.json."""
-    model, kpi = Model(BUNDLE), problem.KPIS[0]
+    model, kpi = Model(BUNDLE), declarations.load().primary_kpi
     losses = permutation_importance(model, load_dataset(TEST, model.contract), kpi)
     write_json(IMPORTANCE_REPORT, {"metric": kpi.metric, "loss": losses})
     largest = [f"{name} {loss:.3g}" for name, loss in list(losses.items())[:5]]

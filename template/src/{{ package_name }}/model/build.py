@@ -11,7 +11,7 @@ import joblib
 import msgspec
 import pandas as pd
 
-from .. import params, problem
+from .. import declarations, params
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
 from ..contract.tables import connect, literal, numbers, quote, read_row
@@ -37,7 +37,7 @@ def git_commit() -> str:
 
 
 def main() -> None:
-    settings, contract = params.load(), problem.CONTRACT
+    settings, contract = params.load(), declarations.load().contract
     estimator, test = joblib.load(ESTIMATOR), load_dataset(TEST, contract)
     for folder in (BUNDLE, DRAFT):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,17 +1,20 @@
 """The bundle: a model as a folder, loaded and run; outputs become predictions in the contract's words."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..contract import TOP_K, Contract
 from ..contract.events import output_column
 from ..core.errors import ProjectError
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: ONNX Runtime reports its use otherwise
+import onnxruntime as ort
 
 HASHED_FILES = ("model.onnx", "contract.json", "reference.json")
 

@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 from scipy.stats import binom
 
-from .. import params, problem
+from .. import declarations, params
+from ..contract.expectations import Kpi
 from ..contract.tables import Connection, connect, literal
 from ..core.errors import ProjectError, cli
 from ..core.paths import BUNDLE, MONITORING_REPORT
@@ -108,7 +109,9 @@ def find_few(rows: int, drifts: list[Drift], settings: params.Monitor) -> Iterat
         yield Finding("warn", "drift", names, said)
 
 
-def find_unmeasured(truth_rows: int, measured: list[Measured], settings: params.Monitor) -> Iterator[Finding]:
+def find_unmeasured(
+    truth_rows: int, measured: list[Measured], kpis: tuple[Kpi, ...], settings: params.Monitor
+) -> Iterator[Finding]:
     """Say which KPIs have no value though truth has come."""
     if 0 < truth_rows < settings.min_rows:
         said = f"too few rows to be judged: {truth_rows:,}, monitor.min_rows is {settings.min_rows:,}"
@@ -116,7 +119,7 @@ def find_unmeasured(truth_rows: int, measured: list[Measured], settings: params.
     elif truth_rows:
         whole = {it.metric for it in measured if not it.segment}
         said = f"has no value over {truth_rows:,} rows with truth: is that the same in nearly all of them?"
-        for metric in dict.fromkeys(kpi.metric for kpi in problem.KPIS if kpi.metric not in whole):
+        for metric in dict.fromkeys(kpi.metric for kpi in kpis if kpi.metric not in whole):
             yield Finding("warn", "kpi", metric, said)
 
 
@@ -126,6 +129,7 @@ def find_reasons(
     labels: Labels,
     drifts: list[Drift],
     measured: list[Measured],
+    kpis: tuple[Kpi, ...],
     settings: params.Monitor,
 ) -> list[Finding]:
     """What is to be said, the gravest first."""
@@ -134,7 +138,7 @@ def find_reasons(
     found += [Finding(it.verdict, "drift", it.name, it.said) for it in drifted]
     found += [Finding(it.verdict, "kpi", it.metric, it.said) for it in measured if it.verdict != "ok"]
     found += [Finding("warn", "labels", kind, said) for kind, said in labels.problems.items()]
-    found += [*find_few(rows, drifts, settings), *find_unmeasured(labels.rows, measured, settings)]
+    found += [*find_few(rows, drifts, settings), *find_unmeasured(labels.rows, measured, kpis, settings)]
     hours = (now() - max(part.last for part in traffic)) / timedelta(hours=1)
     if hours > settings.max_age_hours:
         said = f"the newest is {hours:.0f} hours old, monitor.max_age_hours is {settings.max_age_hours:g}"
@@ -144,7 +148,7 @@ def find_reasons(
 
 def look(con: Connection, model: Model, events: str, truth: str | None, since: datetime | None) -> Monitoring:
     """Compare the events with the bundle's reference, and the answers with the truth that has come."""
-    settings, version = params.load(), model.metadata.version
+    settings, version, kpis = params.load(), model.metadata.version, declarations.load().kpis
     reference = msgspec.json.decode((BUNDLE / "reference.json").read_bytes(), type=Reference)
     with tempfile.TemporaryDirectory() as folder:
         told = find_files(truth or f"{events.rstrip('/')}/truth", Path(folder) / "truth")
@@ -161,8 +165,8 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
         labels = join_truth(con, told, model) if told else NO_LABELS
     least, rows = settings.monitor.min_rows, sum(part.rows for part in ours)
     drifts = find_drift(con, "events", reference, model.contract, settings.monitor) if rows >= least else []
-    measured = measure_truth(con, model.contract, settings) if labels.rows >= least else []
-    found = find_reasons(ours, rows, labels, drifts, measured, settings.monitor)
+    measured = measure_truth(con, model.contract, kpis, settings) if labels.rows >= least else []
+    found = find_reasons(ours, rows, labels, drifts, measured, kpis, settings.monitor)
     are_few = rows < least or any(drift.enough for drift in drifts)
     return Monitoring(
         verdict=found[0].verdict if found else "ok",

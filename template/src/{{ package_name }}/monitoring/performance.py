@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import problem
 from ..contract import Column, Contract
 from ..contract.events import feature_column, feature_columns, output_columns
 from ..contract.expectations import Kpi
@@ -123,7 +122,9 @@ def drop_ambiguous(con: Connection, contract: Contract) -> int:
     return left_out
 
 
-def measure_truth(con: Connection, contract: Contract, settings: Params) -> list[Measured]:
+def measure_truth(
+    con: Connection, contract: Contract, kpis: tuple[Kpi, ...], settings: Params
+) -> list[Measured]:
     """The KPIs over `judged`: on the whole, where they are held against their thresholds, and by segment.
 
     Segments are those that are features, for events hold nothing else.
@@ -139,9 +140,7 @@ def measure_truth(con: Connection, contract: Contract, settings: Params) -> list
     parts = {"": np.arange(len(truth))}
     for column in columns:
         parts |= segment_rows(column, arrays[feature_column(column.name)], settings.gate.min_segment_rows)
-    return [
-        found for kpi in problem.KPIS for found in measure(kpi, truth, outputs, parts, contract, settings)
-    ]
+    return [found for kpi in kpis for found in measure(kpi, truth, outputs, parts, contract, settings)]
 
 
 def segment_rows(column: Column, values: NDArray, least: int) -> dict[str, NDArray]:

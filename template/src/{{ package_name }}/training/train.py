@@ -6,7 +6,7 @@ from sklearn.base import clone
 from sklearn.model_selection import BaseCrossValidator, KFold, StratifiedKFold, TimeSeriesSplit
 from tqdm import tqdm
 
-from .. import params, problem
+from .. import declarations, params
 from ..contract import Contract
 from ..contract.dataset import Dataset, load_dataset
 from ..core.errors import ProjectError, cli
@@ -74,7 +74,8 @@ def check_labels(train: Dataset) -> None:
 
 def main() -> None:
     """Write the fitted estimator and the metrics of its cross-validation."""
-    settings, train = params.load().train, load_dataset(TRAIN, problem.CONTRACT)
+    settings, problem = params.load().train, declarations.load()
+    train = load_dataset(TRAIN, problem.contract)
     try:
         estimator: Estimator = problem.estimator(settings.seed, **settings.estimator)
     except TypeError as error:

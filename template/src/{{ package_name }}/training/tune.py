@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .. import params, problem
+from .. import declarations, params
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.expectations import Kpi
 from ..core.errors import ProjectError, cli
@@ -92,6 +92,7 @@ def connect_backend(tune: params.Tune) -> Settings:
         raise ProjectError("tune.address is a cluster's: set tune.backend to ray or dask, or remove it")
     try:
         if tune.backend == "ray":
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             # Else Ray starts its workers with `uv run` too, on hosts that may have no uv.
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
             import_module("ray").init(address=tune.address, logging_level="ERROR", log_to_driver=False)
@@ -305,11 +306,12 @@ def main() -> None:
     write = parser.parse_args().write
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for libraries that workers load later
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings, kpi, make_estimator = params.load(), problem.KPIS[0], problem.estimator
+    settings, problem = params.load(), declarations.load()
+    kpi, make_estimator = problem.primary_kpi, problem.estimator
     fixed, varied = split_settings(problem.search, settings.train.estimator)
     options = connect_backend(settings.tune)
     study = open_study(study_name(settings.train, fixed), kpi, settings.train.seed, varied)
-    train = load_dataset(TRAIN, problem.CONTRACT)
+    train = load_dataset(TRAIN, problem.contract)
     with joblib.parallel_config(settings.tune.backend, **options):
         run_search(
             study,

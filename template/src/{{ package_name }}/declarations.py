@@ -1,0 +1,302 @@
+"""The declarations of `problem.py`, checked and with defaults.
+
+`load()` reads them. As the first stage of the pipeline, this module writes parameters, declarations and the
+versions of libraries to `.params/`, one file each. The other stages depend on the files that they use, so a
+change reruns only the stages whose result it can change.
+"""
+
+import ast
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from . import params
+from .contract import Contract
+from .contract.expectations import BehaviouralTest, Kpi, ModelCardInfo
+from .core.errors import ProjectError, cli, warn_once
+from .core.files import write_json
+from .stats.metrics import METRICS
+
+PACKAGE = Path(__file__).parent
+PARAMS = Path(".params")
+RENAMED = {"BEHAVIOURAL_TESTS": "BEHAVIOURS", "MODEL_CARD": "ABOUT"}  # former names, read until 0.5
+LIBRARIES = {
+    "data": ("duckdb", "numpy", "pandas", "pyarrow"),
+    "training": ("scikit-learn", "scipy"),
+    "onnx": ("onnx", "onnxruntime", "skl2onnx"),
+}
+
+
+def _no_search(trial: Any) -> dict[str, Any]:
+    """Stand for the search space of a problem that declares none."""
+    raise ProjectError(
+        "problem.py has no function `search`, which returns the settings that `make tune` varies"
+    )
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What `problem.py` declares.
+
+    Attributes:
+        contract: The columns and their roles (`CONTRACT`).
+        kpis: All KPIs (`KPIS`).
+        primary_kpi: The KPI that models are compared by.
+        behavioural_tests: `BEHAVIOURAL_TESTS`; none by default.
+        model_card: `MODEL_CARD`.
+        prepare: SQL from the source's table `raw` to the contract's columns (`PREPARE`).
+        baseline: A column that serves as prediction (`BASELINE`); None: class shares, or the median.
+        estimator: Function of a seed and settings that returns an unfitted estimator.
+        search: Function of an Optuna trial that returns settings of `estimator`.
+        fetch: Function that returns the sample data (`sample`); None without sample data.
+    """
+
+    contract: Contract
+    kpis: tuple[Kpi, ...]
+    primary_kpi: Kpi
+    behavioural_tests: tuple[BehaviouralTest, ...]
+    model_card: ModelCardInfo
+    prepare: str
+    baseline: str | None
+    estimator: Callable[..., Any]
+    search: Callable[[Any], dict[str, Any]]
+    fetch: Callable[[], Any] | None
+
+
+def load() -> Declarations:
+    """Read `problem.py`.
+
+    Returns:
+        Its declarations, defaults filled in.
+
+    Raises:
+        ProjectError: It cannot be imported, lacks a declaration, or declares something invalid.
+    """
+    problem = _import_problem()
+    contract = _read(problem, "CONTRACT", Contract)
+    kpis = _read(problem, "KPIS", tuple[Kpi, ...])
+    tests = _read(problem, "BEHAVIOURAL_TESTS", tuple[BehaviouralTest, ...], ())
+    if not callable(estimator := getattr(problem, "estimator", None)):
+        raise ProjectError("problem.py has no function `estimator`, which returns the model to train")
+    return Declarations(
+        contract=contract,
+        kpis=kpis,
+        primary_kpi=_find_primary(kpis),
+        behavioural_tests=tests,
+        model_card=_read(problem, "MODEL_CARD", ModelCardInfo),
+        prepare=_read(problem, "PREPARE", str, "SELECT * FROM raw"),
+        baseline=_read(problem, "BASELINE", str | None, None),
+        estimator=estimator,
+        search=getattr(problem, "search", _no_search),
+        fetch=getattr(problem, "sample", None),
+    )
+
+
+def _import_problem() -> ModuleType:
+    """Import problem.py; an error of it names the line of the package where it was raised."""
+    try:
+        return import_module(f"{__package__}.problem")
+    except ProjectError:
+        raise
+    except SyntaxError as error:
+        place = f"{Path(error.filename or 'problem.py').name}, line {error.lineno}"
+        raise ProjectError(f"{place}: {type(error).__name__}: {error.msg}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [it for it in frames if Path(it.filename).is_relative_to(PACKAGE / "custom")]
+        own = own or [it for it in frames if Path(it.filename) == PACKAGE / "problem.py"] or frames
+        place = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
+        raise ProjectError(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def _read(problem: ModuleType, name: str, kind: Any, *default: Any) -> Any:
+    """Return a declaration by its present or its former name, after a check of its type."""
+    old = RENAMED.get(name, "")
+    if hasattr(problem, old) and not hasattr(problem, name):
+        warn_once(f"problem.py: {old} is now {name}; rename it")
+        value = getattr(problem, old)
+    elif not default and not hasattr(problem, name):
+        raise ProjectError(f"problem.py has no {name}")
+    else:
+        value = getattr(problem, name, *default)
+    try:
+        msgspec.convert(msgspec.to_builtins(value), kind)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ProjectError(f"problem.{name}: {error}") from None
+    return value
+
+
+def check_expectations(declarations: Declarations) -> None:
+    """Check that KPIs and behavioural tests fit the contract.
+
+    Args:
+        declarations: Those of `problem.py`.
+
+    Raises:
+        ProjectError: A metric is none of the task's, or the contract lacks a column, label or category.
+    """
+    _check_kpis(declarations.kpis, declarations.contract)
+    _check_behavioural_tests(declarations.behavioural_tests, declarations.contract)
+
+
+def _check_kpis(kpis: tuple[Kpi, ...], contract: Contract) -> None:
+    """Reject KPIs without a metric of the task."""
+    metrics = METRICS[contract.task]
+    for kpi in kpis:
+        if kpi.metric not in metrics:
+            raise ProjectError(
+                f"problem.KPIS: {kpi.metric!r} is not a metric of {contract.task}: {', '.join(metrics)}"
+            )
+
+
+def _find_primary(kpis: tuple[Kpi, ...]) -> Kpi:
+    """Return the KPI that is marked as primary; up to 0.2 it was the first."""
+    if not kpis:
+        raise ProjectError("problem.KPIS: declare at least one KPI; models are compared by the primary one")
+    primary = [kpi for kpi in kpis if kpi.primary]
+    if len(primary) > 1:
+        raise ProjectError(f"problem.KPIS: {len(primary)} KPIs have primary=True; keep one")
+    if not primary:
+        warn_once("problem.KPIS: no KPI has primary=True, so the first one is primary; mark it")
+    return [*primary, *kpis][0]
+
+
+def _check_behavioural_tests(tests: tuple[BehaviouralTest, ...], contract: Contract) -> None:
+    """Reject tests of a column, label or change that the contract does not have."""
+    single = {column.name: column for column in contract.features if column.encoded_names == (column.name,)}
+    labels = (None,) if contract.task == "regression" else contract.labels
+    for test in tests:
+        column, at = single.get(test.column), f"problem.BEHAVIOURAL_TESTS: {test.column!r}"
+        if column is None:
+            raise ProjectError(f"{at} must be a feature of kind number, integer or category")
+        if test.label not in labels:
+            raise ProjectError(f"{at}: the label must be one of {labels}; it is {test.label!r}")
+        is_category = column.kind == "category"
+        if not (test.change in column.categories if is_category else not isinstance(test.change, str)):
+            raise ProjectError(f"{at} cannot change to {test.change!r}; it must be {column.rule}")
+
+
+def stage_inputs(declarations: Declarations) -> dict[str, Any]:
+    """Return the declarations that decide a model and its evaluation.
+
+    Args:
+        declarations: Those of `problem.py`.
+
+    Returns:
+        JSON-ready content by name: `contract`, `prepare`, `baseline`, `primary_metric`, and `estimator`,
+        the code of `problem.py` that `estimator` runs, comments and docstrings left out.
+    """
+    kpi = declarations.primary_kpi
+    return {
+        "contract": declarations.contract,
+        "prepare": declarations.prepare,
+        "baseline": declarations.baseline,
+        "primary_metric": {"metric": kpi.metric, "direction": kpi.direction},
+        "estimator": _estimator_code((PACKAGE / "problem.py").read_text(encoding="utf-8")).splitlines(),
+    }
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drop texts that stand alone as a statement."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """Keep all other expressions."""
+        return None if isinstance(node.value, ast.Constant) else node
+
+
+def _bound_names(statement: ast.stmt) -> set[str]:
+    """Return the names that a top-level statement defines."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(name.asname or name.name).split(".")[0] for name in statement.names}
+    nodes = ast.walk(statement)
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _estimator_code(source: str) -> str:
+    """Return `estimator`, the top-level statements that it uses, and those that define no name."""
+    tree = _WithoutDocstrings().visit(ast.parse(source))
+    statements = [
+        it for it in tree.body if not (isinstance(it, ast.If) and "TYPE_CHECKING" in ast.unparse(it.test))
+    ]
+    names = {id(statement): _bound_names(statement) for statement in statements}
+    pending = [it for it in statements if not names[id(it)] or "estimator" in names[id(it)]]
+    used: list[ast.stmt] = []
+    while pending:
+        statement = pending.pop()
+        if statement not in used:
+            used.append(statement)
+            read = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+            pending += [it for it in statements if names[id(it)] & read]
+    return "\n".join(ast.unparse(it) for it in statements if it in used)
+
+
+def _imported_modules(source: str) -> Iterator[str]:
+    """Yield the top-level names of all modules that a source imports absolutely."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.split(".")[0]
+
+
+def custom_code() -> str:
+    """Return the code of all modules in `custom/`, one after the other."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.glob("custom/**/*.py")))
+
+
+def library_versions(estimator_code: str) -> dict[str, dict[str, str]]:
+    """Return the installed versions of the libraries that decide results.
+
+    Args:
+        estimator_code: The code of `problem.py` that `estimator` runs.
+
+    Returns:
+        Versions by distribution, for each group: `data`, `training`, `onnx`, and `estimator`: the libraries
+        that the estimator's code or a module in `custom/` imports.
+    """
+    known = {"sklearn": ["scikit-learn"]}
+    modules = (
+        {*_imported_modules(f"{estimator_code}\n{custom_code()}")} - sys.stdlib_module_names - known.keys()
+    )
+    by_module = packages_distributions() if modules else {}
+    own = {name for module in modules for name in by_module.get(module, [])}
+    groups = LIBRARIES | {"estimator": sorted(own)}
+    return {group: {name: _version(name) for name in names} for group, names in groups.items()}
+
+
+def _version(distribution: str) -> str:
+    """Return the version of a distribution; `missing` if it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def main() -> None:
+    """Write parameters, declarations and versions of libraries to `.params/`."""
+    declarations = load()
+    check_expectations(declarations)
+    inputs = stage_inputs(declarations)
+    folders = {
+        "": msgspec.to_builtins(params.load()),
+        "declarations": inputs,
+        "libraries": library_versions("\n".join(inputs["estimator"])),
+    }
+    for folder, files in folders.items():
+        (PARAMS / folder).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_json(PARAMS / folder / f"{name}.json", content)
+
+
+if __name__ == "__main__":
+    cli(main)
