@@ -11,13 +11,13 @@ from .lab import Cost, Lab, cost
 from .table import Row, Target
 
 COUNTS = (500_000, 1_000_000)
-# Rows of the training split as they would be answered, in files as a busy server writes them.
+# Rows of the training split as prediction events, in files as a busy server writes them.
 MANY_EVENTS = """
 import sys, time
 from pathlib import Path
 import numpy as np
 from {package}.contract.tables import read_features
-from {package}.serving.events import Answered, Batch, Events
+from {package}.serving.events import Batch, EventWriter, Request
 from {package}.model.bundle import Model
 from {package}.core.paths import BUNDLE, TRAIN
 
@@ -25,13 +25,14 @@ target, count = sys.argv[1], int(sys.argv[2])
 model = Model(BUNDLE)
 features = read_features(TRAIN, model.contract).to_numpy()
 features = np.random.default_rng(0).choice(features, count)
-outputs, events, began = model.run(features), Events(model, target), time.time() - count / 1000
+outputs, writer, began = model.run(features), EventWriter(model, target), time.time() - count / 1000
 for start in range(0, count, 20_000):
-    answered = []
-    for place in range(start, start + 20_000):
-        came, row = began + place / 1000, slice(place, place + 1)
-        answered.append(Answered(f"r{{place}}", "champion", came, 0.0001, features[row], outputs[row]))
-    events.write([Batch(answered)])
+    requests = []
+    for index in range(start, start + 20_000):
+        received, row = began + index / 1000, slice(index, index + 1)
+        request = Request(f"r{{index}}", "champion", received, 0.0001, 200, features[row], outputs[row])
+        requests.append(request)
+    writer.write([Batch.of(requests)])
 """
 
 

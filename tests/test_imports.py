@@ -19,7 +19,7 @@ PRESENT = (
     "core.paths",
     "data.validate",
     "stats.metrics",
-    "serving.intake",
+    "serving.metrics",
 )
 
 
@@ -151,7 +151,7 @@ FOLDERS = {
         "from .metrics import f\nfrom ..stats.metrics import g\nfrom .plots import h",
         "from ..stats.metrics import f\nfrom ..stats.metrics import g\nfrom .plots import h",
     ),
-    "src/leavers/model/bundle.py": ("from .intake import f", "from ..serving.intake import f"),
+    "src/leavers/model/bundle.py": ("from .metrics import f", "from ..serving.metrics import f"),
     "tests/test_own.py": (
         "from leavers import stage\nfrom .stage import RAW\nstage.call()",
         "from leavers.core import shell as stage\nfrom .stage import RAW\nstage.call()",

@@ -29,7 +29,7 @@ BLUE, GREEN = '{job="server",instance="blue"}', '{job="server",instance="green"}
 REQUESTS = 'predict_requests_total{{job="server",instance="blue",status="{}"}}'
 OK, FAILED, REFUSED, TURNED_AWAY = (REQUESTS.format(status) for status in (200, 500, 422, 503))
 ON_GREEN = OK.replace("blue", "green")
-SECONDS = 'predict_seconds_bucket{{job="server",instance="blue",le="{}"}}'
+SECONDS = 'predict_duration_seconds_bucket{{job="server",instance="blue",le="{}"}}'
 FAILURES, DROPPED = f"event_write_failures_total{BLUE}", f"event_dropped_rows_total{BLUE}"
 RUNNING, MEMORY = f"process_start_time_seconds{BLUE}", f"process_resident_memory_bytes{BLUE}"
 ON_BLUE = {"instance": "blue", "job": "server"}
@@ -70,13 +70,25 @@ CASES = [
         20,
         [{"instance": "blue"}],
     ),
+    Case(
+        "Slow",
+        {
+            SECONDS.format(edge).replace("duration_", ""): f"0+{count}x20"  # what 0.2 says
+            for edge, count in (("0.1", 98), ("0.3", 100), ("+Inf", 100))
+        },
+        20,
+        [{"instance": "blue"}],
+    ),
     Case("Slow", {SECONDS.format("0.1"): "0+100x20", SECONDS.format("+Inf"): "0+100x20"}, 20),
     Case("RowsRefused", {OK: "0+90x30", REFUSED: "0+10x30"}, 30, [{"instance": "blue", "status": "422"}]),
     Case("RowsRefused", {OK: "0+98x30", REFUSED: "0+2x30"}, 30),
     Case("EventsNotKept", {FAILURES: "0+1x20"}, 15, [ON_BLUE]),
     Case("EventsNotKept", {DROPPED: "0+100x20"}, 15, [ON_BLUE]),
-    Case("EventsNotKept", {FAILURES.replace("event", "truth"): "0+1x20"}, 15, [ON_BLUE]),
-    Case("EventsNotKept", {DROPPED.replace("event", "truth"): "0+9x20"}, 15, [ON_BLUE]),
+    *(
+        Case("EventsNotKept", {series.replace("event", name): "0+1x20"}, 15, [ON_BLUE])
+        for series in (FAILURES, DROPPED)
+        for name in ("label", "truth")  # the latter is what 0.2 says
+    ),
     Case("EventsNotKept", {FAILURES: "0 1x20"}, 20),
     Case("ServerUnstable", {UP: "0x5"}, 5, [ON_BLUE]),
     Case("ServerUnstable", {RUNNING: "1x3 2x3 3x3 4x3"}, 16, [ON_BLUE]),
@@ -115,8 +127,8 @@ FIGURES: dict[str, dict[str, float]] = {
     "instance_status:predict_requests:share5m": SHARES,
     "instance_status:predict_requests:share1h": SHARES,
     "instance:predict_rows:rate5m": {'{instance="blue"}': 20},
-    "instance:predict_seconds:median5m": {'{instance="blue"}': 0.0051},
-    "instance:predict_seconds:p99_5m": {'{instance="blue"}': 0.02},
+    "instance:predict_duration_seconds:median5m": {'{instance="blue"}': 0.0051},
+    "instance:predict_duration_seconds:p99_5m": {'{instance="blue"}': 0.02},
     "instance_output:predict_output:mean5m": {'{instance="blue",output="Yes"}': 0.25},
     "predictions:cost_per_thousand:rate5m": {"": 0.05},
 }

@@ -24,7 +24,7 @@ def recording(project: Project, slim: Path, folder: Path, events: Path) -> Gener
 
 def told(project: Project, events: Path) -> list[Json]:
     """Read what the server was told."""
-    return project.rows(f"FROM '{events}/truth/*/*.parquet' ORDER BY told_at, id, row")
+    return project.rows(f"FROM '{events}/labels/*/*.parquet' ORDER BY received_at, id, row")
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -43,7 +43,7 @@ def metric(server: Server, name: str) -> float:
 
 def written(server: Server) -> bool:
     """Whether all that was to be kept is in the store: a server that ends gives that only seconds."""
-    return metric(server, "event_waiting_rows") == metric(server, "truth_waiting_rows") == 0
+    return metric(server, "event_buffered_rows") == metric(server, "label_buffered_rows") == 0
 
 
 def example(project: Project) -> Json:
@@ -84,10 +84,10 @@ def test_unavailable_store_delays_no_request(project: Project, slim: Path, tmp_p
         for _ in range(20):
             server.predictions(example(project))
         until(lambda: metric(server, "event_write_failures_total") > 0)
-        assert metric(server, "event_waiting_rows") == 20
+        assert metric(server, "event_buffered_rows") == 20
         events.unlink()
-        until(lambda: metric(server, "event_waiting_rows") == 0)
-        assert server.log.read_text().count("takes no rows") == 1
+        until(lambda: metric(server, "event_buffered_rows") == 0)
+        assert server.log.read_text().count("cannot be written") == 1
     assert project.rows(FIRST.format(events)) == [{"rows": 20, "keys": 20}]
 
 
@@ -97,7 +97,7 @@ def test_written_events_survive_a_kill(project: Project, slim: Path, tmp_path: P
     events = tmp_path / "events"
     with recording(project, slim, tmp_path, events) as server:
         server.predictions([example(project)] * 100)
-        until(lambda: metric(server, "event_waiting_rows") == 0)
+        until(lambda: metric(server, "event_buffered_rows") == 0)
         server.predictions([example(project)] * 10)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait(PATIENCE)
@@ -113,7 +113,7 @@ def test_buffer_is_bounded(project: Project, slim: Path, tmp_path: Path) -> None
     with recording(project, slim, tmp_path, events) as server:
         for _ in range(6):
             server.predictions([example(project)] * 10_000)
-        assert metric(server, "event_waiting_rows") == 50_000
+        assert metric(server, "event_buffered_rows") == 50_000
         assert metric(server, "event_dropped_rows_total") == 10_000
 
 
@@ -123,7 +123,7 @@ def test_labels_are_stored_by_request_id(project: Project, slim: Path, tmp_path:
     with recording(project, slim, tmp_path, events) as server:
 
         def tell(*rows: Json) -> tuple[int, Json]:
-            answer = server.ask("POST", "/truth", json.dumps(rows if len(rows) > 1 else rows[0]))
+            answer = server.ask("POST", "/feedback", json.dumps(rows if len(rows) > 1 else rows[0]))
             return answer.status, answer.json
 
         assert tell({"id": "a", "churn": "Yes"}) == (202, {"rows": 1})

@@ -84,7 +84,7 @@ def test_request_body_is_limited(server: Server, project: Project) -> None:
     assert server.ask("POST", "/predict", pieces(row.ljust(MOST))).status == 200
     for large in (row.ljust(MOST + 1), pieces(row.ljust(MOST + 1)), pieces(row.ljust(3 * MOST))):
         answer = server.ask("POST", "/predict", large)
-        assert (answer.status, answer.json) == (413, {"detail": "a body may have 16 MiB"})
+        assert (answer.status, answer.json) == (413, {"detail": "the body is larger than 16 MiB"})
     with closing(begin(server, row.ljust(MOST + 1))) as waiting:  # refused before it is sent
         assert waiting.getresponse().status == 413
     assert metric(server, 'predict_requests_total{status="413"}') == before + 4

@@ -179,7 +179,7 @@ def test_events_are_written_to_an_object_store(storage: tuple[Project, Store], t
     with serving(work, base_environment(work, tmp_path / "env"), tmp_path, EVENTS=events) as server:
         server.predictions([row] * 700)
         label = {"id": "an unknown request", "churn": "No"}
-        assert server.ask("POST", "/truth", json.dumps(label)).status == 202
+        assert server.ask("POST", "/feedback", json.dumps(label)).status == 202
         # Waits for the files, because a server that stops gives a slow store only seconds.
         until(lambda: {kind(name) for name in stored_files(work, store)} == {"events", "labels"})
     error = work.refusal("monitoring.monitor", "--events", events)

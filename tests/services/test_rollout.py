@@ -439,7 +439,7 @@ def test_feedback_needs_a_token(production: Production, champion: str) -> None:
 
     def tell(**headers: str) -> int:
         with closing(HTTPConnection("127.0.0.1", production.port, timeout=PATIENCE)) as connection:
-            connection.request("POST", "/truth", body='{"id": "a", "churn": "No"}', headers=headers)
+            connection.request("POST", "/feedback", body='{"id": "a", "churn": "No"}', headers=headers)
             return connection.getresponse().status
 
     mine = {"authorization": "Bearer mine"}

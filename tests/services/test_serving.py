@@ -403,7 +403,7 @@ def test_metrics_count_requests_rows_and_durations(server: Server, row: Row) -> 
         'predict_requests_total{status="422"}',
         'predict_requests_total{status="405"}',
         "predict_rows_total",
-        "predict_seconds_count",
+        "predict_duration_seconds_count",
     ]
     before = [counted(server, name) for name in names]
     server.predictions([row] * 7)
@@ -411,7 +411,7 @@ def test_metrics_count_requests_rows_and_durations(server: Server, row: Row) -> 
     server.ask("GET", "/predict")
     after = [counted(server, name) for name in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 1, 7, 3]
-    assert counted(server, 'predict_seconds_bucket{le="+Inf"}') == after[-1]
+    assert counted(server, 'predict_duration_seconds_bucket{le="+Inf"}') == after[-1]
 
 
 def test_health_answers(server: Server) -> None:
@@ -459,7 +459,7 @@ def test_api_conforms_to_its_openapi_document(both: tuple[Project, Server]) -> N
     """Whatever is sent, valid or not: no failure and no undocumented response."""
     done = schemathesis(both[1], "--max-examples", "25")
     assert done.returncode == 0, done.stdout
-    assert "Tested: 5" in done.stdout
+    assert "Tested: 6" in done.stdout
 
 
 def test_docs_page_works_offline(server: Server) -> None:
@@ -478,7 +478,7 @@ def test_server_works_behind_a_path_prefix(project: Project, slim: Path, tmp_pat
             server.get(path)
         answer = server.ask("POST", "/predict", json.dumps(row))
         label = {"id": answer.headers["x-request-id"], "churn": "No"}
-        told = server.ask("POST", "/truth", json.dumps(label))
+        told = server.ask("POST", "/feedback", json.dumps(label))
         assert (answer.status, told.status) == (200, 202)
         assert server.ask("GET", "/predict").status == 405
         assert counted(server, 'predict_requests_total{status="200"}') == 1

@@ -1,4 +1,4 @@
-"""Prediction events: the names of their columns, and the roles of the servers that write them.
+"""Prediction events and labels: the names of their columns, folders and roles.
 
 An event is one row of a request. It has the columns of `COLUMNS`, one for each number of the model's input
 (`feature:tenure`), and one for each output (`output:Yes`).
@@ -13,6 +13,12 @@ CHALLENGER = "challenger"
 FALLBACK = "fallback"  # the champion, for a challenger that did not answer
 FALLBACK_0_2 = "stand-in"  # the same role in events and headers of 0.2
 ROLES = (CHAMPION, CHALLENGER, FALLBACK)
+
+# Labels lie beside the events of the requests that they belong to.
+LABELS_FOLDER = "labels"
+LABELS_FOLDER_0_2 = "truth"
+LABEL_TIME = "received_at"
+LABEL_TIME_0_2 = "told_at"
 
 _FEATURE, _OUTPUT = "feature:", "output:"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import fsspec
 
-from ..contract.events import FALLBACK, FALLBACK_0_2
+from ..contract.events import FALLBACK, FALLBACK_0_2, LABELS_FOLDER, LABELS_FOLDER_0_2
 from ..contract.tables import Connection, explained, literal, one, texts
 from ..core.errors import ProjectError
 
@@ -13,7 +13,10 @@ _ROLE = f"if(role = {literal(FALLBACK_0_2)}, {literal(FALLBACK)}, role)"
 
 
 def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
-    """The Parquet or CSV files at an address, from the folder of a day on; those elsewhere are fetched."""
+    """The Parquet or CSV files at an address, from the folder of a day on; those elsewhere are fetched.
+
+    Labels in a subfolder of events are left out.
+    """
     try:
         store, root = fsspec.core.url_to_fs(address)
         found = [
@@ -21,7 +24,7 @@ def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
             for path in sorted(store.find(root))
             if path.endswith((".parquet", ".csv"))
             and path.split("/")[-2] >= first_day
-            and "/truth/" not in path.removeprefix(root)
+            and not {LABELS_FOLDER, LABELS_FOLDER_0_2} & {*path.removeprefix(root).split("/")}
         ]
         if "file" in store.protocol or not found:
             return found

@@ -1,6 +1,6 @@
 """Monitor: is production still what the model was made for? `ok`, `warn` or `alert`, with reasons.
 
-    python -m <package>.monitoring.monitor [--since 7d] [--truth FILE]
+    python -m <package>.monitoring.monitor [--since 7d] [--labels FILE]
 
 Reads the events that came since the last run, at `EVENTS`, and judges those of the bundle's model. `alert`
 ends with exit code 1. Rows that are too few to be judged are looked at again by the next run.
@@ -19,9 +19,10 @@ import msgspec
 from scipy.stats import binom
 
 from .. import declarations, params
+from ..contract.events import LABELS_FOLDER, LABELS_FOLDER_0_2
 from ..contract.expectations import Kpi
 from ..contract.tables import Connection, connect, literal
-from ..core.errors import ProjectError, cli
+from ..core.errors import ProjectError, cli, warn_once
 from ..core.paths import BUNDLE, MONITORING_REPORT
 from ..model.bundle import Model
 from . import report
@@ -146,13 +147,21 @@ def find_reasons(
     return sorted(found, key=lambda finding: -ORDER.index(finding.verdict))
 
 
-def look(con: Connection, model: Model, events: str, truth: str | None, since: datetime | None) -> Monitoring:
-    """Compare the events with the bundle's reference, and the answers with the truth that has come."""
+def look(
+    con: Connection, model: Model, events: str, source: str | None, since: datetime | None
+) -> Monitoring:
+    """Compare events with the bundle's reference, and with labels from `source`, else those beside them."""
     settings, version, kpis = params.load(), model.metadata.version, declarations.load().kpis
     reference = msgspec.json.decode((BUNDLE / "reference.json").read_bytes(), type=Reference)
     with tempfile.TemporaryDirectory() as folder:
-        told = find_files(truth or f"{events.rstrip('/')}/truth", Path(folder) / "truth")
-        if not read_events(con, events, since, Path(folder) / "events", every=bool(told)):
+        names = (LABELS_FOLDER, LABELS_FOLDER_0_2)
+        addresses = [source] if source else [f"{events.rstrip('/')}/{name}" for name in names]
+        files = [
+            file
+            for index, address in enumerate(addresses)
+            for file in find_files(address, Path(folder) / f"labels{index}")
+        ]
+        if not read_events(con, events, since, Path(folder) / "events", every=bool(files)):
             after = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
             raise ProjectError(
                 f"monitor: no events in {events}{after}. A server writes them where its variable EVENTS "
@@ -160,9 +169,9 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
             )
         traffic = count_traffic(con)
         ours = choose_events(con, version, traffic)
-        if truth and not told:
-            raise ProjectError(f"monitor: no .csv or .parquet file with truth at {truth}")
-        labels = join_truth(con, told, model) if told else NO_LABELS
+        if source and not files:
+            raise ProjectError(f"monitor: no .csv or .parquet file with labels at {source}")
+        labels = join_truth(con, files, model) if files else NO_LABELS
     least, rows = settings.monitor.min_rows, sum(part.rows for part in ours)
     drifts = find_drift(con, "events", reference, model.contract, settings.monitor) if rows >= least else []
     measured = measure_truth(con, model.contract, kpis, settings) if labels.rows >= least else []
@@ -186,19 +195,24 @@ def look(con: Connection, model: Model, events: str, truth: str | None, since: d
 def main() -> None:
     parser = argparse.ArgumentParser(description="Judge what was asked and answered since the last run.")
     given = os.environ.get
+    if given("TRUTH"):
+        warn_once("the variable TRUTH is deprecated and ends with 0.5: use LABELS")
     parser.add_argument("--since", default=given("SINCE") or None, help="7d, 12h, or a time in UTC")
     parser.add_argument(
         "--events", default=given("EVENTS") or "events", help="folder or address of the events"
     )
     parser.add_argument(
-        "--truth", default=given("TRUTH") or None, help="file, folder or address; else EVENTS/truth"
+        "--labels",
+        "--truth",
+        default=given("LABELS") or given("TRUTH") or None,
+        help="file, folder or address of ground-truth labels; else EVENTS/labels",
     )
     asked: Any = parser.parse_args()
     model, since = Model(BUNDLE), beginning(asked.since)
     with tempfile.TemporaryDirectory() as folder:
         memory = params.load().memory_gb
         with connect(memory, Path(folder) / "monitor.duckdb") as con:
-            found = look(con, model, asked.events, asked.truth, since)
+            found = look(con, model, asked.events, asked.labels, since)
     report.write_all(found, MONITORING_REPORT)
     reasons = "".join(f"\n- {reason}" for reason in found.reasons)
     if found.verdict == "alert":

@@ -1,9 +1,9 @@
 """Performance: how good the answers were, for rows whose truth has come.
 
 Truth is a CSV or Parquet file, or a folder of them, with the columns `id` (of the request), the target, and
-`row` where requests had several rows. The first label of a row counts: by the column `told_at`, as the server
-writes it, or by its place in the files. A KPI is accused when all of its bootstrap interval misses its
-threshold: falsely in at most (1 - `monitor.confidence_level`) / 2 of all windows.
+`row` where requests had several rows. The first label of a row counts: by the column `received_at` that the
+server writes (`told_at` in 0.2), or by its place in the files. A KPI is accused when all of its bootstrap
+interval misses its threshold: falsely in at most (1 - `monitor.confidence_level`) / 2 of all windows.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import Column, Contract
-from ..contract.events import feature_column, feature_columns, output_columns
+from ..contract.events import LABEL_TIME, LABEL_TIME_0_2, feature_column, feature_columns, output_columns
 from ..contract.expectations import Kpi
 from ..contract.tables import Connection, encoded, explained, literal, one, quote, texts
 from ..core.errors import ProjectError
@@ -90,7 +90,8 @@ def read_labels(con: Connection, files: list[str], target: Column) -> None:
     if absent := [name for name in ("id", target.name) if name not in columns]:
         raise ProjectError(f"monitor: truth lacks {', '.join(absent)}; it has {', '.join(columns)}")
     row = "row::INTEGER" if "row" in columns else "0"
-    order = "told_at" if "told_at" in columns else "NULL"
+    times = [name for name in (LABEL_TIME, LABEL_TIME_0_2) if name in columns]
+    order = f"coalesce({', '.join(times)})" if times else "NULL"
     with explained("monitor: truth cannot be read"):
         con.sql(f"""
             CREATE TABLE labels AS

@@ -1,4 +1,4 @@
-"""Health, metrics and documentation, by FastAPI; its OpenAPI document describes the other routes too."""
+"""Health, metrics and documentation, by FastAPI. Its OpenAPI document describes all other routes, too."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -10,114 +10,112 @@ from fastapi import FastAPI, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ..contract.rows import Problem, RowCodec, RowReader
+from ..contract.rows import Problem, RowReader
 from ..model.bundle import PREDICTIONS, Model
-from .intake import BUSY, TOO_LARGE, TOO_LATE
 from .metrics import Metrics
+from .request_limits import BUSY, TOO_LARGE, TOO_LATE
 
-TOKEN = {401: "The token of FEEDBACK_TOKEN is missing or wrong", 403: "Set FEEDBACK_TOKEN first"}
-PLACE = "#/components/schemas/{name}"
+PREDICT, FEEDBACK, FEEDBACK_0_2 = "/predict", "/feedback", "/truth"
+_ERRORS = {405: "Only POST is allowed", 408: TOO_LATE, 413: TOO_LARGE, 500: "Internal error", 503: BUSY}
+_TOKEN_ERRORS = {401: "The token is missing or wrong", 403: "The server has no FEEDBACK_TOKEN"}
 
 
 class Predictions(msgspec.Struct):
-    """The answers, in the order of the rows, and the bundle that gave them."""
+    """Predictions in the order of the rows, and the version of the model."""
 
     model_version: str
     predictions: list[Any]
 
 
-class Recorded(msgspec.Struct):
-    """How many rows were recorded."""
+class FeedbackResponse(msgspec.Struct):
+    """Number of labels that were recorded."""
 
     rows: int
 
 
-class Refusal(msgspec.Struct, omit_defaults=True):
-    """What is wrong with the rows; a note, if there may be more."""
+class ValidationErrorResponse(msgspec.Struct, omit_defaults=True):
+    """The rules that the rows break, and a note if the list is cut."""
 
     detail: list[Problem]
     note: str = ""
 
 
-class Complaint(msgspec.Struct):
-    """Why there is no answer."""
+class ErrorResponse(msgspec.Struct):
+    """Why the request failed."""
 
     detail: str
 
 
 def create_api(
     model: Model,
-    codec: RowCodec,
-    truth: RowReader,
+    rows: RowReader,
+    labels: RowReader,
     metrics: Metrics,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
 ) -> FastAPI:
-    """Everything but the routes that the server answers by itself."""
+    """Create the routes that FastAPI serves, and describe those that `Server` handles.
+
+    Args:
+        model: The model that is served.
+        rows: Reads the body of `/predict`.
+        labels: Reads the body of `/feedback`.
+        metrics: What `/metrics` shows.
+        lifespan: Runs while the server does.
+
+    Returns:
+        The application.
+    """
     title = f"Prediction of {model.contract.target}"
     api = FastAPIOffline(title=title, version=model.metadata.version, lifespan=lifespan)
 
-    @api.get("/health", summary="The process is alive")
+    @api.get("/health", summary="Check that the process is alive")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
-    @api.get("/ready", summary="A model is loaded: which one, and where it comes from")
+    @api.get("/ready", summary="Check that the model is loaded; show its version and origin")
     async def ready() -> dict[str, Any]:
         return msgspec.to_builtins(model.metadata)
 
-    @api.get("/metrics", summary="Prometheus metrics", response_class=Response)
-    async def page() -> Response:
+    @api.get("/metrics", summary="Show Prometheus metrics", response_class=Response)
+    async def show_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    answer: Any = PREDICTIONS[model.contract.task]
-    predictions = msgspec.defstruct("Predictions", [("model_version", str), ("predictions", list[answer])])
-    describe(api, "/predict", "Answer one row, or a list of rows", codec, 200, predictions)
-    describe(api, "/truth", "Tell what predictions should have been", truth, 202, Recorded, TOKEN)
-    document = api.openapi()["paths"]
-    document["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"] = model.example
+    prediction: Any = PREDICTIONS[model.contract.task]
+    response = msgspec.defstruct("Predictions", [("model_version", str), ("predictions", list[prediction])])
+    predict = _describe(api, PREDICT, "Predict one row or a list of rows", rows, 200, response)
+    predict["requestBody"]["content"]["application/json"]["example"] = model.example
+    summary = "Record ground-truth labels of earlier predictions"
+    _describe(api, FEEDBACK, summary, labels, 202, FeedbackResponse, _TOKEN_ERRORS)
+    summary = f"Former name of {FEEDBACK}, until 0.5"
+    _describe(api, FEEDBACK_0_2, summary, labels, 202, FeedbackResponse, _TOKEN_ERRORS)["deprecated"] = True
     return api
 
 
-def describe(
+def _describe(
     api: FastAPI,
     path: str,
     summary: str,
     reader: RowReader,
-    good: int,
-    answer: type[msgspec.Struct],
-    others: Mapping[int, str] = MappingProxyType({}),
-) -> None:
-    """Add a route to the OpenAPI document, its schemas taken from the contract.
-
-    Args:
-        api: The application whose document it is.
-        path: Of the route.
-        summary: What the route does.
-        reader: Of the body.
-        good: Status of the usual answer.
-        answer: Type of the usual answer.
-        others: Statuses that this route alone has, and why.
-    """
+    status: int,
+    response: type[msgspec.Struct],
+    errors: Mapping[int, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Add a POST route to the OpenAPI document, with the schemas of its body, response and errors."""
     document = api.openapi()
-    types = (reader.body_type, answer, Refusal, Complaint)
-    (body, *answers), components = msgspec.json.schema_components(types, ref_template=PLACE)
+    types = (reader.body_type, response, ValidationErrorResponse, ErrorResponse)
+    reference = "#/components/schemas/{name}"
+    schemas, components = msgspec.json.schema_components(types, ref_template=reference)
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
-    accepted, refused, complaint = ({"content": {"application/json": {"schema": it}}} for it in answers)
-    complaints = {
-        405: "Only POST is allowed",
-        408: TOO_LATE,
-        413: TOO_LARGE,
-        500: "Failed",
-        503: BUSY,
-        **others,
+    body, success, invalid, error = ({"content": {"application/json": {"schema": it}}} for it in schemas)
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "operationId": path.strip("/"),
+        "requestBody": {"required": True, **body},
+        "responses": {
+            str(status): {"description": response.__doc__ or summary, **success},
+            "422": {"description": "Rows that break the contract", **invalid},
+            **{str(code): {"description": text, **error} for code, text in {**_ERRORS, **errors}.items()},
+        },
     }
-    document["paths"][path] = {
-        "post": {
-            "summary": summary,
-            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-            "responses": {
-                str(good): {"description": answer.__doc__ or summary, **accepted},
-                "422": {"description": "Rows that the contract forbids", **refused},
-                **{str(status): {"description": why, **complaint} for status, why in complaints.items()},
-            },
-        }
-    }
+    document["paths"][path] = {"post": operation}
+    return operation

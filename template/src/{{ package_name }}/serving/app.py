@@ -1,7 +1,7 @@
-"""The API: one row or many in, answers out; 422 names each column and rule that is broken.
+"""The prediction server: rows in, predictions out; a 422 names every column and rule that is broken.
 
-`/predict` and `/truth` are answered before FastAPI sees them: parsing, contract and model are compiled code
-and take less time than a web framework's routing. Documentation, health and metrics are FastAPI's.
+`Server` handles `/predict` and `/feedback` itself: parsing, validation and the model are compiled code and
+take less time than the routing of a web framework. FastAPI serves documentation, health and metrics.
 """
 
 import asyncio
@@ -18,160 +18,195 @@ import msgspec
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from ..contract.events import CHAMPION, FALLBACK, FALLBACK_0_2, ROLES
+from ..contract.events import CHAMPION, FALLBACK, FALLBACK_0_2, LABELS_FOLDER, ROLES
 from ..contract.rows import Problem, RowCodec, RowError
+from ..core.errors import warn_once
 from ..model.bundle import Model, OutputError
-from .api import Complaint, Predictions, Recorded, Refusal, create_api
-from .events import Answered, Events
-from .intake import Intake, TurnedAwayError
+from .api import (
+    FEEDBACK,
+    FEEDBACK_0_2,
+    PREDICT,
+    ErrorResponse,
+    FeedbackResponse,
+    Predictions,
+    ValidationErrorResponse,
+    create_api,
+)
+from .events import EventWriter, Request
+from .feedback import MAX_ID_LENGTH, LabelWriter
 from .metrics import Metrics
-from .truth import MAX_ID_LENGTH, Truths
+from .request_limits import RequestLimits, RequestRejected
 from .writer import MAX_STORE_GB, Writer
 
 LOG = logging.getLogger("uvicorn.error")
-JSON = (b"content-type", b"application/json")
-EXTRA = {
+_JSON = (b"content-type", b"application/json")
+_EXTRA_HEADERS = {
     401: [(b"www-authenticate", b"Bearer")],
     405: [(b"allow", b"POST")],
     408: [(b"connection", b"close")],
     503: [(b"retry-after", b"1")],
 }
-# A gateway says for each request whether its answer counts, so a model changes its role without a restart.
+# The gateway sends the role with each request, so that a model changes its role without a restart.
 _ROLES = {role.encode(): role for role in ROLES} | {FALLBACK_0_2.encode(): FALLBACK}
-LONG_ID = Problem(0, "", f"the header x-request-id must have at most {MAX_ID_LENGTH} characters")
-UNSET = "labels come through the gateway with a token alone: set FEEDBACK_TOKEN for the server"
-UNPROVEN = "labels need the header Authorization: Bearer, with the token that FEEDBACK_TOKEN says"
+_LONG_ID = Problem(0, "", f"the header x-request-id must have at most {MAX_ID_LENGTH} characters")
+_FORBIDDEN = "set FEEDBACK_TOKEN on the server: labels pass the gateway only with a token"
+_UNAUTHORIZED = "labels need the header 'Authorization: Bearer …' with the server's FEEDBACK_TOKEN"
 
 
 class Server:
-    """The ASGI application around one bundle."""
+    """The ASGI application that serves one model."""
 
     def __init__(
         self,
         model: Model,
         events: str,
-        truth: str,
+        labels: str,
         role: str = CHAMPION,
         price: float = 0,
         token: str = "",
         max_gb: float = MAX_STORE_GB,
     ) -> None:
-        """Answer with a model, which plays a `role` unless a request says otherwise.
+        """Prepare a server.
 
-        Events and truth are kept at addresses: up to `max_gb` of each in a folder. With a token, only
-        who shows it may tell the truth.
+        Args:
+            model: The model to serve.
+            events: Folder or address to which prediction events are written.
+            labels: Folder or address to which ground-truth labels are written.
+            role: Role of the model in requests that name none, one of `contract.events.ROLES`.
+            price: What the server costs per hour, for `/metrics`.
+            token: Token that clients need to send labels; if empty, the gateway lets no labels through.
+            max_gb: Largest size of each store in GB, if it is a folder.
         """
         self._model, self._role, self._token = model, role, token.encode()
-        self._codec, self._intake = RowCodec(model.contract), Intake()
-        self._events = Events(model, events, max_gb)
-        self._truths = Truths(model.contract, truth, max_gb)
-        self._writers: dict[str, Writer] = {"event": self._events, "truth": self._truths}
+        self._codec, self._limits = RowCodec(model.contract), RequestLimits()
+        self._events = EventWriter(model, events, max_gb)
+        self._labels = LabelWriter(model.contract, labels, max_gb)
+        self._writers: dict[str, Writer] = {"event": self._events, "label": self._labels}
         self._metrics = Metrics(model.metadata.version, price, self._events.outputs, self._writers)
         self._encode = msgspec.json.Encoder().encode
-        self._answers = {"/predict": self.predict, "/truth": self.record}
-        self.api = create_api(model, self._codec, self._truths.reader, self._metrics, self._running)
+        self._handlers = {PREDICT: self._predict, FEEDBACK: self._record, FEEDBACK_0_2: self._record}
+        self.api = create_api(model, self._codec, self._labels.reader, self._metrics, self._run)
 
     @asynccontextmanager
-    async def _running(self, _: FastAPI) -> AsyncGenerator[None]:
-        gc.freeze()  # what was loaded is not garbage: looking through it again takes a twentieth of the time
-        watch = asyncio.create_task(self._intake.watch())
+    async def _run(self, _: FastAPI) -> AsyncGenerator[None]:
+        """Run the writers and the request limits while the server runs."""
+        gc.freeze()  # loaded objects are never garbage; to search them would cost 5 % of the request time
+        late_requests = asyncio.create_task(self._limits.cancel_late_requests())
         for writer in self._writers.values():
             writer.start()
         yield
-        watch.cancel()
+        late_requests.cancel()
         await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self._writers.values()))
-        gc.unfreeze()  # so that the process ends tidily: DuckDB lists what is left behind
+        gc.unfreeze()  # otherwise DuckDB reports leaked objects when the process ends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, or pass it to FastAPI.
+
+        Args:
+            scope: The ASGI scope.
+            receive: The ASGI channel of the request.
+            send: The ASGI channel of the response.
+        """
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
-        answer = self._answers.get(path)
-        if answer is None:
+        handler = self._handlers.get(path)
+        if handler is None:
             await self.api(scope, receive, send)
             return
-        started, given = perf_counter(), dict(scope["headers"])
-        request = given.get(b"x-request-id", b"").decode("latin-1") or self._events.new_id()
+        started, headers = perf_counter(), dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"").decode("latin-1") or self._events.new_id()
         try:
-            if scope["method"] != "POST":
-                raise TurnedAwayError(405, "only POST is allowed")
-            if path == "/truth":
-                self._check_token(given)
-            body = await self._intake.read(receive, int(given.get(b"content-length", 0)))
-            if body is None:  # the client has gone
+            self._check(scope["method"], path, headers)
+            body = await self._limits.read_body(receive, int(headers.get(b"content-length", 0)))
+            if body is None:  # the client has disconnected
                 return
-            status, content = answer(body, request, _ROLES.get(given.get(b"x-role", b""), self._role))
-        except TurnedAwayError as away:
-            status, content = away.status, self._encode(Complaint(str(away)))
-        headers = [JSON, (b"content-length", str(len(content)).encode()), *EXTRA.get(status, ())]
-        headers.append((b"x-request-id", request[:MAX_ID_LENGTH].encode("latin-1")))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+            status, content = handler(body, request_id, _ROLES.get(headers.get(b"x-role", b""), self._role))
+        except RequestRejected as error:
+            status, content = error.status, self._encode(ErrorResponse(str(error)))
+        length = (b"content-length", str(len(content)).encode())
+        name = (b"x-request-id", request_id[:MAX_ID_LENGTH].encode("latin-1"))
+        response_headers = [_JSON, length, name, *_EXTRA_HEADERS.get(status, ())]
+        await send({"type": "http.response.start", "status": status, "headers": response_headers})
         await send({"type": "http.response.body", "body": content})
-        if path == "/predict":
-            self._metrics.count(status, perf_counter() - started)
+        if path == PREDICT:
+            self._metrics.count_request(status, perf_counter() - started)
 
-    def predict(self, body: bytes, request: str, role: str) -> tuple[int, bytes]:
-        """HTTP status and JSON for the body of the request of that name, answered in a role."""
-        came, started = time(), perf_counter()
-        features = outputs = None
+    def _predict(self, body: bytes, request_id: str, role: str) -> tuple[int, bytes]:
+        """Predict the rows of a body and record the event: HTTP status and JSON."""
+        received, started = time(), perf_counter()
+        matrices = ()
         try:
-            if len(request) > MAX_ID_LENGTH:  # cut, it would meet no label, or that of another
-                raise RowError([LONG_ID])
+            if len(request_id) > MAX_ID_LENGTH:  # if it were cut, labels could not find it
+                raise RowError([_LONG_ID])
             features = self._codec.decode(body)
             outputs = self._model.run(features)
-            answers = Predictions(self._model.metadata.version, self._model.predictions(outputs))
-            status, content = 200, self._encode(answers)
-            self._metrics.rows += len(features)
+            predictions = self._model.predictions(outputs)
+            status, matrices = 200, (features, outputs)
+            content = self._encode(Predictions(self._model.metadata.version, predictions))
+            self._metrics.predicted_rows += len(features)
         except RowError as error:
-            status, content = 422, self._encode(Refusal(error.problems, error.note))
+            status, content = 422, self._encode(ValidationErrorResponse(error.problems, error.note))
         except OutputError as error:
-            LOG.error("request %s failed: %s", request, error)
-            status, content = 500, self._encode(Complaint(str(error)))
-            features = outputs = None
-        except Exception:  # whatever it is: the client gets an answer, and the next one too
-            LOG.exception("request %s failed", request)
-            status, content = 500, self._encode(Complaint(f"failed; the log tells why, under {request}"))
-            features = outputs = None
+            LOG.error("request %s failed: %s", request_id, error)
+            status, content = 500, self._encode(ErrorResponse(str(error)))
+        except Exception:  # whatever it is, the server goes on
+            LOG.exception("request %s failed", request_id)
+            message = f"internal error; the server's log has the details under request {request_id}"
+            status, content = 500, self._encode(ErrorResponse(message))
         seconds = perf_counter() - started
-        self._events.record(Answered(request[:MAX_ID_LENGTH], role, came, seconds, features, outputs, status))
+        self._events.record(Request(request_id[:MAX_ID_LENGTH], role, received, seconds, status, *matrices))
         return status, content
 
-    def record(self, body: bytes, *_: str) -> tuple[int, bytes]:
-        """HTTP status and JSON for a body that tells the truth."""
+    def _record(self, body: bytes, *_: str) -> tuple[int, bytes]:
+        """Record the labels of a body: HTTP status and JSON."""
         try:
-            return 202, self._encode(Recorded(self._truths.tell(body)))
+            return 202, self._encode(FeedbackResponse(self._labels.record(body)))
         except RowError as error:
-            return 422, self._encode(Refusal(error.problems, error.note))
+            return 422, self._encode(ValidationErrorResponse(error.problems, error.note))
 
-    def _check_token(self, headers: dict[bytes, bytes]) -> None:
-        """Let only those tell the truth who may.
+    def _check(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
+        """Reject a request that is no POST, or that sends labels without permission.
 
-        Without a token, that is whoever reaches the server itself: what comes through the gateway has a role.
-
-        Raises:
-            TurnedAwayError: the token is missing, wrong, or not set though it is needed.
+        Without a token, only clients that reach the server directly may send labels: the gateway sets x-role.
         """
-        if not self._token:
-            if b"x-role" in headers:
-                raise TurnedAwayError(403, UNSET)
+        if method != "POST":
+            raise RequestRejected(405, "only POST is allowed")
+        if path == PREDICT:
             return
+        if path == FEEDBACK_0_2:
+            warn_once(f"POST {FEEDBACK_0_2} is deprecated and ends with 0.5: use POST {FEEDBACK}")
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            raise TurnedAwayError(401, UNPROVEN)
+        if not self._token and b"x-role" in headers:
+            raise RequestRejected(403, _FORBIDDEN)
+        is_right = scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+        if self._token and not is_right:
+            raise RequestRejected(401, _UNAUTHORIZED)
 
 
 def create_app() -> Server:
-    """What uvicorn starts. Of the environment's variables,
+    """Create the server that uvicorn starts, from environment variables.
 
-    - `BUNDLE` names the bundle's folder,
-    - `EVENTS` and `TRUTH` where predictions, and the truth about them, are kept,
-    - `MAX_STORE_GB` how much of each there may be in a folder,
-    - `FEEDBACK_TOKEN` the token of those who may tell the truth,
-    - `ROLE` the role of a server that no gateway stands before,
-    - `PRICE_PER_HOUR` what it costs, for metrics.
+    - `BUNDLE`: folder of the bundle (models/bundle)
+    - `EVENTS`: folder or address of prediction events (events)
+    - `LABELS`: folder or address of ground-truth labels (`EVENTS`/labels)
+    - `MAX_STORE_GB`: largest size of each, if it is a folder (20)
+    - `FEEDBACK_TOKEN`: token that clients need to send labels
+    - `ROLE`: role of the model if there is no gateway (champion)
+    - `PRICE_PER_HOUR`: what the server costs, for `/metrics`
+
+    Returns:
+        The server.
     """
-    given = os.environ.get
-    model = Model(Path(given("BUNDLE") or "models/bundle"))
-    events = (given("EVENTS") or "events").rstrip("/")
-    truth = given("TRUTH") or f"{events}/truth"
-    token, max_gb = (given("FEEDBACK_TOKEN") or "").strip(), float(given("MAX_STORE_GB") or MAX_STORE_GB)
-    price = float(given("PRICE_PER_HOUR") or 0)
-    return Server(model, events, truth, given("ROLE") or CHAMPION, price, token, max_gb)
+    environment = {name: value for name, value in os.environ.items() if value}
+    if "TRUTH" in environment:
+        warn_once("the environment variable TRUTH is deprecated and ends with 0.5: use LABELS")
+        environment.setdefault("LABELS", environment["TRUTH"])
+    events = environment.get("EVENTS", "events").rstrip("/")
+    return Server(
+        Model(Path(environment.get("BUNDLE", "models/bundle"))),
+        events,
+        environment.get("LABELS", f"{events}/{LABELS_FOLDER}"),
+        environment.get("ROLE", CHAMPION),
+        float(environment.get("PRICE_PER_HOUR", 0)),
+        environment.get("FEEDBACK_TOKEN", "").strip(),
+        float(environment.get("MAX_STORE_GB", MAX_STORE_GB)),
+    )

@@ -1,11 +1,14 @@
-"""Prediction events: what was asked and answered, for monitoring. Each answered row is a row at `EVENTS`.
+"""Writes prediction events: each row of each request with its features and outputs, for monitoring.
 
-A request that was refused (422) or failed (500) is one row, without features and outputs.
+A rejected (422) or failed (500) request is one row without features and outputs. The columns are those of
+`contract.events`.
 """
 
 import os
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -15,148 +18,213 @@ from numpy.typing import NDArray
 
 from ..contract.events import COLUMNS, feature_columns, output_columns
 from ..model.bundle import Model
-from .metrics import Bins
-from .writer import AT_ONCE, MAX_STORE_GB, Writer
+from .metrics import Histogram
+from .writer import MAX_STORE_GB, Record, Writer
 
 Matrix = NDArray[np.float32]
-LARGE = 2**16  # bytes of a request's features and outputs, which are not added up with others
-REQUEST_BYTES = 512  # that a request takes while it waits, beside its features and outputs
+BATCH_BYTES = 2**16  # of requests that are joined to a batch: about 100 with one row each
+REQUEST_BYTES = 512  # upper bound of a request's size in memory without its features and outputs
 
 
-class Answered(NamedTuple):
-    """One request: features and outputs have a row for each of its rows, if it was answered with 200."""
+class Request(NamedTuple):
+    """One request to `/predict`.
+
+    Attributes:
+        id: The x-request-id.
+        role: One of `contract.events.ROLES`.
+        time: When it was received, in seconds since 1970, UTC.
+        seconds: Until its answer was ready.
+        status: HTTP status of the answer.
+        features: Of shape `(n_rows, n_features)`, None unless the status is 200.
+        outputs: Of shape `(n_rows, n_labels)`, None unless the status is 200.
+    """
 
     id: str
-    role: str  # one of `contract.events.ROLES`
-    time: float  # when it came, in seconds since 1970, UTC
-    seconds: float  # until it was answered
-    features: Matrix | None
-    outputs: Matrix | None
-    status: int = 200
+    role: str
+    time: float
+    seconds: float
+    status: int
+    features: Matrix | None = None
+    outputs: Matrix | None = None
 
     @property
-    def rows(self) -> int:
-        """Rows of the event: one, if the request was refused."""
+    def n_rows(self) -> int:
+        """Number of events: at least one."""
         return 1 if self.features is None else len(self.features)
 
-
-class Batch:
-    """Requests that wait to be written, column by column: that takes less memory, and less time later."""
-
-    def __init__(self, answered: Sequence[Answered]) -> None:
-        """Requests in the order in which they came."""
-        self.ids, self.roles, times, seconds, features, outputs, statuses = zip(*answered, strict=True)
-        self.time, self.times = times[0], np.array(times)
-        self.seconds, self.statuses = np.array(seconds, np.float32), np.array(statuses, np.int16)
-        self.sizes = np.array([it.rows for it in answered], np.int32)
-        self.rows = int(self.sizes.sum())
-        self.features, self.outputs = joined(features), joined(outputs)
-        self.size = self.features.nbytes + self.outputs.nbytes + REQUEST_BYTES * len(answered)
+    @property
+    def n_bytes(self) -> int:
+        """Size in memory."""
+        if self.features is None or self.outputs is None:
+            return REQUEST_BYTES
+        return REQUEST_BYTES + self.features.nbytes + self.outputs.nbytes
 
 
-def joined(parts: Iterable[Any]) -> Matrix:
-    """All numbers of matrices, or none, in a row: by their bytes, for numpy would look at each part anew."""
-    return np.frombuffer(b"".join(it for it in parts if it is not None), np.float32)
+@dataclass(frozen=True)
+class Batch(Record):
+    """Requests as columns, which take less memory than objects and less time to write.
+
+    Attributes:
+        requests: Columns of shape `(n_requests,)`: time, seconds, status and n_rows.
+        ids: The id of each request.
+        roles: The role of each request.
+        features: Features of all rows with status 200, flat, row after row.
+        outputs: Outputs of these rows, flat, row after row.
+    """
+
+    requests: dict[str, NDArray[Any]]
+    ids: tuple[str, ...]
+    roles: tuple[str, ...]
+    features: Matrix
+    outputs: Matrix
+
+    @classmethod
+    def of(cls, requests: list[Request]) -> "Batch":
+        """Convert requests to columns.
+
+        Args:
+            requests: The requests, at least one, oldest first.
+
+        Returns:
+            The batch.
+        """
+        ids, roles, times, seconds, statuses, features, outputs = zip(*requests, strict=True)
+        columns = {
+            "time": np.array(times),
+            "seconds": np.array(seconds, np.float32),
+            "status": np.array(statuses, np.int16),
+            "n_rows": np.array([request.n_rows for request in requests], np.int32),
+        }
+        features, outputs = _join(features), _join(outputs)
+        n_bytes = REQUEST_BYTES * len(requests) + features.nbytes + outputs.nbytes
+        return cls(times[0], int(columns["n_rows"].sum()), n_bytes, columns, ids, roles, features, outputs)
 
 
-def new_ids() -> Iterator[str]:
-    """Ids of 128 random bits, which nobody can guess: who knows one may label its prediction.
+def _join(matrices: Iterable[Any]) -> Matrix:
+    """Concatenate matrices to one flat array; joining bytes avoids a numpy call per matrix."""
+    return np.frombuffer(b"".join(matrix for matrix in matrices if matrix is not None), np.float32)
 
-    Many are drawn at once, because to ask the system takes several times as long as all else here.
+
+def _random_ids() -> Iterator[str]:
+    """Yield ids of 128 random bits, which cannot be guessed: whoever knows an id can label its prediction.
+
+    Many are drawn at once: one system call per id would take longer than everything else here.
     """
     while True:
-        drawn = os.urandom(16 * 1024).hex()
-        yield from (drawn[start : start + 32] for start in range(0, len(drawn), 32))
+        digits = os.urandom(16 * 1024).hex()
+        yield from (digits[start : start + 32] for start in range(0, len(digits), 32))
 
 
-class Events(Writer):
-    """The events of one server."""
+class EventWriter(Writer[Batch]):
+    """Writes the events of one server.
+
+    Attributes:
+        outputs: Histogram of each output that was written, by its label.
+    """
 
     def __init__(self, model: Model, address: str, max_gb: float = MAX_STORE_GB) -> None:
-        """Events of `model` for the store at `address`: at most so much, if it is a folder."""
+        """Prepare a writer for events.
+
+        Args:
+            model: The model that is served.
+            address: Folder or address of the store.
+            max_gb: Largest size of the store in GB, if it is a folder.
+        """
         super().__init__(address, max_gb)
-        self._model, self._ids = model, new_ids()
-        self._fresh: deque[Answered] = deque()
-        row_bytes = 4 * len(model.contract.feature_names + model.contract.labels)
-        self._many = max(1, min(AT_ONCE, LARGE // row_bytes))  # rows that do not wait for those of others
-        self.outputs = {label: Bins(edges) for label, edges in model.output_edges.items()}
+        self._version, self._contract, self._ids = model.metadata.version, model.contract, _random_ids()
+        self._recent: deque[Request] = deque()  # not in a batch yet
+        self._recent_bytes = 0
+        self.outputs = {label: Histogram(edges) for label, edges in model.output_edges.items()}
 
     def new_id(self) -> str:
-        """A name for a request that brings none."""
+        """Return an id for a request that has none."""
         return next(self._ids)
 
-    def record(self, answered: Answered) -> None:
-        """Let a request wait to be written."""
-        self._fresh.append(answered)
-        if len(self._fresh) >= AT_ONCE or answered.rows >= self._many:
-            self._settle()
+    def record(self, request: Request) -> None:
+        """Record a request and its answer.
 
-    def _settle(self) -> None:
-        """Put what is fresh into columns."""
-        with self._lock:
-            fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
-            if fresh:
-                self._waiting.append(Batch(fresh))
-                self._count(self._waiting[-1])
+        Args:
+            request: The request.
+        """
+        self._recent.append(request)
+        self._recent_bytes += request.n_bytes
+        if self._recent_bytes >= BATCH_BYTES:
+            self._batch()
+
+    def _batch(self) -> None:
+        """Add the recent requests to the buffer. Both the server's thread and the writer's do so."""
+        requests, self._recent_bytes = [], 0
+        with suppress(IndexError):
+            while True:
+                requests.append(self._recent.popleft())
+        if requests:
+            self.add(Batch.of(requests))
 
     @property
-    def waiting_rows(self) -> int:
+    def buffered_rows(self) -> int:
         """Rows that are not written yet."""
-        self._settle()
-        return super().waiting_rows
+        self._batch()
+        return super().buffered_rows
 
-    def _take(self) -> deque[Batch]:
-        """Hand over what waits."""
-        self._settle()
+    def _take(self) -> list[Batch]:
+        """Take all requests out of the buffer."""
+        self._batch()
         return super()._take()
 
-    def write(self, kept: list[Batch]) -> None:
-        """Write one file, and count the outputs."""
-        super().write(kept)
-        outputs = matrix([it.outputs for it in kept], self.outputs)
-        for index, bins in enumerate(self.outputs.values()):
-            bins.add(outputs[:, index])
+    def write(self, records: list[Batch]) -> None:
+        """Write one file, and count the outputs in it.
 
-    def table(self, kept: list[Batch]) -> Table:
-        """One row for each answered one: which, when, by whom, features and outputs; then those refused."""
-        statuses = np.concatenate([it.statuses for it in kept])
-        order = np.argsort(statuses != 200, kind="stable")
-        sizes = np.concatenate([it.sizes for it in kept])[order]
-        request = np.repeat(order, sizes)  # of each row
-        row = np.arange(len(request)) - np.repeat(sizes.cumsum() - sizes, sizes)
-        times = (np.concatenate([it.times for it in kept]) * 1e6).astype(np.int64)
-        seconds, place = np.concatenate([it.seconds for it in kept]), Array.from_numpy(request)
+        Args:
+            records: The batches, at least one, oldest first.
+        """
+        super().write(records)
+        outputs = np.concatenate([batch.outputs for batch in records]).reshape(-1, len(self.outputs))
+        for histogram, values in zip(self.outputs.values(), outputs.T, strict=True):
+            histogram.add_all(values)
+
+    def table(self, records: list[Batch]) -> Table:
+        """Convert batches to events: first those with status 200, then one row for each other request.
+
+        Args:
+            records: The batches, at least one, oldest first.
+
+        Returns:
+            The events, with the columns of `contract.events`.
+        """
+        columns = {
+            name: np.concatenate([batch.requests[name] for batch in records]) for name in records[0].requests
+        }
+        is_answered = columns["status"] == 200
+        order = np.argsort(~is_answered, kind="stable")
+        n_rows = columns["n_rows"][order]
+        request = np.repeat(order, n_rows)  # position of each row's request
+        first_row = np.repeat(n_rows.cumsum() - n_rows, n_rows)  # position of its request's first row
+        times = (columns["time"] * 1e6).astype(np.int64)
         values = (
-            texts(chain(*(it.ids for it in kept))).take(place),
-            Array.from_numpy(row.astype(np.int32)),
+            _texts(chain(*(batch.ids for batch in records))).take(Array.from_numpy(request)),
+            Array.from_numpy((np.arange(len(request)) - first_row).astype(np.int32)),
             Array.from_numpy(times[request]).cast(DataType.timestamp("us")),
-            Array.from_numpy(seconds[request]),
-            Array.from_numpy(statuses[request]),
-            texts([self._model.metadata.version] * len(request)),
-            texts(chain(*(it.roles for it in kept))).take(place),
+            Array.from_numpy(columns["seconds"][request]),
+            Array.from_numpy(columns["status"][request]),
+            _texts([self._version] * len(request)),
+            _texts(chain(*(batch.roles for batch in records))).take(Array.from_numpy(request)),
         )
-        columns: dict[str, Any] = dict(zip(COLUMNS, values, strict=True))
-        contract, refused = self._model.contract, int((statuses != 200).sum())
-        features = matrix([it.features for it in kept], contract.feature_names)
-        outputs = matrix([it.outputs for it in kept], contract.labels)
-        columns |= named(feature_columns(contract), features, refused)
-        return Table.from_pydict(columns | named(output_columns(contract), outputs, refused))
+        events: dict[str, Any] = dict(zip(COLUMNS, values, strict=True))
+        missing = Array([None] * int((~is_answered).sum()), type=DataType.float32())
+        events |= _numbers(feature_columns(self._contract), [batch.features for batch in records], missing)
+        events |= _numbers(output_columns(self._contract), [batch.outputs for batch in records], missing)
+        return Table.from_pydict(events)
 
 
-def texts(values: Iterable[str]) -> Array:
-    """A column of texts."""
+def _texts(values: Iterable[str]) -> Array:
+    """Convert texts to an Arrow array."""
     return Array([*values], type=DataType.utf8())
 
 
-def matrix(parts: list[Matrix], names: Collection[str]) -> Matrix:
-    """Rows of named columns."""
-    return np.concatenate(parts).reshape(-1, len(names))
-
-
-def named(names: list[str], answered: Matrix, refused: int) -> dict[str, Array]:
-    """Columns of these names: what was answered, and nothing for so many that were refused."""
-    none = Array([None] * refused, type=DataType.float32())
+def _numbers(names: list[str], parts: list[Matrix], missing: Array) -> dict[str, Array]:
+    """Convert flat arrays of rows to one Arrow array per column, with missing values at the end."""
+    matrix = np.concatenate(parts).reshape(-1, len(names))
     return {
-        name: ChunkedArray([Array.from_numpy(answered[:, index].copy()), none]).combine_chunks()
-        for index, name in enumerate(names)
+        name: ChunkedArray([Array.from_numpy(values.copy()), missing]).combine_chunks()
+        for name, values in zip(names, matrix.T, strict=True)
     }

@@ -1,9 +1,10 @@
-"""What a server counts, for Prometheus.
+"""What `/metrics` exports to Prometheus.
 
-Kept as plain numbers, each written by one thread alone: prometheus_client's own would take a good part of
-the time that one row needs.
+Values are plain numbers, each changed by one thread only: the counters of prometheus_client use locks, which
+would take a good part of the time of a one-row request.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -13,86 +14,113 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, gener
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from .writer import AT_ONCE, Writer
+from .writer import Writer
 
 STATUSES = (200, 405, 408, 413, 422, 500, 503)
-SECONDS = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+DURATION_EDGES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]  # seconds
 
 
-class Bins:
-    """A histogram: how many values there are up to each edge, and above the last."""
+class Histogram:
+    """Counts values up to each edge, and above the last one.
+
+    Attributes:
+        edges: Upper bounds of the bins, ascending.
+        counts: Number of values per bin: one more than edges.
+        sum: Sum of the values.
+    """
 
     def __init__(self, edges: list[float]) -> None:
         self.edges, self.counts, self.sum = edges, [0] * (len(edges) + 1), 0.0
 
-    def add(self, values: NDArray) -> None:
-        """Count values; what is not finite has no place in a sum."""
+    def add(self, value: float) -> None:
+        """Count one finite value.
+
+        Args:
+            value: The value.
+        """
+        self.counts[bisect_left(self.edges, value)] += 1
+        self.sum += value
+
+    def add_all(self, values: NDArray[np.float32]) -> None:
+        """Count many values. Those that are not finite are left out, because they would spoil the sum.
+
+        Args:
+            values: The values, of shape `(n_values,)`.
+        """
         values = values[np.isfinite(values)]
-        found = np.bincount(np.searchsorted(self.edges, values), minlength=len(self.counts))
-        self.counts = (found + self.counts).tolist()
+        added = np.bincount(np.searchsorted(self.edges, values), minlength=len(self.counts))
+        self.counts = (added + self.counts).tolist()
         self.sum += float(values.sum(dtype=float))
 
     @property
     def buckets(self) -> list[tuple[str, float]]:
-        """As Prometheus wants them: each holds those before it."""
+        """Upper bound and cumulative count of each bin, as Prometheus expects them."""
         return list(zip([*map(str, self.edges), "+Inf"], accumulate(self.counts), strict=True))
 
 
 class Metrics(Collector):
-    """All that one server tells."""
+    """The metrics of one server.
+
+    Attributes:
+        predicted_rows: Rows that have been answered with a prediction.
+    """
 
     def __init__(
-        self, version: str, price: float, outputs: dict[str, Bins], writers: dict[str, Writer]
+        self, version: str, price: float, outputs: dict[str, Histogram], writers: dict[str, Writer]
     ) -> None:
-        """Of a model version at a price per hour, whose outputs are counted elsewhere, as writers do."""
-        self.requests, self.rows, self.seconds = dict.fromkeys(STATUSES, 0), 0, Bins(SECONDS)
-        self._fresh: list[tuple[int, float]] = []
+        """Register the metrics.
+
+        Args:
+            version: Version of the model.
+            price: What the server costs per hour.
+            outputs: Histogram of each output of the model, by its label.
+            writers: Writers by the prefix of their metrics.
+        """
+        self.predicted_rows = 0
+        self._requests, self._durations = dict.fromkeys(STATUSES, 0), Histogram(DURATION_EDGES)
         self._version, self._price, self._outputs, self._writers = version, price, outputs, writers
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def count(self, status: int, seconds: float) -> None:
-        """A request was answered."""
-        self._fresh.append((status, seconds))
-        if len(self._fresh) >= AT_ONCE:
-            self._settle()
+    def count_request(self, status: int, seconds: float) -> None:
+        """Count a request to `/predict`.
 
-    def _settle(self) -> None:
-        """Add up what is fresh."""
-        for status, _ in self._fresh:
-            self.requests[status] += 1
-        self.seconds.add(np.array([seconds for _, seconds in self._fresh]))
-        self._fresh.clear()
+        Args:
+            status: Its HTTP status, one of `STATUSES`.
+            seconds: From its headers to its answer.
+        """
+        self._requests[status] += 1
+        self._durations.add(seconds)
 
     def text(self) -> bytes:
-        """The page that Prometheus reads."""
+        """Return the page that Prometheus scrapes."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Everything but the process's own."""
-        self._settle()
-        said = "Prediction requests by HTTP status"
-        requests = CounterMetricFamily("predict_requests", said, labels=["status"])
-        for status, number in self.requests.items():
+        """Yield all metrics except those of the process.
+
+        Yields:
+            One metric family after the other.
+        """
+        requests = CounterMetricFamily("predict_requests", "Requests by HTTP status", labels=["status"])
+        for status, number in self._requests.items():
             requests.add_metric([str(status)], number)
         yield requests
-        yield CounterMetricFamily("predict_rows", "Rows answered", self.rows)
-        said, seconds = "Time to answer a prediction request", self.seconds
-        yield HistogramMetricFamily("predict_seconds", said, seconds.buckets, seconds.sum)
-        said = "Outputs of the model, in the bins of its reference"
-        outputs = HistogramMetricFamily("predict_output", said, labels=["output"])
-        for label, bins in self._outputs.items():
-            outputs.add_metric([label], bins.buckets, bins.sum)
+        yield CounterMetricFamily("predict_rows", "Predicted rows", self.predicted_rows)
+        buckets, total = self._durations.buckets, self._durations.sum
+        yield HistogramMetricFamily("predict_duration_seconds", "Duration of a request", buckets, total)
+        outputs = HistogramMetricFamily("predict_output", "Outputs of the model", labels=["output"])
+        for label, histogram in self._outputs.items():
+            outputs.add_metric([label], histogram.buckets, histogram.sum)
         yield outputs
-        model = GaugeMetricFamily("model_info", "The model that answers", labels=["version"])
+        model = GaugeMetricFamily("model_info", "Version of the model", labels=["version"])
         model.add_metric([self._version], 1)
         yield model
-        yield GaugeMetricFamily("server_price_per_hour", "What the server costs", self._price)
+        yield GaugeMetricFamily("server_price_per_hour", "PRICE_PER_HOUR of the server", self._price)
         for name, writer in self._writers.items():
-            said = "Rows that are not written yet"
-            yield GaugeMetricFamily(f"{name}_waiting_rows", said, writer.waiting_rows)
-            said = "Rows that were given up, because the store took none"
-            yield CounterMetricFamily(f"{name}_dropped_rows", said, writer.dropped_rows)
-            said = "Attempts to write that failed"
-            yield CounterMetricFamily(f"{name}_write_failures", said, writer.failures)
+            yield GaugeMetricFamily(f"{name}_buffered_rows", "Rows not written yet", writer.buffered_rows)
+            yield CounterMetricFamily(
+                f"{name}_dropped_rows", "Rows that will never be written", writer.dropped_rows
+            )
+            yield CounterMetricFamily(f"{name}_write_failures", "Failed attempts to write", writer.failures)

@@ -1,192 +1,237 @@
-"""Rows that a server keeps, written as Parquet beside the path of a request.
+"""Writes recorded rows as Parquet files, without delaying any request.
 
-They go to a folder or an address that fsspec knows, in a file every few seconds. A store that fails costs no
-request anything: rows wait, up to a limit beyond which the oldest are dropped, and the metrics say so. A
-folder that is full takes no more rows, and keeps what it has. What a killed process had not yet written is
-lost: `INTERVAL`.
+Rows go to a folder, or to any address that fsspec knows, in one file every few seconds. If the store fails,
+rows are buffered up to a limit, then the oldest are dropped. A full folder takes no more rows and keeps its
+files. `/metrics` counts buffered rows, dropped rows and failures. A killed process loses the rows of its last
+`INTERVAL`.
 """
 
-import math
 import os
-import re
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 from uuid import uuid4
 
 import fsspec
 from arro3.core import Table
 from arro3.io import write_parquet
 
-AT_ONCE = 100  # requests that are added up together: one by one, each would take several times as long
-INTERVAL = 5.0  # seconds between files,
-FULL = 25_000  # or so many rows
-MOST_WAITING = 50_000  # rows,
-MOST_BYTES = 64 * 2**20  # or so much memory, before the oldest are dropped
-MAX_STORE_GB = 20.0  # in a folder, unless the variable of that name says otherwise
-MEASURED = 60.0  # seconds between looks at what a folder holds: other servers write there too
-# No dictionary for columns whose values hardly repeat: it would cost time and space.
-DISTINCT: dict[Sequence[str], bool] = dict.fromkeys(("id", "time", "seconds"), False)
-DAY = re.compile(r"\d{4}-\d\d-\d\d").fullmatch
-LAST_CHANCE = 5.0  # seconds that the store has when the server is told to go
-Days = dict[Path, tuple[int, int]]  # when a day's folder changed, in nanoseconds, and its bytes
+INTERVAL = 5.0  # seconds between two files
+FLUSH_ROWS = 25_000  # rows that are written at once, before the interval ends
+MAX_BUFFERED_ROWS = 50_000
+MAX_BUFFERED_BYTES = 64 * 2**20
+MAX_STORE_GB = 20.0  # of a folder: the default of the environment variable MAX_STORE_GB
+MEASURE_SECONDS = 60.0  # between two measurements of a folder, because other servers write there too
+CLOSE_SECONDS = 5.0  # for the last file when the server stops
+# A dictionary would cost time and space in columns whose values hardly repeat.
+DICTIONARIES: dict[Sequence[str], bool] = dict.fromkeys(("id", "time", "seconds"), False)
 
 
-class FullError(Exception):
-    """A folder holds all that it may."""
+class FolderFullError(Exception):
+    """The folder holds `MAX_STORE_GB`."""
 
 
-class Writer(ABC):
-    """A thread that writes what was recorded, and counts what it cannot.
+@dataclass(frozen=True)
+class Record:
+    """Rows to be written.
 
-    What waits has a `time`, in seconds since 1970, UTC, when its first row came, a number of `rows`, and a
-    `size` in bytes.
+    Attributes:
+        time: When the first row was received, in seconds since 1970, UTC.
+        n_rows: Number of rows.
+        n_bytes: Size in memory.
+    """
+
+    time: float
+    n_rows: int
+    n_bytes: int
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Writer(ABC, Generic[R]):
+    """A thread that writes what is added.
+
+    Attributes:
+        dropped_rows: Rows that will never be written.
+        failures: Attempts to write that failed.
     """
 
     def __init__(self, address: str, max_gb: float = MAX_STORE_GB) -> None:
-        """Write to the store at `address`; if that is a folder, until it holds so much."""
-        self.address, self._max_gb = address.rstrip("/"), max_gb
-        self._rows = self._size = self.dropped_rows = self.failures = 0
-        self._held, self._measured = 0, -math.inf
-        self._days: Days = {}
-        self.process = uuid4().hex[:12]
-        self._waiting: deque[Any] = deque()
+        """Prepare a writer; `start` starts its thread.
+
+        Args:
+            address: Folder or address of the store.
+            max_gb: Largest size of the store in GB, if it is a folder.
+        """
+        self._address, self._max_gb = address.rstrip("/"), max_gb
+        self._buffered_rows = self._buffered_bytes = self.dropped_rows = self.failures = 0
+        self._folder_bytes, self._measured = 0, -inf
+        self._process = uuid4().hex[:12]
+        self._buffer: deque[R] = deque()
         self._lock, self._wake = threading.Lock(), threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._write_until_stopped, daemon=True)
+        self._stopping = self._warned = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     @abstractmethod
-    def table(self, kept: list[Any]) -> Table:
-        """What was recorded as the rows of a file."""
+    def table(self, records: list[R]) -> Table:
+        """Convert records to the rows of one file.
 
-    def write(self, kept: list[Any]) -> None:
-        """Write one file: whole, or not at all.
+        Args:
+            records: The records, at least one, oldest first.
 
-        Raises:
-            FullError: the store is a folder that holds what it may.
+        Returns:
+            The rows.
         """
-        store, root = fsspec.core.url_to_fs(self.address)
-        local = "file" in store.protocol
-        if local and self._is_full(root):
-            raise FullError
-        day = time.strftime("%Y-%m-%d", time.gmtime(kept[0].time))
-        store.makedirs(f"{root}/{day}", exist_ok=True)
-        name = f"{root}/{day}/{self.process}-{time.time_ns()}.parquet"
-        file = BytesIO()
-        write_parquet(self.table(kept), file, compression="zstd(1)", column_dictionary_enabled=DISTINCT)
-        if not local:  # other stores show an object once it is whole
-            store.pipe_file(name, file.getvalue())
-            return
-        draft = f"{root}/{day}/{self.process}.part"  # the same each time: what failed leaves no more than one
-        store.pipe_file(draft, file.getvalue())
-        store.mv(draft, name)
-        self._held += file.tell()
-
-    def _is_full(self, root: str) -> bool:
-        """Whether a folder holds what it may."""
-        if time.monotonic() - self._measured > MEASURED:
-            self._held, self._measured = folder_size(root, self._days), time.monotonic()
-        return self._held >= self._max_gb * 1e9
-
-    def _count(self, new: Any) -> None:
-        """One more waits: wake the thread when rows are many, drop the oldest when they are too many."""
-        rows, size = self._rows, self._size
-        self._rows, self._size = rows + new.rows, size + new.size
-        while self._is_too_much() and self._waiting and self._rows > new.rows:  # what is alone may be large
-            oldest = self._waiting.popleft()
-            self._forget(oldest)
-            self.dropped_rows += oldest.rows
-        if rows < FULL <= self._rows or size < MOST_BYTES // 2 <= self._size:
-            self._wake.set()
-
-    def _is_too_much(self) -> bool:
-        """Whether more waits than may."""
-        return self._rows > MOST_WAITING or self._size > MOST_BYTES
-
-    def _forget(self, gone: Any) -> None:
-        """One waits no more."""
-        self._rows -= gone.rows
-        self._size -= gone.size
 
     @property
-    def waiting_rows(self) -> int:
+    def buffered_rows(self) -> int:
         """Rows that are not written yet."""
-        return self._rows
-
-    def _take(self) -> deque[Any]:
-        """Hand over what waits."""
-        with self._lock:
-            taken, self._waiting = self._waiting, deque()
-        return taken
+        return self._buffered_rows
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, if the store is quick about it."""
+        """Write what is buffered, unless the store takes longer than `CLOSE_SECONDS`."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(LAST_CHANCE)
+        self._thread.join(CLOSE_SECONDS)
 
-    def _write_until_stopped(self) -> None:
-        stopping = warned = False
+    def add(self, record: R) -> None:
+        """Buffer a record until it is written; drop the oldest ones if there are too many.
+
+        Args:
+            record: The record.
+        """
+        with self._lock:
+            was_due = self._is_due()
+            self._buffer.append(record)
+            self._count(record, 1)
+            while self._is_too_much() and self._buffer and self._buffered_rows > record.n_rows:
+                self._discard([self._buffer.popleft()])
+            if self._is_due() and not was_due:  # once: if the store fails, the thread waits as usual
+                self._wake.set()
+
+    def write(self, records: list[R]) -> None:
+        """Write one file: all of it or nothing.
+
+        Args:
+            records: The records, at least one, oldest first.
+
+        Raises:
+            FolderFullError: The store is a folder that has reached its largest size.
+        """
+        store, root = fsspec.core.url_to_fs(self._address)
+        is_local = "file" in store.protocol
+        if is_local and self._is_full(root):
+            raise FolderFullError
+        folder = f"{root}/{time.strftime('%Y-%m-%d', time.gmtime(records[0].time))}"
+        store.makedirs(folder, exist_ok=True)
+        file, name = BytesIO(), f"{folder}/{self._process}-{time.time_ns()}.parquet"
+        write_parquet(
+            self.table(records), file, compression="zstd(1)", column_dictionary_enabled=DICTIONARIES
+        )
+        if not is_local:  # an object store shows an object only when it is complete
+            store.pipe_file(name, file.getvalue())
+            return
+        draft = f"{folder}/{self._process}.part"  # the same name each time: failures leave one draft at most
+        store.pipe_file(draft, file.getvalue())
+        store.mv(draft, name)
+        self._folder_bytes += file.tell()
+
+    def _is_full(self, root: str) -> bool:
+        """Whether the folder has reached its largest size."""
+        if time.monotonic() - self._measured > MEASURE_SECONDS:
+            self._folder_bytes, self._measured = folder_bytes(root), time.monotonic()
+        return self._folder_bytes >= self._max_gb * 1e9
+
+    def _is_due(self) -> bool:
+        """Whether the buffer is to be written before the interval ends."""
+        return self._buffered_rows >= FLUSH_ROWS or self._buffered_bytes >= MAX_BUFFERED_BYTES // 2
+
+    def _is_too_much(self) -> bool:
+        """Whether the buffer exceeds a limit; records that are just being written count."""
+        return self._buffered_rows > MAX_BUFFERED_ROWS or self._buffered_bytes > MAX_BUFFERED_BYTES
+
+    def _count(self, record: R, sign: int) -> None:
+        """Add a record to the size of the buffer, or subtract it."""
+        self._buffered_rows += sign * record.n_rows
+        self._buffered_bytes += sign * record.n_bytes
+
+    def _discard(self, records: list[R], is_written: bool = False) -> None:
+        """Forget records that are written or dropped."""
+        for record in records:
+            self._count(record, -1)
+            self.dropped_rows += 0 if is_written else record.n_rows
+
+    def _run(self) -> None:
+        """Write the buffer every `INTERVAL`, earlier if it is due, and a last time when the server stops."""
+        stopping = False
         while not stopping:
             self._wake.wait(INTERVAL)
             self._wake.clear()
             stopping = self._stopping
-            taken = self._take()
-            try:
-                if taken:
-                    self.write(list(taken))
-            except FullError:
-                warned = warned or self._warn(f"holds {self._max_gb:g} GB (MAX_STORE_GB), rows are dropped")
-                self._let_go(taken, dropped=True)
-            except Exception as error:  # every store raises errors of its own
-                self.failures += 1
-                warned = warned or self._warn(f"takes no rows, they wait: {error!r}")
-                with self._lock:
-                    self._waiting.extendleft(reversed(taken))
-            else:
-                warned = warned and not taken
-                self._let_go(taken)
+            if records := self._take():
+                self._try_to_write(records)
 
-    def _warn(self, why: str) -> bool:
-        print(f"warning: {self.address} {why}"[:300], flush=True)
-        return True
-
-    def _let_go(self, taken: deque[Any], dropped: bool = False) -> None:
-        """What was taken waits no more."""
+    def _take(self) -> list[R]:
+        """Take all records out of the buffer."""
         with self._lock:
-            for gone in taken:
-                self._forget(gone)
-                self.dropped_rows += gone.rows if dropped else 0
+            records, self._buffer = list(self._buffer), deque()
+        return records
+
+    def _try_to_write(self, records: list[R]) -> None:
+        """Write records; put them back if the store fails, and drop them if the folder is full."""
+        is_written = False
+        try:
+            self.write(records)
+            is_written, self._warned = True, False
+        except FolderFullError:
+            self._warn(f"holds {self._max_gb:g} GB (MAX_STORE_GB): rows are dropped")
+        except Exception as error:  # each store has exceptions of its own
+            self.failures += 1
+            self._warn(f"cannot be written, rows are buffered: {error!r}")
+            with self._lock:
+                self._buffer.extendleft(reversed(records))
+            return
+        with self._lock:
+            self._discard(records, is_written)
+
+    def _warn(self, message: str) -> None:
+        """Print a warning, once until the store works again."""
+        if not self._warned:
+            print(f"warning: {self._address} {message}"[:300], flush=True)
+        self._warned = True
 
 
-def folder_size(root: str, known: Days) -> int:
-    """Bytes of the files in a folder that has a folder for each day.
+def folder_bytes(root: str) -> int:
+    """Measure the files in a folder that has one folder per day.
 
     Args:
-        root: The folder.
-        known: What days held when they were looked at; of these, only those that changed are looked at again.
+        root: The folder, which need not exist.
+
+    Returns:
+        Their size in bytes.
     """
-    days = [day for day in Path(root).glob("*-*-*") if DAY(day.name)]
-    for day in days:
-        with suppress(FileNotFoundError):  # taken away, or a draft that has become a file
-            changed = day.stat().st_mtime_ns
-            if known.get(day, (0, 0))[0] != changed:
-                known[day] = changed, sum(map(file_size, os.scandir(day)))
-    return sum(known[day][1] for day in days if day in known)
+    total = 0
+    for day in Path(root).glob("????-??-??"):
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            total += _day_bytes(day, day.stat().st_mtime_ns)
+    return total
 
 
-def file_size(file: os.DirEntry[str]) -> int:
-    """Bytes of a file, which may be gone."""
-    with suppress(FileNotFoundError):
-        return file.stat().st_size
-    return 0
+@lru_cache(maxsize=4096)
+def _day_bytes(day: Path, changed: int) -> int:
+    """Size of a day's files; only days that have changed are measured again."""
+    return sum(file.stat().st_size for file in os.scandir(day) if file.name.endswith(".parquet"))
