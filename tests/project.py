@@ -1,4 +1,4 @@
-"""Projects that really run: set up once, copied for each worker and for each test that writes into one."""
+"""Projects that are set up and run once, then copied for each worker and each test that writes."""
 
 import json
 import os
@@ -16,12 +16,12 @@ import pytest
 from helpers import Renderer, answers, commit, once
 
 Done = subprocess.CompletedProcess[str]
-Json = Any  # whatever a document holds
+Json = Any  # content of a JSON document
 
-# What the tests' own environment would tell a project's, and what must not be learned from it.
+# Variables of the tests' own environment that a project must not inherit.
 OURS = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "BUNDLE"}
 
-# What `make pipeline` leaves behind.
+# Results of `make pipeline`.
 RESULTS = ("data", "models", "reports", "docs/model-card.md", "docs/data-card.md", "dvc.lock", ".dvc/cache")
 
 # Small scripts for a project's interpreter: the tests' own has no DuckDB.
@@ -51,14 +51,14 @@ class Project:
     """False: the environment is another project's, and the package is found by its path."""
 
     def environment(self) -> dict[str, str]:
-        """What a shell would hand down, one thread per process for fair sharing of the machine."""
+        """Return the environment of a shell, with one thread per process for the sake of other workers."""
         variables = {name: value for name, value in os.environ.items() if name not in OURS}
         path = f"{self.folder / '.venv/bin'}{os.pathsep}{variables['PATH']}"
         variables |= {"PATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
         return variables if self.installed else variables | {"PYTHONPATH": str(self.folder / "src")}
 
     def run(self, *command: str | Path, fed: str | None = None) -> Done:
-        """Run a command in the project to its end, whatever that is."""
+        """Run a command in the project, which may fail."""
         return subprocess.run(
             command,
             cwd=self.folder,
@@ -70,9 +70,9 @@ class Project:
         )
 
     def good(self, *command: str | Path) -> str:
-        """Run a command that must succeed; give what it said, progress included."""
+        """Run a command that must succeed and return its output, progress included."""
         result = self.run(*command)
-        assert result.returncode == 0, f"{command} said:\n{result.stdout}{result.stderr}"
+        assert result.returncode == 0, f"{command}:\n{result.stdout}{result.stderr}"
         return result.stdout + result.stderr
 
     def make(self, *target: str) -> str:
@@ -89,17 +89,17 @@ class Project:
         return self.run(self.python, "-m", f"{self.package}.{name}", *args)
 
     def stages(self, *names: str) -> str:
-        """Run stages that must succeed, in one process: alone, each imports for longer than it works."""
+        """Run stages that must succeed in one process, which saves the time of their imports."""
         modules = [f"{self.package}.{name}" for name in names]
         code = f"import runpy\nfor it in {modules}: runpy.run_module(it, run_name='__main__', alter_sys=True)"
         return self.good(self.python, "-c", code)
 
     def batch(self, source: str | Path, target: str | Path) -> str:
-        """Answer a file, which must succeed."""
+        """Score a file, which must succeed."""
         return self.good(self.python, "-m", f"{self.package}.serving.batch", source, target)
 
     def refusal(self, name: str, *args: str | Path) -> str:
-        """Run a stage that must stop as promised: exit code 1 and one message, no traceback."""
+        """Run a stage that must fail with exit code 1 and one message; return the message."""
         result = self.stage(name, *args)
         assert result.returncode == 1, f"{name} ended with {result.returncode}:\n{result.stderr}"
         assert "Traceback" not in result.stderr, result.stderr
@@ -111,17 +111,17 @@ class Project:
         return self.good(self.python, "-c", dedent(code), *args)
 
     def edit(self, query: str, path: str = "data/raw.parquet") -> None:
-        """Replace a table by a query over it, which calls it `raw`."""
+        """Replace a table by a query over it; the query names it `raw`."""
         self.script(EDIT, path, query)
 
     def bring(self, query: str) -> None:
-        """Bring a table of one's own, made by a query over the one that was there."""
+        """Make another table the source, from a query over the current one."""
         self.edit(query)
         (self.folder / "data/raw.parquet").rename(self.folder.parent / "own.parquet")
         self.params("ingest: {source: ../own.parquet}")
 
     def rows(self, query: str) -> list[dict[str, Json]]:
-        """Answer a query over the project's files."""
+        """Return the rows of a query over the project's files."""
         return json.loads(self.script(ROWS, query))
 
     def json(self, path: str) -> Json:
@@ -134,19 +134,19 @@ class Project:
         return self.folder / "src" / self.package / "problem.py"
 
     def declare(self, *columns: str) -> None:
-        """Add columns to the contract, before all others."""
+        """Add columns at the start of the contract."""
         added = "".join(f"        {column},\n" for column in columns)
         self.replace("    columns=(\n", f"    columns=(\n{added}")
 
     def replace(self, old: str, new: str, path: Path | None = None) -> None:
-        """Edit the problem, or another file, as with search and replace."""
+        """Replace a text that occurs once in problem.py, or in another file."""
         path = path or self.problem
         text = path.read_text()
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
         path.write_text(text.replace(old, new))
 
     def params(self, text: str) -> None:
-        """Write the parameters anew."""
+        """Replace params.yaml."""
         (self.folder / "params.yaml").write_text(dedent(text))
 
     def copy(self, folder: Path) -> "Project":
@@ -156,7 +156,7 @@ class Project:
         return replace(self, folder=folder, installed=False).using(self)
 
     def take_results(self, other: "Project") -> None:
-        """Commit another project's results as if the pipeline had run here."""
+        """Commit another project's results, as if the pipeline had run here."""
         for name in RESULTS:
             target, source = self.folder / name, other.folder / name
             copy = partial(shutil.copytree, dirs_exist_ok=True) if source.is_dir() else shutil.copy2
@@ -164,7 +164,7 @@ class Project:
         commit(self.folder, "first model")
 
     def using(self, other: "Project") -> "Project":
-        """Share another project's environment, through a link that git is told not to see."""
+        """Share another project's environment through a link that git ignores."""
         (self.folder / ".venv").symlink_to((other.folder / ".venv").resolve())
         (self.folder / ".git/info/exclude").write_text(".venv\nuv.lock\n")
         if not (self.folder / "uv.lock").exists():
@@ -181,7 +181,7 @@ def rendered(render: Renderer, folder: Path, **extra_answers: str) -> Project:
 
 @contextmanager
 def quiet_dvc(folder: Path) -> Generator[None]:
-    """Let DVC keep its notes about a session's projects with the session's files."""
+    """Put DVC's site cache into a folder of this session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_SITE_CACHE_DIR", str(folder))
         patch.setenv("DVC_NO_ANALYTICS", "1")
@@ -189,7 +189,7 @@ def quiet_dvc(folder: Path) -> Generator[None]:
 
 
 def copied(factory: pytest.TempPathFactory, name: str, start: Callable[[Path], Project]) -> Project:
-    """Copy a project whose pipeline has run, and in which nobody works."""
+    """Copy a project whose pipeline has run."""
 
     def make(folder: Path) -> None:
         start(folder).make("pipeline")
@@ -201,7 +201,7 @@ def copied(factory: pytest.TempPathFactory, name: str, start: Callable[[Path], P
 
 @pytest.fixture(scope="session")
 def project(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """Take the default project the whole way. Read-only: who writes asks for `work`."""
+    """Set up the default project and run its pipeline. Read-only: tests that write use `work`."""
 
     def start(folder: Path) -> Project:
         fresh = rendered(render, folder)
@@ -214,7 +214,7 @@ def project(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="session")
 def demand_project(render: Renderer, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Run the second starter, in the environment of the first: they need the same libraries."""
+    """Run the demand starter in the environment of the default project, which has the same libraries."""
 
     def start(folder: Path) -> Project:
         return replace(rendered(render, folder, use_case="demand"), installed=False).using(project)
@@ -224,23 +224,23 @@ def demand_project(render: Renderer, project: Project, tmp_path_factory: pytest.
 
 @pytest.fixture
 def work(project: Project, tmp_path: Path) -> Project:
-    """Copy the default project, pipeline run and all, to be broken."""
+    """Copy the default project, including its results, for a test that writes."""
     return project.copy(tmp_path / "project")
 
 
 @pytest.fixture
 def demand_work(demand_project: Project, tmp_path: Path) -> Project:
-    """Copy the demand project, to be broken."""
+    """Copy the demand project for a test that writes."""
     return demand_project.copy(tmp_path / "project")
 
 
 @pytest.fixture(params=["project", "demand_project"])
 def either(request: pytest.FixtureRequest) -> Project:
-    """Give each starter in turn, read-only."""
+    """Return each starter in turn, read-only."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def either_work(either: Project, tmp_path: Path) -> Project:
-    """Copy each starter in turn, to be broken."""
+    """Copy each starter in turn for a test that writes."""
     return either.copy(tmp_path / "project")

@@ -1,4 +1,4 @@
-"""The template's releases, made again from its history, with the working tree as one more on top."""
+"""The template's releases, rebuilt from its history, and the working tree as the next one."""
 
 import shutil
 from collections import Counter
@@ -37,7 +37,7 @@ def rebuild(folder: Path) -> Path:
 
 
 def coming(folder: Path, newest: Version) -> str:
-    """Give the version that the working tree will be released as."""
+    """Return the version that the working tree will be released as."""
     version = version_in((folder / "pyproject.toml").read_text()).base_version
     return version if Version(version) > newest else f"{newest}.post1"
 
@@ -48,19 +48,19 @@ def tags(template: Path) -> list[str]:
 
 
 def lines(folder: Path) -> Lines:
-    """Count the lines of every file but Copier's answers and what git keeps for itself."""
+    """Count the lines of every file except Copier's answers and git's own files."""
     paths = (path for path in files(folder) if path.relative_to(folder).parts[0] not in (".git", ANSWERS))
     return {str(path.relative_to(folder)): Counter(path.read_bytes().split(b"\n")) for path in paths}
 
 
 def added(base: Lines, project: Lines) -> Lines:
-    """Give the lines that a project has beside those of a render."""
+    """Return the lines that a project has in addition to a render."""
     own = {path: there - base.get(path, Counter()) for path, there in project.items()}
     return {path: there for path, there in own.items() if there}
 
 
 def lost(own: Lines, project: Path) -> dict[str, list[bytes]]:
-    """Give the lines that are neither in their file nor, if that is gone, together in another."""
+    """Return the lines that are neither in their file nor, if it is gone, together in another file."""
     after = lines(project)
 
     def missing(path: str) -> Counter[bytes]:
@@ -71,24 +71,24 @@ def lost(own: Lines, project: Path) -> dict[str, list[bytes]]:
 
 
 def update(project: Path, **options: object) -> None:
-    """Update to the newest release, as people who trust the template's migrations do."""
+    """Update to the newest release with --trust."""
     settings: Any = {"defaults": True, "overwrite": True, "quiet": True, "unsafe": True} | options
     copier.run_update(project, **settings)
 
 
 def status(project: Path) -> set[str]:
-    """What git says of a project's files."""
+    """Return git's status of a project's files."""
     return set(git("status", "--porcelain", "--untracked-files=all", cwd=project).splitlines())
 
 
 def conflicts(project: Path) -> set[str]:
-    """What git says of a project's files that have conflicts."""
+    """Return git's status of the files that have conflicts."""
     return {line for line in status(project) if "U" in line[:2]}
 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the template's releases again, the working tree on top."""
+    """Rebuild the template's releases, with the working tree as the newest."""
     return rebuild(tmp_path_factory.mktemp("releases") / "template")
 
 
@@ -108,7 +108,7 @@ def older(
 
 @pytest.fixture(scope="session")
 def patched(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Release one more line, which asks for no migration."""
+    """Release one more line, which needs no migration."""
     later = tmp_path_factory.mktemp("patched") / "template"
     git("clone", "--quiet", template, later, cwd=template)
     append(later / "template/.gitignore.jinja", "/later/\n")
@@ -118,14 +118,14 @@ def patched(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(render: Renderer, folder: Path, **extra_answers: str) -> Path:
-    """Start a project, as people do."""
+    """Render a project and commit it."""
     shutil.copytree(render(**extra_answers), folder)
     commit(folder, "start")
     return folder
 
 
 def append(path: Path, text: str) -> None:
-    """Write at the end of a file, or a new one."""
+    """Append to a file, which is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(text)

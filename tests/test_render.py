@@ -25,10 +25,10 @@ from helpers import (
     config,
     files,
     git,
-    listed,
     questions,
     run,
     snapshot,
+    tracked,
 )
 from jinja2 import Environment
 from pytest_copie.plugin import Copie
@@ -219,7 +219,7 @@ def test_git_tracks_the_whole_template() -> None:
     """A .gitignore meant for projects must not hide files of the template from git."""
     caches = {"__pycache__", ".ruff_cache", ".pytest_cache"}
     disk = {path.relative_to(ROOT) for path in files(ROOT / "template")}
-    assert {path for path in disk if caches.isdisjoint(path.parts)} == listed("template")
+    assert {path for path in disk if caches.isdisjoint(path.parts)} == tracked("template")
 
 
 def excluded(operation: str) -> set[str]:

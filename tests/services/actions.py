@@ -23,21 +23,21 @@ DEPLOYED = ["model", "image", "staging", "shadow", "production", "record"]
 
 @dataclass
 class Run:
-    """What a workflow did."""
+    """The result of a workflow run."""
 
     log: str
     jobs: dict[str, str]
-    """Jobs that ran to an end, and how: success or failure."""
+    """Finished jobs and their results: success or failure."""
     steps: list[tuple[str, str, str]]
-    """Job, step and result of what was run, in order; what was left out is not there."""
+    """Job, name and result of each step that ran, in order; skipped steps are absent."""
 
     @classmethod
     def read(cls, lines: list[str]) -> "Run":
-        """Read what act said in JSON."""
+        """Parse the JSON output of act."""
         entries = [json.loads(line) for line in lines if line.startswith("{")]
         jobs = {entry["jobID"]: entry["jobResult"] for entry in entries if "jobResult" in entry}
         steps_run = (entry for entry in entries if entry.get("stage") == "Main" and "stepResult" in entry)
-        # A step of a composite action has the numbers of both.
+        # The id of a step of a composite action has the numbers of both.
         steps = [
             (entry["jobID"], entry["step"], entry["stepResult"])
             for entry in steps_run
@@ -58,7 +58,7 @@ class Run:
 
 @dataclass
 class GitHub:
-    """A repository with its runners: `origin` is what GitHub would hold, `project` somebody's clone."""
+    """A repository with its runners: `origin` is the repository on GitHub, `project` a clone."""
 
     project: Project
     origin: Path
@@ -66,26 +66,26 @@ class GitHub:
     docker: Docker
     variables: dict[str, str] = field(default_factory=dict)
     runner_environment: Path | None = None
-    """The environment that its runners keep; without it, each job makes its own from nothing."""
+    """An environment that its runners keep; without it, each job creates its own."""
 
     @property
     def artifacts(self) -> Path:
-        """Where uploads lie."""
+        """The folder of uploaded artifacts."""
         return self.folder / "artifacts"
 
     @property
     def pull_request(self) -> str:
-        """What the stand-in for GitHub was told of the pull request."""
+        """The arguments of the last `gh pr` command."""
         return (self.folder / "pull-request").read_text()
 
     @property
     def issue(self) -> str:
-        """What the stand-in for GitHub was told of the issue last."""
+        """The arguments of the last `gh issue` command."""
         return (self.folder / "issue").read_text()
 
     @property
     def dispatch(self) -> Json:
-        """The event that the stand-in for GitHub was asked for."""
+        """The event that `gh api` was called to dispatch."""
         words = (self.folder / "dispatch").read_text().splitlines()
         fields = dict(word.split("=", 1) for word in words if "=" in word)
         return {
@@ -99,22 +99,22 @@ class GitHub:
         git("push", "--quiet", "origin", "HEAD:main", cwd=self.project.folder)
 
     def merge(self, branch: str) -> None:
-        """Merge a pull request, and take over what main is now."""
+        """Merge a pull request and update the clone."""
         git("pull", "--quiet", "--ff-only", "origin", branch, cwd=self.project.folder)
         git("push", "--quiet", "origin", "HEAD:main", cwd=self.project.folder)
         (self.folder / "open").unlink()
 
     def tags(self) -> dict[str, str]:
-        """Give the production tags of origin and their commits."""
+        """Return the production tags of origin and their commits."""
         tags = git("for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/tags", cwd=self.origin)
         return dict(line.split() for line in tags.splitlines())
 
     def show(self, path: str, revision: str = "main") -> str:
-        """Read a file as origin has it."""
+        """Read a file of origin."""
         return git("show", f"{revision}:{path}", cwd=self.origin)
 
     def fork(self, folder: Path) -> "GitHub":
-        """Copy the repository, to be broken."""
+        """Copy the repository for a test that changes it."""
         shutil.copytree(self.origin, folder / "origin.git")
         copy = replace(self, origin=folder / "origin.git", folder=folder, variables=dict(self.variables))
         git("clone", "--quiet", copy.origin, folder / "project", cwd=folder)
@@ -122,7 +122,7 @@ class GitHub:
         return replace(copy, project=replace(self.project, folder=folder / "project"))
 
     def environment(self) -> dict[str, str]:
-        """What a runner has: Docker, uv, and the stand-in for GitHub's command line."""
+        """Return the environment of a runner: Docker, uv, and the stand-in for gh."""
         path = f"{STAND_INS}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {"GITHUB_STAND_IN": str(self.folder), "PATH": path}
         own |= {"ORIGIN": f"file://{self.origin}", "ARTIFACTS": str(self.artifacts)}
@@ -135,7 +135,7 @@ class GitHub:
         return inherited | own
 
     def act(self, event: str, workflow: str, *options: str, payload: Json = None) -> Run:
-        """Run a workflow as it stands in the project's folder, on what origin holds."""
+        """Run a workflow of the project's working tree on the content of origin."""
         event_file, workflow_file = self.folder / "event.json", f".github/workflows/{workflow}.yml"
         event_file.write_text(json.dumps(payload or {}))
         git("fetch", "--quiet", "--tags", "origin", cwd=self.project.folder)  # act copies this folder
@@ -156,12 +156,12 @@ class GitHub:
         return Run.read((result.stdout + result.stderr).splitlines())
 
     def stop(self) -> None:
-        """End what was deployed."""
+        """Stop the deployed containers."""
         services = self.project.folder / "deploy/compose/compose.yaml"
         self.docker.good("compose", "--file", services, "down", "--volumes")
 
     def uses(self) -> set[str]:
-        """Give the actions of others that the workflows use, as they are pinned."""
+        """Return the third-party actions that the workflows use, with their pins."""
         texts = (path.read_text() for path in (self.project.folder / ".github").rglob("*.yml"))
         words = (
             line.split("uses:")[1].split()[0]
@@ -173,7 +173,7 @@ class GitHub:
 
 
 def uv_cache() -> str:
-    """Where uv keeps packages: runs share it, as they would on GitHub."""
+    """Return uv's cache, which runs share as on GitHub."""
     return subprocess.run(("uv", "cache", "dir"), capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -187,7 +187,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 @contextmanager
 def registry(folder: Path) -> Generator[str]:
-    """Run an image registry until the block ends; give its address."""
+    """Run an image registry until the block ends; yield its address."""
     port = free_port()
     (folder / "registry.yml").write_text(REGISTRY.format(folder=folder / "registry", port=port))
     with running(folder, "docker-registry", "serve", folder / "registry.yml", port=port):
@@ -209,7 +209,7 @@ def shorten(project: Project) -> None:
 
 @pytest.fixture(scope="session")
 def runner_environment(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the environment that runners keep between jobs, which each of them completes for itself."""
+    """Make the environment that runners keep between jobs."""
     return environment(project, tmp_path_factory.mktemp("kept") / "env")
 
 
@@ -221,7 +221,7 @@ def github(
     runner_environment: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[GitHub]:
-    """Push the default project to a repository whose runners see its remote. Read-only: see `fork`."""
+    """Push the default project to a repository whose runners reach its DVC remote. Read-only: see `fork`."""
     require("docker-registry", "jq")
     folder = tmp_path_factory.mktemp("github")
     remote, origin = folder / "remote", folder / "origin.git"
@@ -244,5 +244,5 @@ def github(
 
 @pytest.fixture
 def fork(github: GitHub, tmp_path: Path) -> GitHub:
-    """Copy the repository, to be broken."""
+    """Copy the repository for a test that changes it."""
     return github.fork(tmp_path)

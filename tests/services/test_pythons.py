@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import Renderer, choices, leave_out, questions
+from helpers import Renderer, choices, questions, skip_or_fail
 from project import Project, rendered
 
 OFFERED = choices(questions()["python_min"])
@@ -28,7 +28,7 @@ def test_fresh_project_passes_its_checks(render: Renderer, tmp_path: Path, place
     """Its hooks, type checks and tests pass before any change."""
     pythons = [path for version in OFFERED if (path := interpreter(version))]
     if len(pythons) == 1:
-        leave_out(
+        skip_or_fail(
             f"{pythons[0]} is the only one of Python {', '.join(OFFERED)} (uv python install brings more)"
         )
     fresh = rendered(render, tmp_path / "project")
