@@ -58,7 +58,7 @@ def subfolder(project: Path) -> Path:
 def test_secrets_are_found_wherever_git_keeps_the_history(
     docker: Docker, leaky: Path, place: Callable[[Path], Path]
 ) -> None:
-    """gitleaks also reads a history that git keeps in another folder."""
+    """Also where git keeps the history in another folder."""
     result = secrets(docker, place(leaky))
     assert "leaks found: 1" in result.stdout
     assert result.returncode
