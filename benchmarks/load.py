@@ -84,7 +84,7 @@ class Load:
 
 
 def main() -> None:
-    """Send the request on standard input to a server, and print the times of the responses."""
+    """Send the request on standard input to a server; print the rate and the 99th percentile as JSON."""
     port, path, connections, seconds = sys.argv[1:]
     load = Load(int(port), path, sys.stdin.buffer.read(), int(connections))
     took = sorted(load.run(float(seconds)))

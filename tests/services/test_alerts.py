@@ -158,9 +158,9 @@ def alert_test(project: Path, case: Case) -> Json:
     return {"alert_rule_test": [{"eval_time": end, "alertname": case.alert, "exp_alerts": fires}]}
 
 
-def figure_test(name: str, found: dict[str, float]) -> Json:
+def figure_test(name: str, values: dict[str, float]) -> Json:
     """What a figure has to be."""
-    samples = [{"labels": labels, "value": value} for labels, value in found.items()]
+    samples = [{"labels": labels, "value": value} for labels, value in values.items()]
     return {"expr": f"round({name}, 1e-4)", "eval_time": "5m", "exp_samples": samples}
 
 
@@ -193,8 +193,8 @@ def test_rules_fire_and_stay_silent_as_specified(rendered: Path, tmp_path: Path)
     """Each alert fires when it should and is silent otherwise; each recording rule has the right value."""
     run("promtool", "check", "config", "--lint-fatal", "prometheus.yml", cwd=rendered / "deploy/monitoring")
     assert {rule["record"] for rule in rules(rendered, "record")} == FIGURES.keys()
-    done = judge(rendered, tmp_path, unit_tests(rendered))
-    assert done.returncode == 0, done.stderr
+    result = judge(rendered, tmp_path, unit_tests(rendered))
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(("always", "silent"), [("vector(1) > 0", True), ("vector(1) < 0", False)])
@@ -205,14 +205,14 @@ def test_rule_tests_detect_an_alert_that_never_changes(
 
     def edit(text: str) -> str:
         content = yaml.safe_load(text)
-        for found in content["groups"]:
-            found["rules"] = [it | {"expr": always} if "alert" in it else it for it in found["rules"]]
+        for group in content["groups"]:
+            group["rules"] = [rule | {"expr": always} if "alert" in rule else rule for rule in group["rules"]]
         return json.dumps(content)
 
     cases = [case for case in CASES if silent != bool(case.fires)]
-    done = judge(rendered, tmp_path, unit_tests(rendered, cases), edit)
-    found = set(re.findall(r"alertname: (\w+)", done.stderr + done.stdout))
-    assert found == {rule["alert"] for rule in rules(rendered, "alert")}
+    result = judge(rendered, tmp_path, unit_tests(rendered, cases), edit)
+    detected = set(re.findall(r"alertname: (\w+)", result.stderr + result.stdout))
+    assert detected == {rule["alert"] for rule in rules(rendered, "alert")}
 
 
 def test_custom_rules_override_limits(rendered: Path, tmp_path: Path) -> None:
@@ -220,11 +220,11 @@ def test_custom_rules_override_limits(rendered: Path, tmp_path: Path) -> None:
     slow = next(case for case in CASES if case.alert == "Slow" and case.fires)
     tests = unit_tests(rendered, [slow._replace(fires=())])
     assert "alertname: Slow" in judge(rendered, tmp_path, tests).stderr
-    done = judge(
+    result = judge(
         rendered, tmp_path, tests, lambda text: text.replace("rules: []\n    # -", "rules:\n      -")
     )
-    assert "alertname: Slow" not in done.stderr
-    assert "limit:latency_seconds" in done.stderr
+    assert "alertname: Slow" not in result.stderr
+    assert "limit:latency_seconds" in result.stderr
 
 
 def test_each_alert_has_an_owner_and_a_runbook_section(rendered: Path) -> None:
@@ -244,8 +244,8 @@ def alertmanager(project: Path, **environment: str) -> str:
     """Alertmanager's configuration, as Compose makes it."""
     compose = Path(sys.executable).parent / "docker-compose"
     command = (compose, "--profile", "monitoring", "config", "--format", "json")
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
-    content = json.loads(done.stdout)["configs"]["alertmanager"]["content"]
+    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
+    content = json.loads(result.stdout)["configs"]["alertmanager"]["content"]
     return content.replace("$$", "$")  # doubled, so that Compose could read what it prints
 
 
@@ -256,7 +256,9 @@ def test_each_severity_has_its_route(rendered: Path, tmp_path: Path, environment
     (tmp_path / "routes.yml").write_text(alertmanager(rendered, **environment))
     run("amtool", "check-config", "routes.yml", cwd=tmp_path)
     hooks = yaml.safe_load((tmp_path / "routes.yml").read_text())["receivers"]
-    assert [hook["url"] for it in hooks for hook in it["webhook_configs"]] == 2 * [*environment.values()]
+    assert [hook["url"] for receiver in hooks for hook in receiver["webhook_configs"]] == 2 * [
+        *environment.values()
+    ]
     for severity in ("critical", "warning"):
         way = ("--config.file=routes.yml", f"--verify.receivers={severity}", f"severity={severity}")
         run("amtool", "config", "routes", "test", *way, cwd=tmp_path)
@@ -265,13 +267,13 @@ def test_each_severity_has_its_route(rendered: Path, tmp_path: Path, environment
 class Webhook(BaseHTTPRequestHandler):
     """What a chat or a pager would be told: receiver, status and alert."""
 
-    told: list[tuple[str, str, str]]
+    notifications: list[tuple[str, str, str]]
 
     def do_POST(self) -> None:
         """Take a notice down."""
         notice = json.loads(self.rfile.read(int(self.headers["content-length"])))
         for alert in notice["alerts"]:
-            self.told.append((notice["receiver"], alert["status"], alert["labels"]["alertname"]))
+            self.notifications.append((notice["receiver"], alert["status"], alert["labels"]["alertname"]))
         self.send_response(200)
         self.end_headers()
 
@@ -279,10 +281,10 @@ class Webhook(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def ask(prometheus: int, path: str, **asked: object) -> Json:
+def ask(prometheus: int, path: str, **parameters: object) -> Json:
     """Ask Prometheus's API; nothing comes while it is about to start."""
     try:
-        with urlopen(f"http://127.0.0.1:{prometheus}/api/v1/{path}?{urlencode(asked)}") as answer:
+        with urlopen(f"http://127.0.0.1:{prometheus}/api/v1/{path}?{urlencode(parameters)}") as answer:
             return json.load(answer)["data"]
     except OSError as error:
         if getattr(error, "code", 503) == 503:
@@ -296,19 +298,19 @@ class Stack:
 
     server: Server
     prometheus: int
-    told: list[tuple[str, str, str]]
+    notifications: list[tuple[str, str, str]]
 
     def query(self, expression: str) -> list[Json]:
         """Ask Prometheus, as Grafana does, for the last minute."""
         now = time.time()
-        found = ask(self.prometheus, "query_range", query=expression, start=now - 60, end=now, step=1)
-        return [it for it in found["result"] if any(value != "NaN" for _, value in it["values"])]
+        matrix = ask(self.prometheus, "query_range", query=expression, start=now - 60, end=now, step=1)
+        return [series for series in matrix["result"] if any(value != "NaN" for _, value in series["values"])]
 
 
 @contextmanager
-def listening(told: list[tuple[str, str, str]]) -> Generator[int]:
+def listening(notifications: list[tuple[str, str, str]]) -> Generator[int]:
     """Take notices down until the block ends; gives the port."""
-    handler = type("Handler", (Webhook,), {"told": told})
+    handler = type("Handler", (Webhook,), {"notifications": notifications})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         Thread(target=http.serve_forever).start()
         yield http.server_port
@@ -353,12 +355,12 @@ def hurry(project: Path, folder: Path, port: int, alertmanager: int) -> None:
 def stack(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Watch a server as in production, only faster."""
     require("prometheus", "prometheus-alertmanager")
-    folder, told = tmp_path_factory.mktemp("stack"), list[tuple[str, str, str]]()
+    folder, notifications = tmp_path_factory.mktemp("stack"), list[tuple[str, str, str]]()
     prometheus, tells = free_port(), free_port()
     with ExitStack() as parts:
         parts.enter_context(pytest.MonkeyPatch.context()).setenv("PRICE_PER_HOUR", "0.36")
         server = parts.enter_context(recording(project, slim, folder, folder / "events"))
-        webhook = f"http://127.0.0.1:{parts.enter_context(listening(told))}/?a=1&b=2"
+        webhook = f"http://127.0.0.1:{parts.enter_context(listening(notifications))}/?a=1&b=2"
         routes = alertmanager(project.folder, ALERT_WEBHOOK=webhook)
         (folder / "routes.yml").write_text(re.sub(r"(group_\w+): \w+", r"\1: 1s", routes))
         hurry(project.folder, folder, server.port, tells)
@@ -370,7 +372,7 @@ def stack(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory
         parts.enter_context(running(folder, "prometheus", *own, at, port=prometheus))
         until(lambda: ask(prometheus, "targets") is not None)
         parts.enter_context(asking(server, example(project)))
-        yield Stack(server, prometheus, told)
+        yield Stack(server, prometheus, notifications)
 
 
 @pytest.mark.proof("Every query of the dashboard finds data in a Prometheus that watches a server")
@@ -380,21 +382,21 @@ def test_every_panel_has_data(stack: Stack, project: Project) -> None:
     targets = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(targets) > len(dashboard["panels"]) > 0
     for expression in targets:
-        asked = expression.replace("$output", "Yes").replace("$__rate_interval", "1m")
-        until(lambda asked=asked: stack.query(asked) != [])
-    assert {it["metric"]["job"] for it in stack.query("model_info")} == {"server", "gateway"}
+        query = expression.replace("$output", "Yes").replace("$__rate_interval", "1m")
+        until(lambda query=query: stack.query(query) != [])
+    assert {series["metric"]["job"] for series in stack.query("model_info")} == {"server", "gateway"}
 
 
 @pytest.mark.proof("A server that hangs is told to the webhook, and so is its return")
 def test_webhook_receives_alerts_by_severity(stack: Stack) -> None:
     """Many rejections are a warning; a hanging server is critical and inhibits other alerts."""
-    until(lambda: ("warning", "firing", "RowsRefused") in stack.told)
+    until(lambda: ("warning", "firing", "RowsRefused") in stack.notifications)
     stack.server.process.send_signal(signal.SIGSTOP)
     try:
-        until(lambda: ("critical", "firing", "NoAnswer") in stack.told)
+        until(lambda: ("critical", "firing", "NoAnswer") in stack.notifications)
         until(lambda: stack.query('ALERTS{alertname="ServerUnstable",alertstate="firing"}') != [])
         time.sleep(3)  # three times what Alertmanager waits for before it tells
     finally:
         stack.server.process.send_signal(signal.SIGCONT)
-    assert not any(name == "ServerUnstable" for _, _, name in stack.told)
-    until(lambda: ("critical", "resolved", "NoAnswer") in stack.told)
+    assert not any(name == "ServerUnstable" for _, _, name in stack.notifications)
+    until(lambda: ("critical", "resolved", "NoAnswer") in stack.notifications)

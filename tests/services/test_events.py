@@ -60,19 +60,21 @@ def test_every_prediction_is_written_as_an_event(project: Project, slim: Path, t
         assert (named.status, named.headers["x-request-id"]) == (422, "refused")
         away = server.ask("GET", "/predict", **{"x-request-id": "nothing to be read"})
         assert away.status == 405
-        mine = {"x-request-id": "my own", "x-role": "stand-in"}
-        server.ask("POST", "/predict", json.dumps(row), **mine)
-    *found, refused = project.rows(f"FROM '{events}/*/*.parquet' ORDER BY status, id = 'my own', row")
-    assert [it["id"] for it in found] == [many.headers["x-request-id"]] * 500 + ["my own"]
-    assert [it["feature:tenure"] for it in found[:500]] == list(range(500))
-    answers = [it["probabilities"]["Yes"] for it in many.json["predictions"]]
-    assert [it["output:Yes"] for it in found[:500]] == pytest.approx(answers)
-    assert {it["model_version"] for it in found} == {many.json["model_version"]}
-    assert [it["role"] for it in found] == ["champion"] * 500 + ["fallback"]
-    assert {it["status"] for it in found} == {200}
+        headers = {"x-request-id": "my own", "x-role": "stand-in"}
+        server.ask("POST", "/predict", json.dumps(row), **headers)
+    *events_written, refused = project.rows(
+        f"FROM '{events}/*/*.parquet' ORDER BY status, id = 'my own', row"
+    )
+    assert [event["id"] for event in events_written] == [many.headers["x-request-id"]] * 500 + ["my own"]
+    assert [event["feature:tenure"] for event in events_written[:500]] == list(range(500))
+    probabilities = [event["probabilities"]["Yes"] for event in many.json["predictions"]]
+    assert [event["output:Yes"] for event in events_written[:500]] == pytest.approx(probabilities)
+    assert {event["model_version"] for event in events_written} == {many.json["model_version"]}
+    assert [event["role"] for event in events_written] == ["champion"] * 500 + ["fallback"]
+    assert {event["status"] for event in events_written} == {200}
     assert (refused["id"], refused["row"], refused["status"]) == ("refused", 0, 422)
     assert {value for name, value in refused.items() if ":" in name} == {None}
-    assert not any("customer_id" in name or "churn" in name for name in found[0])
+    assert not any("customer_id" in name or "churn" in name for name in events_written[0])
 
 
 @pytest.mark.proof("Events wait for a store that is away, and nobody waits for them")
@@ -131,9 +133,9 @@ def test_labels_are_stored_by_request_id(project: Project, slim: Path, tmp_path:
         assert tell(*many) == (202, {"rows": 2})
         status, refusal = tell({"id": 1, "row": 0.5, "churn": "Perhaps"}, {"churn": "No", "tenure": 1})
         assert status == 422
-        assert [(it["row"], it["column"]) for it in refusal["detail"]] == [
+        assert [(label["row"], label["column"]) for label in refusal["detail"]] == [
             *((0, name) for name in ("id", "row", "churn")),
             *((1, name) for name in ("id", "tenure")),
         ]
-    found = [(it["id"], it["row"], it["churn"]) for it in told(project, events)]
-    assert found == [("a", 0, "Yes"), ("b", 0, "No"), ("b", 1, "No")]
+    stored = [(label["id"], label["row"], label["churn"]) for label in told(project, events)]
+    assert stored == [("a", 0, "Yes"), ("b", 0, "No"), ("b", 1, "No")]

@@ -126,21 +126,21 @@ def test_model_error_is_answered_logged_and_counted(project: Project, slim: Path
         assert server.predictions(good)
         assert metric(server, 'predict_requests_total{status="500"}') == 1
         assert metric(server, "predict_rows_total") == 1
-    said = server.log.read_text()
+    log = server.log.read_text()
     for words in ("Traceback", "request bad luck failed", "RuntimeError: no luck"):
-        assert said.count(words) == 1
-    kept = project.rows(f"FROM '{events}/*/*.parquet' SELECT id, row, status ORDER BY status DESC")
-    assert kept[0] == {"id": "bad luck", "row": 0, "status": 500}
-    assert [it["status"] for it in kept] == [500, 200]
+        assert log.count(words) == 1
+    written = project.rows(f"FROM '{events}/*/*.parquet' SELECT id, row, status ORDER BY status DESC")
+    assert written[0] == {"id": "bad luck", "row": 0, "status": 500}
+    assert [event["status"] for event in written] == [500, 200]
 
 
 def test_schemathesis_detects_a_failing_server(project: Project, slim: Path, tmp_path: Path) -> None:
     """The check of the API against its OpenAPI document detects a server that fails."""
     (tmp_path / "failing.py").write_text(FAILING.format(package=project.package))
     with serving(project, slim, tmp_path, "failing:create_app") as server:
-        done = schemathesis(server, "--phases", "examples")
-    assert done.returncode == 1
-    assert "Server error" in done.stdout
+        result = schemathesis(server, "--phases", "examples")
+    assert result.returncode == 1
+    assert "Server error" in result.stdout
 
 
 @pytest.mark.proof("A server that is told to go answers what it took, and keeps it")
@@ -201,7 +201,7 @@ def test_sustained_load_leaks_no_memory_and_no_files(
 ) -> None:
     """A minute of one-row requests over 8 connections, refusals and large requests between them."""
     load = [sys.executable, "-m", "benchmarks.load", str(server.port), "/predict", "8", "60"]
-    rows, found = [example(project)] * 1000, []
+    rows, measured = [example(project)] * 1000, []
     with subprocess.Popen(load, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         process.stdin.write(body(project))
@@ -209,13 +209,15 @@ def test_sustained_load_leaks_no_memory_and_no_files(
         while process.poll() is None:
             server.predictions(rows)
             server.problems({})
-            found.append(usage(server))
+            measured.append(usage(server))
             time.sleep(0.2)
         assert process.wait() == 0
-    third = len(found) // 3
-    before, after = ([*zip(*part, strict=True)] for part in (found[third : 2 * third], found[2 * third :]))
+    third = len(measured) // 3
+    before, after = (
+        [*zip(*part, strict=True)] for part in (measured[third : 2 * third], measured[2 * third :])
+    )
     assert third > 20
-    assert median(after[0]) < 1.1 * median(before[0]), found
-    assert median(after[1]) <= median(before[1]) + 2, found
+    assert median(after[0]) < 1.1 * median(before[0]), measured
+    assert median(after[1]) <= median(before[1]) + 2, measured
     record_property("found", f"{median(before[0]):.0f} MiB, then {median(after[0]):.0f} MiB")
     assert metric(server, "event_dropped_rows_total") == 0

@@ -128,9 +128,9 @@ class Production:
 
     def good(self, *words: str) -> str:
         """Run a verb that must succeed; give what it said."""
-        done = self.verb(*words)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout.removeprefix("deploy: ").rstrip("\n")
+        result = self.verb(*words)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout.removeprefix("deploy: ").rstrip("\n")
 
     def status(self) -> list[str]:
         """Say what answers, and what else there is."""
@@ -138,19 +138,19 @@ class Production:
 
     def ask(self, connection: HTTPConnection | None = None, /, **headers: str) -> Said:
         """Ask for a prediction as a client of one's own, over a connection of its own unless one is given."""
-        made = connection or HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        client = connection or HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         row = self.row | {"internet_service": next(self.services)}
         body, began, status, version, name = json.dumps(row), time.monotonic(), 0, "", ""
         try:
-            made.request("POST", "/predict", body=body, headers={"x-client-id": uuid4().hex} | headers)
-            answer = made.getresponse()
+            client.request("POST", "/predict", body=body, headers={"x-client-id": uuid4().hex} | headers)
+            answer = client.getresponse()
             content, status = answer.read(), answer.status
             name, version = answer.headers["x-request-id"], json.loads(content)["model_version"]
         except (OSError, HTTPException, ValueError) as error:
             version = repr(error)
         finally:
             if connection is None:
-                made.close()
+                client.close()
         return Said(began, time.monotonic() - began, status, version, name)
 
     @cached_property
@@ -162,21 +162,21 @@ class Production:
         """Find the slot with an image."""
         return self.docker.good("ps", "--quiet", "--filter", f"ancestor={image}")
 
-    def events(self, what: str) -> list[dict[str, Json]]:
+    def events(self, columns: str) -> list[dict[str, Json]]:
         """Read what was recorded."""
         if not any(self.state.glob("events/*/*.parquet")):
             return []
-        return self.project.rows(f"FROM '{self.state}/events/*/*.parquet' SELECT {what}")
+        return self.project.rows(f"FROM '{self.state}/events/*/*.parquet' SELECT {columns}")
 
 
-def statuses(said: list[Said]) -> set[tuple[int, str]]:
+def statuses(responses: list[Said]) -> set[tuple[int, str]]:
     """Which answers there were."""
-    return {(it.status, it.version) for it in said}
+    return {(response.status, response.version) for response in responses}
 
 
-def since(said: list[Said], began: float) -> set[str]:
+def since(responses: list[Said], began: float) -> set[str]:
     """Which versions answered what was asked later."""
-    return {it.version for it in said if it.began > began}
+    return {response.version for response in responses if response.began > began}
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -187,9 +187,9 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def blocked(said: str) -> set[tuple[str, str]]:
+def blocked(output: str) -> set[tuple[str, str]]:
     """Rules that a trial was blocked by, and of what."""
-    rows = ([cell.strip() for cell in line.split("|")] for line in said.splitlines() if "**fail**" in line)
+    rows = ([cell.strip() for cell in line.split("|")] for line in output.splitlines() if "**fail**" in line)
     return {(row[2], row[3]) for row in rows}
 
 
@@ -201,9 +201,9 @@ def version(project: Project) -> str:
 @pytest.fixture(scope="module")
 def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Copy the project to the server, where trials are short."""
-    made = project.copy(tmp_path_factory.mktemp("server") / "project")
-    made.params(PARAMS)
-    return made
+    copy = project.copy(tmp_path_factory.mktemp("server") / "project")
+    copy.params(PARAMS)
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -229,42 +229,45 @@ def other(docker: Docker, champion: str, project: Project, tmp_path_factory: pyt
     with (bundle / "reference.json").open("a") as file:
         file.write("\n")
     parts = (bundle / name for name in ("model.onnx", "contract.json", "reference.json"))
-    made = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:12]
+    digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:12]
     metadata = bundle / "metadata.json"
-    metadata.write_text(metadata.read_text().replace(version(project), made))
+    metadata.write_text(metadata.read_text().replace(version(project), digest))
     for name, text in {
-        made: f"FROM {champion}\nCOPY bundle /app/bundle\n",
-        **{fault: f"FROM {made}\nENV FAULT={fault}\n" for fault in FAULTS},
+        digest: f"FROM {champion}\nCOPY bundle /app/bundle\n",
+        **{fault: f"FROM {digest}\nENV FAULT={fault}\n" for fault in FAULTS},
     }.items():
         (folder / "Dockerfile").write_text(text)
         docker.good("build", "--tag", name, folder)
-    return made
+    return digest
 
 
 @pytest.fixture
 def production(docker: Docker, server: Project, champion: str, tmp_path: Path) -> Iterator[Production]:
     """Put the project's model in production."""
-    made = Production(docker, server, free_port(), tmp_path / "state")
-    assert made.good("promote", champion) == f"{champion} answers"
-    yield made
+    production = Production(docker, server, free_port(), tmp_path / "state")
+    assert production.good("promote", champion) == f"{champion} answers"
+    yield production
     services = server.folder / "deploy/compose/compose.yaml"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STATE", str(made.state))
+        patch.setenv("STATE", str(production.state))
         docker.good("compose", "--file", services, "down", "--volumes", "--timeout", "1")
 
 
 def test_shadow_receives_every_request(production: Production, champion: str, other: str) -> None:
     """One server answers each request and both record it, under the id that the client received."""
     assert production.good("shadow", other) == f"{champion} answers, {other} is its shadow"
-    said = [production.ask(), *(production.ask(None, **{"x-request-id": f"own-{n}"}) for n in range(200))]
-    assert statuses(said) == {(200, champion)}
-    assert [it.id for it in said[1:]] == [f"own-{n}" for n in range(200)]
-    until(lambda: len(production.events("id")) == 2 * len(said))
-    found = production.events("id, role, model_version AS version")
+    responses = [
+        production.ask(),
+        *(production.ask(None, **{"x-request-id": f"own-{n}"}) for n in range(200)),
+    ]
+    assert statuses(responses) == {(200, champion)}
+    assert [entry.id for entry in responses[1:]] == [f"own-{n}" for n in range(200)]
+    until(lambda: len(production.events("id")) == 2 * len(responses))
+    events = production.events("id, role, model_version AS version")
     for role, answered in (("champion", champion), ("challenger", other)):
-        mine = [it for it in found if it["role"] == role]
-        assert {it["version"] for it in mine} == {answered}
-        assert {it["id"] for it in mine} == {it.id for it in said}
+        of_role = [entry for entry in events if entry["role"] == role]
+        assert {entry["version"] for entry in of_role} == {answered}
+        assert {entry["id"] for entry in of_role} == {entry.id for entry in responses}
 
 
 @pytest.mark.proof("A shadow that answers late and then dies harms no client")
@@ -274,14 +277,14 @@ def test_slow_and_dying_shadow_harms_no_client(
 ) -> None:
     """No request fails or waits for it, also over a reused connection; the gateway starts without it."""
     production.good("shadow", "late")
-    with load(production.ask) as said:
+    with load(production.ask) as responses:
         connection = HTTPConnection("127.0.0.1", production.port, timeout=PATIENCE)
         again = [production.ask(connection) for _ in range(5)]
         time.sleep(2 * LATE)
         production.docker.good("kill", production.container("late"))
         time.sleep(2 * LATE)
-    assert statuses(said + again) == {(200, champion)}
-    times = sorted(it.seconds for it in said + again)
+    assert statuses(responses + again) == {(200, champion)}
+    times = sorted(response.seconds for response in responses + again)
     slowest = times[int(0.99 * len(times))]
     assert slowest < LATE / 2
     record_property("found", f"{len(times):,} requests, 99 of 100 within {1000 * slowest:.0f} ms")
@@ -297,9 +300,9 @@ def test_canary_serves_its_share_of_the_clients(
     """Each client keeps its model when the share grows; if the canary dies, the champion serves."""
 
     def answering() -> list[str]:
-        asked = [production.ask(None, **{"x-client-id": f"client-{n}"}) for n in range(500)]
-        assert {it.status for it in asked} == {200}
-        return [it.version for it in asked]
+        served = [production.ask(None, **{"x-client-id": f"client-{n}"}) for n in range(500)]
+        assert {response.status for response in served} == {200}
+        return [response.version for response in served]
 
     refused = production.verb("canary", "20")
     assert (refused.returncode, "no challenger" in refused.stderr) == (1, True)
@@ -321,14 +324,14 @@ def test_canary_serves_its_share_of_the_clients(
     assert set(answering()) == {champion}
     until(lambda: len(production.events("id")) == 2000)
     roles = production.events("role, model_version AS version, count(*) AS rows GROUP BY ALL ORDER BY ALL")
-    asked = Counter(first + first + more)
+    served = Counter(first + first + more)
     assert roles == [
-        {"role": "challenger", "version": other, "rows": asked[other]},
-        {"role": "champion", "version": champion, "rows": asked[champion] + Counter(more)[champion]},
+        {"role": "challenger", "version": other, "rows": served[other]},
+        {"role": "champion", "version": champion, "rows": served[champion] + Counter(more)[champion]},
         {"role": "fallback", "version": champion, "rows": Counter(more)[other]},
     ]
-    done = production.run(*production.trial, other)
-    assert (done.returncode, blocked(done.stdout)) == (2, {("errors", "failed")}), done.stderr
+    result = production.run(*production.trial, other)
+    assert (result.returncode, blocked(result.stdout)) == (2, {("errors", "failed")}), result.stderr
     assert set(answering()) == {champion}
     assert production.status() == [f"answers: {champion}", "before: None"]
 
@@ -350,21 +353,23 @@ def test_no_command_loses_a_request(
         (("rollback",), champion),
     ]
     wrong = {}
-    with load(production.ask) as said:
-        for words, answers in steps:
+    with load(production.ask) as responses:
+        for words, version in steps:
             production.good(*words)
             if words != ("rollback",):
                 production.good(*words)
-            done = time.monotonic()
+            finished = time.monotonic()
             time.sleep(0.5)
-            if answers and (found := since(list(said), done)) != {answers}:
-                wrong[words] = found
-    assert {it.status for it in said} == {200}, Counter(statuses(said))
+            if version and (versions := since(list(responses), finished)) != {version}:
+                wrong[words] = versions
+    assert {entry.status for entry in responses} == {200}, Counter(statuses(responses))
     assert wrong == {}
-    record_property("found", f"{len(said):,} requests in {2 * len(steps) - 2} verbs")
+    record_property("found", f"{len(responses):,} requests in {2 * len(steps) - 2} verbs")
     assert production.verb("rollback").returncode == 1  # nothing is left to go back to
-    asked = {it.id for it in said}  # and each answer is recorded, also those of slots that were emptied
-    until(lambda: asked <= {it["id"] for it in production.events("id")})
+    ids = {
+        entry.id for entry in responses
+    }  # and each answer is recorded, also those of slots that were emptied
+    until(lambda: ids <= {entry["id"] for entry in production.events("id")})
 
 
 @pytest.mark.proof("A verb that was killed after any of its commands is completed by the same verb")
@@ -383,17 +388,17 @@ def test_interrupted_command_is_completed_by_repeating_it(
         (("promote",), {other}),
         (("rollback",), {champion}),
     )
-    with load(production.ask) as said:
-        for stop, (words, answers) in product((1, 2, 4, 6), steps):  # those between only look
+    with load(production.ask) as responses:
+        for stop, (words, versions) in product((1, 2, 4, 6), steps):  # those between only look
             calls.unlink(missing_ok=True)
             if replace(production, extra=cut | {"STOP": str(stop)}).verb(*words).returncode == -9:
                 killed[words[0]] += 1
                 production.good(*words)
             now = time.monotonic()
             time.sleep(0.3)
-            assert since(list(said), now) <= answers, (stop, words)
+            assert since(list(responses), now) <= versions, (stop, words)
     assert min(killed[words[0]] for words, _ in steps) >= 3
-    assert {it.status for it in said} == {200}, Counter(statuses(said))
+    assert {response.status for response in responses} == {200}, Counter(statuses(responses))
     assert production.status() == [f"answers: {champion}", "before: None"]
 
 
@@ -442,14 +447,14 @@ def test_feedback_needs_a_token(production: Production, champion: str) -> None:
             connection.request("POST", "/feedback", body='{"id": "a", "churn": "No"}', headers=headers)
             return connection.getresponse().status
 
-    mine = {"authorization": "Bearer mine"}
-    assert [tell(), tell(**mine), tell(**{"x-role": ""})] == [403, 403, 403]
+    authorization = {"authorization": "Bearer mine"}
+    assert [tell(), tell(**authorization), tell(**{"x-role": ""})] == [403, 403, 403]
     (production.state / "slots.env").write_text("FEEDBACK_TOKEN=mine\n")
     production.good("promote", champion)
-    assert [tell(), tell(authorization="Bearer yours"), tell(**mine)] == [401, 401, 202]
+    assert [tell(), tell(authorization="Bearer yours"), tell(**authorization)] == [401, 401, 202]
     production.extra |= {"FEEDBACK_TOKEN": "yours"}
     production.good("promote", champion)
-    assert [tell(), tell(authorization="Bearer yours"), tell(**mine)] == [401, 202, 401]
+    assert [tell(), tell(authorization="Bearer yours"), tell(**authorization)] == [401, 202, 401]
 
 
 # ── trials ───────────────────────────────────────────────────────────────────────────────────────
@@ -460,7 +465,7 @@ def test_rollout_promotes_a_good_image_step_by_step(
     production: Production, champion: str, other: str
 ) -> None:
     """Also when the rollout is killed half-way: the next one continues."""
-    with load(production.ask) as said:
+    with load(production.ask) as responses:
         began = subprocess.Popen(
             (*production.trial, other),
             cwd=production.project.folder,
@@ -474,12 +479,12 @@ def test_rollout_promotes_a_good_image_step_by_step(
                 began.kill()
         began.communicate()
         assert production.status()[1] == f"canary of 20 %: {other}"
-        done = production.run(*production.trial, other)
-    assert done.returncode == 0, done.stdout + done.stderr
-    steps = [line for line in done.stdout.splitlines() if line.startswith("###")]
+        result = production.run(*production.trial, other)
+    assert result.returncode == 0, result.stdout + result.stderr
+    steps = [line for line in result.stdout.splitlines() if line.startswith("###")]
     assert steps == ["### canary 20: promote", "### canary 60: promote"]
-    assert done.stdout.endswith(f"deploy: {other} answers\n")
-    assert statuses(said) == {(200, champion), (200, other)}
+    assert result.stdout.endswith(f"deploy: {other} answers\n")
+    assert statuses(responses) == {(200, champion), (200, other)}
     assert production.status() == [f"answers: {other}", f"before: {champion}"]
 
 
@@ -494,16 +499,16 @@ def test_rollout_stops_a_bad_image(production: Production, champion: str, other:
         ("canary", "fails", ("errors", "failed")),
         ("canary", "shifted", ("shift", "Yes, internet_service = DSL")),
     ):
-        with load(production.ask) as said:
+        with load(production.ask) as responses:
             if mode == "canary":
                 production.good("shadow", fault)
                 production.good("canary", "50")
-            done = production.run(*production.trial, fault)
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert reason in blocked(done.stdout)
-        assert f"{fault}: it is blocked\n\ndeploy: {champion} answers, as before\n" in done.stdout
-        assert {it.status for it in said} == {200}
-        share = sum(it.version == other for it in said) / len(said)
+            result = production.run(*production.trial, fault)
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert reason in blocked(result.stdout)
+        assert f"{fault}: it is blocked\n\ndeploy: {champion} answers, as before\n" in result.stdout
+        assert {response.status for response in responses} == {200}
+        share = sum(response.version == other for response in responses) / len(responses)
         assert share <= (0.6 if mode == "canary" else 0)
         assert production.status() == [f"answers: {champion}", "before: None"]
 
@@ -513,7 +518,7 @@ def test_rollout_removes_an_image_without_traffic(production: Production, champi
     params = production.project.folder / "params.yaml"
     for minutes, code, now in (("0.01", 3, champion), ("0", 0, other)):
         params.write_text(PARAMS.replace("minutes: 0.5", f"minutes: {minutes}"))
-        done = production.run(*production.trial, other)
-        assert done.returncode == code, done.stderr
+        result = production.run(*production.trial, other)
+        assert result.returncode == code, result.stderr
         assert production.status()[0] == f"answers: {now}"
     params.write_text(PARAMS)
