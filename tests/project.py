@@ -204,7 +204,7 @@ def project(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Set up the default project and run its pipeline. Read-only: tests that write use `work`."""
 
     def start(folder: Path) -> Project:
-        fresh = rendered(render, folder)
+        fresh = rendered(render, folder, observability="prometheus")
         fresh.make("setup")
         return fresh
 

@@ -33,7 +33,34 @@ from helpers import (
 from jinja2 import Environment
 from pytest_copie.plugin import Copie
 
-MAX_FILES, MAX_LINES = 130, 15_000
+
+class Size(NamedTuple):
+    """Bounds of a render."""
+
+    answers: dict[str, str]
+    files: int
+    lines: int
+
+
+SIZES = [
+    Size({"deployment": "none", "observability": "none"}, 102, 6_200),
+    Size({}, 109, 7_000),
+    Size({"observability": "prometheus"}, 116, 7_250),
+]
+
+
+class Trace(NamedTuple):
+    """Words of a part, and files that may have them without it."""
+
+    pattern: str
+    allowed: tuple[str, ...] = ()
+
+
+PARAMS = ("src/customer_churn/params.py",)  # a section that stays in params.yaml has no effect
+TRACES = {
+    "deployment": Trace(r"rollout|canary|deploy\.py|deploy\.yml|deploy/compose|workflow .?deploy\b", PARAMS),
+    "observability": Trace(r"grafana|alertmanager|custom-rules|deploy/monitoring|profile monitoring"),
+}
 
 
 def parse_ini(text: str) -> None:
@@ -164,12 +191,47 @@ def test_licence_matches_the_answer(project: Path) -> None:
     assert not re.search(r"\b20[2-9]\d\b", text)
 
 
-def test_default_render_is_small(copy_project: CopyProject) -> None:
-    """A short standard is read. MAX_FILES and MAX_LINES may be raised deliberately."""
-    paths = files(copy_project())
-    lines = sum(len(path.read_text().splitlines()) for path in paths)
-    assert len(paths) <= MAX_FILES, "raise MAX_FILES if the render needs more files"
-    assert lines <= MAX_LINES, "raise MAX_LINES if the render needs more lines"
+def code_lines(path: Path) -> int:
+    """Count the lines of a file that are neither blank nor a comment nor of a docstring; none in Markdown."""
+    text, docstrings = path.read_text(), set[int]()
+    if path.suffix == ".py":
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                docstrings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(map(str.strip, text.splitlines()), start=1)
+    counted = [line for number, line in lines if line and line[0] != "#" and number not in docstrings]
+    return 0 if path.suffix == ".md" else len(counted)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "-".join(size.answers.values()) or "default")
+def test_render_is_small(copy_project: CopyProject, size: Size) -> None:
+    """A standard that is read is a short one; tests may grow."""
+    project = copy_project(**size.answers)
+    counted = [path for path in files(project) if path.relative_to(project).parts[0] != "tests"]
+    lines = sum(map(code_lines, counted))
+    assert len(counted) <= size.files, f"{len(counted)} files: raise the bound by what a new feature needs"
+    assert lines <= size.lines, f"{lines} code lines: raise the bound by what a new feature needs"
+
+
+@pytest.mark.parametrize("part", TRACES)
+def test_part_that_is_not_chosen_leaves_no_trace(copy_project: CopyProject, part: str) -> None:
+    """No file, parameter, target, job or sentence, whatever the other part is."""
+    (other,) = TRACES.keys() - {part}
+    for choice in choices(questions()[other]):
+        project = copy_project(**{part: "none", other: choice})
+        for path in files(project):
+            name = str(path.relative_to(project))
+            if name not in (".copier-answers.yml", *TRACES[part].allowed):
+                assert not re.search(TRACES[part].pattern, name + path.read_text(), re.I), name
+
+
+def test_part_that_is_chosen_is_found_by_its_traces(copy_project: CopyProject) -> None:
+    """Otherwise the test above looks for nothing."""
+    project = copy_project(deployment="compose", observability="prometheus")
+    texts = {str(path.relative_to(project)): path.read_text() for path in files(project)}
+    for part in TRACES.values():
+        names = [name for name, text in texts.items() if re.search(part.pattern, name + text, re.I)]
+        assert len(names) >= 5
 
 
 def test_security_contact_adds_a_security_policy(copie: Copie, render: Renderer) -> None:
@@ -231,10 +293,10 @@ def excluded(operation: str) -> set[str]:
 
 def test_all_lists_of_seed_files_agree(copy_project: CopyProject) -> None:
     """copier.yml names the seeds twice, and the project's README lists them as yours."""
-    project = copy_project()
+    project = copy_project(observability="prometheus")
     seeds = {*config()["_skip_if_exists"]}
-    custom = "/src/*/custom"  # older projects receive it on an update
-    assert excluded("update") - excluded("copy") == seeds - {custom}
+    written_by_updates = {"/src/*/custom", "/deploy/monitoring/custom-rules.yml"}
+    assert excluded("update") - excluded("copy") == seeds - written_by_updates
     readme = (project / "README.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| (Yours|Standard) \|", readme, re.M)
     own_files = {path.rstrip("/") for path, owner in rows if owner == "Yours"}

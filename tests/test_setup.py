@@ -11,7 +11,7 @@ from project import Project, rendered
 @pytest.fixture(scope="module")
 def fresh(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Set a project up where make runs many jobs at once, and where umask hides files from others."""
-    project = rendered(render, tmp_path_factory.mktemp("fresh") / "project")
+    project = rendered(render, tmp_path_factory.mktemp("fresh") / "project", observability="prometheus")
     project.good("chmod", "--recursive", "go=", ".")
     project.make("--jobs=8", "setup", "check")
     return project

@@ -18,7 +18,9 @@ CONVERTER = "src/customer_churn/model/onnx.py"
 
 def content(project: Path) -> dict[str, bytes]:
     """Read all but seeds, which no update touches, and git's own."""
-    apart = [".git/*", *(f"{seed.lstrip('/')}*" for seed in excluded("update") - excluded("copy"))]
+    seeds = excluded("update") - excluded("copy")
+    # own.yml was a seed up to 0.2, which Prometheus still reads.
+    apart = [".git/*", "deploy/monitoring/own.yml", *(f"{seed.lstrip('/')}*" for seed in seeds)]
     paths = {str(path.relative_to(project)): path for path in files(project)}
     return {
         name: path.read_bytes()
@@ -50,6 +52,25 @@ def test_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Renderer
         assert content(project) == content(newest(**remembered)), answer_set
         package = answers(project)["package_name"]
         assert content(older(**answer_set)).keys() - content(project).keys() <= migrated_files(package, hop)
+
+
+def test_existing_project_keeps_its_parts(older: Renderer, tmp_path: Path) -> None:
+    """Questions that came later have the answers that the project was rendered by; its own limits stay."""
+    project = start(older, tmp_path / "a [project]*")
+    monitoring = project / "deploy/monitoring"
+    limits = (monitoring / "own.yml").read_text().replace("rules: []\n    # -", "rules:\n      -")
+    (monitoring / "own.yml").write_text(limits)
+    commit(project, "limits")
+    update(project)
+    assert not conflicts(project)
+    recorded = answers(project)
+    assert (recorded["deployment"], recorded["observability"]) == ("compose", "prometheus")
+    assert (project / "deploy/compose/deploy.py").exists()
+    assert (monitoring / "grafana/dashboards/model.json").exists()
+    assert (monitoring / "own.yml").read_text() == limits
+    commit(project, "updated")
+    update(project, data={"observability": "none"}, unsafe=False)
+    assert {path.name for path in monitoring.glob("*")} <= {"own.yml"}
 
 
 def test_renamed_question_keeps_its_answer(older: Renderer, tmp_path: Path) -> None:
@@ -91,7 +112,7 @@ def test_oldest_and_newest_copier_render_the_same(
     commit(project, "ours")
     run("uvx", "--from", copier, "copier", "update", "--defaults", "--trust", "--quiet", cwd=project)
     assert not conflicts(project)
-    fresh = content(newest())
+    fresh = content(newest(observability="prometheus"))
     assert content(project) == fresh | {CONVERTER: fresh[CONVERTER] + b"# ours\n"}
 
 
@@ -103,6 +124,9 @@ def test_oldest_and_newest_copier_render_the_same(
         ({}, {"remote": "s3"}),
         ({"remote": "azure"}, {"remote": "local"}),
         ({}, {"licence": "Apache-2.0", "python_min": "3.13"}),
+        ({}, {"observability": "prometheus"}),
+        ({"observability": "prometheus"}, {"deployment": "none", "observability": "none"}),
+        ({"deployment": "none"}, {"deployment": "compose"}),
     ],
     ids=str,
 )
@@ -156,4 +180,4 @@ def test_project_of_make_demo_can_be_updated(template: Path, newest: Renderer, t
     git("checkout", "--quiet", newest.release or "", cwd=clone)
     run(sys.executable, "-m", "copier", "update", "--defaults", "--trust", "--quiet", cwd=project)
     apart = {".copier-answers.yml": b""}  # it names the clone
-    assert content(project) | apart == content(newest()) | apart
+    assert content(project) | apart == content(newest(observability="prometheus")) | apart

@@ -138,7 +138,7 @@ FIGURES: dict[str, dict[str, float]] = {
 def rendered(render: Renderer) -> Path:
     """Render a project whose alerts have three owners."""
     require("promtool", "amtool", "prometheus", "prometheus-alertmanager")
-    return render(**OWNERS)
+    return render(**OWNERS, observability="prometheus")
 
 
 def rules(project: Path, kind: str) -> list[Json]:
@@ -171,7 +171,7 @@ def unit_tests(project: Path, cases: list[Case] = CASES) -> dict[str, Json]:
     figures = [figure_test(*figure) for figure in FIGURES.items()]
     for every, series, test in [*judged, (1, MEASURED, {"promql_expr_test": figures})]:
         often = f"{every}m"
-        empty = {"rule_files": ["rules.yml", "own.yml"], "evaluation_interval": often, "tests": []}
+        empty = {"rule_files": ["rules.yml", "custom-rules.yml"], "evaluation_interval": often, "tests": []}
         values = [{"series": name, "values": text} for name, text in series.items()]
         content = files.setdefault(f"{often}.json", empty)
         content["tests"].append({"interval": often, "input_series": values, **test})
@@ -180,7 +180,7 @@ def unit_tests(project: Path, cases: list[Case] = CASES) -> dict[str, Json]:
 
 def judge(project: Path, folder: Path, tests: dict[str, Json], edit: Callable[[str], str] = str) -> Done:
     """Run unit tests on a project's rules, edited or not."""
-    for name in ("rules.yml", "own.yml"):
+    for name in ("rules.yml", "custom-rules.yml"):
         (folder / name).write_text(edit((project / "deploy/monitoring" / name).read_text()))
     for name, content in tests.items():
         (folder / name).write_text(json.dumps(content))
@@ -216,7 +216,7 @@ def test_rule_tests_detect_an_alert_that_never_changes(
 
 
 def test_custom_rules_override_limits(rendered: Path, tmp_path: Path) -> None:
-    """The example in own.yml, once it is no comment any more, makes a slow server a good one."""
+    """The example in custom-rules.yml, once it is no comment any more, makes a slow server a good one."""
     slow = next(case for case in CASES if case.alert == "Slow" and case.fires)
     tests = unit_tests(rendered, [slow._replace(fires=())])
     assert "alertname: Slow" in judge(rendered, tmp_path, tests).stderr
@@ -347,7 +347,7 @@ def hurry(project: Path, folder: Path, port: int, alertmanager: int) -> None:
         del job["dns_sd_configs"], job["relabel_configs"]
         job["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
-    (folder / "own.yml").write_text((monitoring / "own.yml").read_text())
+    (folder / "custom-rules.yml").write_text((monitoring / "custom-rules.yml").read_text())
     (folder / "rules.yml").write_text(re.sub(r"for: \w+", "for: 1s", (monitoring / "rules.yml").read_text()))
 
 

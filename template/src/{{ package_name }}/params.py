@@ -3,6 +3,7 @@
 A key that is missing in the file has its default; an unknown key is an error.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,6 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
-Percentage = Annotated[float, msgspec.Meta(gt=0, lt=100)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -96,20 +96,6 @@ class Gate(Section, frozen=True):
     comparison_reset_tag: str | None = None  # production tag that new models are not compared with
 
 
-class Rollout(Section, frozen=True):
-    """Progressive rollout of an image (see `deployment/rollout.py` and `deployment/analysis.py`)."""
-
-    steps: tuple[Percentage, ...] = (10, 50)  # percentages of the clients that the canary serves in turn
-    minutes: NotNegative = 60  # for each step; 0: no shadow and no canary
-    min_requests: Annotated[int, msgspec.Meta(ge=2)] = 500  # to both images in each step before a decision
-    max_error_share: Share = 0.01  # failed or rejected requests, beyond the champion's share
-    min_agreement: Share = 0.9  # share of rows with the champion's label; below, a person decides
-    max_latency_ratio: Positive = 2  # 99th percentile, relative to the champion's
-    max_score_shift: Positive = 0.1  # of a segment's mean: a probability, or standard deviations
-    poll_seconds: Positive = 5  # between two analyses
-    event_delay_seconds: NotNegative = 15  # until the event of a request is written
-
-
 class Monitor(Section, frozen=True):
     """When `make monitor` warns and alerts (see `monitoring/drift.py`)."""
 
@@ -134,12 +120,15 @@ class Params(Section, frozen=True):
     tune: Tune = Tune()
     bundle: Bundle = Bundle()
     gate: Gate = Gate()
-    rollout: Rollout = Rollout()
     monitor: Monitor = Monitor()
 
 
+OPTIONAL_SECTIONS = {"rollout": "deployment"}
+"""Sections that a folder of the package reads itself (`load_section`), if the project has that folder."""
+
 # An update never changes params.yaml, so keys and values of earlier releases are read until 0.5.
-RENAMED: dict[tuple[str, str], tuple[str, ...]] = {
+Renamed = dict[tuple[str, str], tuple[str, ...]]
+RENAMED: Renamed = {
     ("validate", "leakage_score"): ("max_leakage_score",),
     ("split", "test_share"): ("test_size",),
     ("train", "folds"): ("n_splits",),
@@ -153,7 +142,6 @@ RENAMED: dict[tuple[str, str], tuple[str, ...]] = {
     ("gate", "max_rate_difference"): ("max_demographic_parity_difference", "max_equalized_odds_difference"),
     ("gate", "min_rate_ratio"): ("min_demographic_parity_ratio", "min_equalized_odds_ratio"),
     ("gate", "start_anew_after"): ("comparison_reset_tag",),
-    ("rollout", "max_shift"): ("max_score_shift",),
     ("monitor", "rows_alike"): ("design_effect",),
     ("monitor", "confidence"): ("confidence_level",),
     ("monitor", "warn_drift"): ("warn_distance",),
@@ -164,9 +152,9 @@ RENAMED: dict[tuple[str, str], tuple[str, ...]] = {
 RENAMED_VALUES = {"superior": "superiority", "not_inferior": "non_inferiority"}
 
 
-def _rename_keys(sections: dict[str, Any]) -> None:
-    """Replace former keys and values by their present names, with a warning for each."""
-    for (section, old), new in RENAMED.items():
+def _rename_keys(sections: dict[str, Any], renamed: Renamed) -> None:
+    """Replace former keys by their present names, with a warning for each."""
+    for (section, old), new in renamed.items():
         values = sections.get(section)
         if not isinstance(values, dict) or old not in values:
             continue
@@ -178,11 +166,39 @@ def _rename_keys(sections: dict[str, Any]) -> None:
             )
         warn_once(f"params.yaml: {section}.{old} is now {names}; rename it")
         values |= dict.fromkeys(new, values.pop(old))
+
+
+def _rename_values(sections: dict[str, Any]) -> None:
+    """Replace former values by their present names, with a warning for each."""
     gate = sections.get("gate")
     value = gate.get("promotion_test") if isinstance(gate, dict) else None
     if isinstance(gate, dict) and isinstance(value, str) and value in RENAMED_VALUES:
         gate["promotion_test"] = RENAMED_VALUES[value]
         warn_once(f"params.yaml: gate.promotion_test: {value} is now {gate['promotion_test']}; rename it")
+
+
+def _read(path: Path, section_type: type[Section], select: Callable[[dict[str, Any]], Any]) -> Any:
+    """Read what `select` takes of the file's sections, as a typed value."""
+    import yaml
+
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = select(sections) if isinstance(sections, dict) else sections
+        return msgspec.convert(content, section_type)
+    except (msgspec.ValidationError, yaml.YAMLError) as error:
+        raise ProjectError(f"{path}: {error}. Keys and meanings: see {section_type.__module__}.") from None
+    except FileNotFoundError:
+        raise ProjectError(f"{path} not found: run this in the project's top folder") from None
+
+
+def _select_standard(sections: dict[str, Any]) -> dict[str, Any]:
+    """Take all sections but the optional ones; warn if nothing in the project reads one of them."""
+    for name, folder in OPTIONAL_SECTIONS.items():
+        if sections.pop(name, None) is not None and not Path(__file__).with_name(folder).is_dir():
+            warn_once(f"params.yaml: {name} has no effect in a project without {folder}/; delete it")
+    _rename_keys(sections, RENAMED)
+    _rename_values(sections)
+    return sections
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -192,19 +208,34 @@ def load(path: Path = Path("params.yaml")) -> Params:
         path: A YAML file.
 
     Returns:
-        All sections, defaults filled in.
+        All sections but the optional ones, defaults filled in.
 
     Raises:
         ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
     """
-    import yaml
+    return _read(path, Params, _select_standard)
 
-    try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if isinstance(sections, dict):
-            _rename_keys(sections)
-        return msgspec.convert(sections, Params)
-    except (msgspec.ValidationError, yaml.YAMLError) as error:
-        raise ProjectError(f"{path}: {error}. Keys and meanings: see params.py.") from None
-    except FileNotFoundError:
-        raise ProjectError(f"{path} not found: run this in the project's top folder") from None
+
+def load_section(
+    name: str, section_type: type[Section], renamed: Renamed, path: Path = Path("params.yaml")
+) -> Any:
+    """Read an optional section (see `OPTIONAL_SECTIONS`).
+
+    Args:
+        name: Name of the section.
+        section_type: A `Section` with its keys and defaults.
+        renamed: Former keys and their present names, as in `RENAMED`.
+        path: A YAML file.
+
+    Returns:
+        The section, as a `section_type`, defaults filled in.
+
+    Raises:
+        ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
+    """
+
+    def select(sections: dict[str, Any]) -> Any:
+        _rename_keys(sections, renamed)
+        return sections.get(name) or {}
+
+    return _read(path, section_type, select)

@@ -35,6 +35,7 @@ from ..core.errors import ProjectError, cli
 from ..evaluation.checks import Check, Verdict, decide, status_if
 from ..monitoring.events import read_events
 from ..stats.inference import adjust_holm
+from .settings import Rollout, load_rollout
 
 MOST_REQUESTS = 100_000  # more are drawn by chance
 UNANSWERED = 504
@@ -49,7 +50,8 @@ class Answers:
     """What both answered, by the requests' ids; of a shadow, the same requests and rows."""
 
     contract: Contract
-    settings: params.Params
+    gate: params.Gate
+    rollout: Rollout
     paired: bool
     statuses: tuple[pd.Series, pd.Series]  # of each request: the challenger's, the champion's
     rows: tuple[pd.DataFrame, pd.DataFrame]  # that were answered
@@ -81,7 +83,7 @@ class Claim(NamedTuple):
 
 def read(address: str, since: datetime, contract: Contract, paired: bool) -> Answers:
     """What was answered since then."""
-    settings, events = params.load(), pd.DataFrame(columns=[*COLUMNS])
+    settings, rollout, events = params.load(), load_rollout(), pd.DataFrame(columns=[*COLUMNS])
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         if read_events(con, address, since, Path(folder) / "events"):
             events = con.sql(READ).df()
@@ -91,14 +93,14 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Ans
             f"{address}: {', '.join(versions)} were challengers since {since:%Y-%m-%d %H:%M} UTC, which is "
             "one too many: look back less far, --minutes"
         )
-    delay = timedelta(seconds=settings.rollout.event_delay_seconds)
+    delay = timedelta(seconds=rollout.event_delay_seconds)
     statuses = outcomes(events[events.row == 0].set_index("id"), paired, delay)
     events = events.set_index(["id", "row"])
     ours, theirs = (events[(events.role == it) & (events.status == 200)] for it in (CHALLENGER, CHAMPION))
     if paired:
         both = ours.index.intersection(theirs.index)
         ours, theirs = ours.loc[both], theirs.loc[both]
-    return Answers(contract, settings, paired, statuses, (ours, theirs))
+    return Answers(contract, settings.gate, rollout, paired, statuses, (ours, theirs))
 
 
 def outcomes(events: pd.DataFrame, paired: bool, delay: timedelta) -> tuple[pd.Series, pd.Series]:
@@ -135,7 +137,7 @@ def difference(ours: pd.Series, theirs: pd.Series, paired: bool) -> tuple[float,
 
 def errors(answers: Answers) -> Iterator[Claim]:
     """It fails and refuses hardly more requests than the champion."""
-    limit = answers.settings.rollout.max_error_share
+    limit = answers.rollout.max_error_share
     ours, theirs = answers.statuses
     for subject, kind in (("failed", 5), ("refused", 4)):
         shares = [(it // 100 == kind).astype(float) for it in (ours, theirs)]
@@ -150,7 +152,7 @@ def errors(answers: Answers) -> Iterator[Claim]:
 def latency(answers: Answers) -> Iterator[Claim]:
     """It is fast enough, in the median and, beside the champion, where it is slow."""
     ours, theirs = (it.seconds.astype(float) * 1000 for it in answers.requests)
-    limit, ratio = answers.settings.gate.max_latency_ms, answers.settings.rollout.max_latency_ratio
+    limit, ratio = answers.gate.max_latency_ms, answers.rollout.max_latency_ratio
     if len(ours) > 1:
         slowest = max(limit, ratio * theirs.quantile(0.99))
         for subject, bound, share in (("median", limit, 0.5), ("slowest hundredth", slowest, 0.01)):
@@ -173,7 +175,7 @@ def groups(answers: Answers) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]
 
 def shift(answers: Answers) -> Iterator[Claim]:
     """In no segment are the scores far from the champion's."""
-    limit, least = answers.settings.rollout.max_score_shift, answers.settings.gate.min_segment_rows
+    limit, least = answers.rollout.max_score_shift, answers.gate.min_segment_rows
     labels = answers.contract.labels
     for name, *parts in groups(answers):
         if min(part.index.get_level_values("id").nunique() for part in parts) < least:
@@ -194,19 +196,19 @@ def agreement(answers: Answers) -> Iterator[Check]:
     if answers.paired and answers.contract.task == "classification" and len(answers.rows[0]):
         columns = output_columns(answers.contract)
         ours, theirs = (it[columns].to_numpy().argmax(axis=1) for it in answers.rows)
-        share, least = (ours == theirs).mean(), answers.settings.rollout.min_agreement
+        share, least = (ours == theirs).mean(), answers.rollout.min_agreement
         said = f"{share:.1%} of the rows, at least {least:.1%} expected"
         yield Check("agreement", "label", status_if(share >= least, "warn"), said)
 
 
 def judge(answers: Answers) -> tuple[Verdict, list[Check]]:
     """Ask every rule, once enough was seen; the worst verdict counts."""
-    seen, needed = min(map(len, answers.statuses)), answers.settings.rollout.min_requests
+    seen, needed = min(map(len, answers.statuses)), answers.rollout.min_requests
     if seen < needed:
         return "keep", [Check("requests", "seen", "warn", f"{seen:,} of {needed:,} that are needed")]
     claims = [claim for rule in (errors, latency, shift) for claim in rule(answers)]
     p_values = adjust_holm([claim.p_value for claim in claims])
-    alpha = (1 - answers.settings.gate.confidence_level) / 2
+    alpha = (1 - answers.gate.confidence_level) / 2
     checks = [
         Check(claim.rule, claim.subject, status_if(p_value > alpha), claim.said)
         for claim, p_value in zip(claims, p_values, strict=True)

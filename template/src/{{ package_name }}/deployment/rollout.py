@@ -16,11 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from .. import declarations, params
+from .. import declarations
 from ..core.errors import ProjectError, cli
 from ..core.shell import call
 from ..evaluation.checks import Check, Verdict, checks_table
 from .analysis import judge, read
+from .settings import Rollout, load_rollout
 
 DEPLOY = Path("deploy/compose/deploy.py")
 CODES: dict[Verdict, int] = {"block": 2, "keep": 3}
@@ -52,7 +53,7 @@ def standing() -> Standing:
     return msgspec.json.decode(deploy("status", "--json"), type=Standing)
 
 
-def steps(image: str, now: Standing, settings: params.Rollout) -> list[Step]:
+def steps(image: str, now: Standing, settings: Rollout) -> list[Step]:
     """What is left to take before the image may answer everybody; nothing, if nothing else answers."""
     shares = [share for share in settings.steps if now.challenger != image or share >= now.share]
     canary = [("canary", f"{share:g}") for share in shares]
@@ -76,7 +77,7 @@ def look(image: str, mode: str) -> tuple[Verdict, list[Check], float]:
     return verdict, checks, now.since
 
 
-def take(step: Step, image: str, settings: params.Rollout) -> Verdict:
+def take(step: Step, image: str, settings: Rollout) -> Verdict:
     """Take a step, and wait for its verdict."""
     print(deploy(*step), file=sys.stderr, flush=True)
     verdict, checks, since = look(image, step[0])
@@ -95,7 +96,7 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.image:
         raise ProjectError("trial: say which image: make rollout IMAGE=name@sha256:…")
-    settings = params.load().rollout
+    settings = load_rollout()
     for step in steps(asked.image, standing(), settings):
         if asked.until in (None, step[0]):
             verdict = take(step, asked.image, settings)
