@@ -9,125 +9,10 @@ import pytest
 from project import Json, Project
 from serving import Server, free_port, started
 
-HEAD = """
-from .contract import Column, Contract
+# With twenty books, many baskets are equal by chance.
+MANY_DUPLICATES = "split: {max_overlap_share: 1}"
 
-BASELINE = None
-PREPARE = "SELECT * FROM raw"
-"""
-
-IMAGES = """
-DIGITS = tuple("0123456789")
-
-CONTRACT = Contract(
-    task="classification",
-    key="scan",
-    target="digit",
-    columns=(
-        Column("scan", "text"),
-        Column("digit", "category", categories=DIGITS),
-        Column("pixels", "number", 0, 16, length=64),
-    ),
-)
-
-
-def sample():
-    import pandas as pd
-    from sklearn.datasets import load_digits
-
-    images, digits = load_digits(return_X_y=True)
-    return pd.DataFrame({"scan": range(len(digits)), "digit": digits, "pixels": list(images)})
-
-
-def estimator(seed, **settings):
-    from sklearn.neighbors import KNeighborsClassifier
-
-    return KNeighborsClassifier(3)
-"""
-
-RANKING = """
-SHELF = tuple(f"book {number}" for number in range(20))
-
-CONTRACT = Contract(
-    task="ranking",
-    key="order",
-    target="next",
-    columns=(
-        Column("order", "text"),
-        Column("next", "category", categories=SHELF),
-        Column("basket", "category", categories=SHELF, length=5),
-        Column("age", "integer", 0, 120, nullable=True),
-    ),
-)
-
-
-def sample():
-    import numpy as np
-    import pandas as pd
-
-    random = np.random.default_rng(0)
-    first = random.integers(0, 20, 1200)
-    baskets = [[SHELF[at], SHELF[(at + random.integers(1, 3)) % 20]] for at in first]
-    following = [SHELF[(at + 3) % 20] for at in first]
-    return pd.DataFrame({"order": range(1200), "next": following, "basket": baskets,
-                         "age": random.integers(18, 90, 1200)})
-
-
-def estimator(seed, **settings):
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    return make_pipeline(SimpleImputer(), LogisticRegression(C=10, max_iter=2000))
-"""
-
-FRAUD = """
-CONTRACT = Contract(
-    task="classification",
-    key="payment",
-    target="fraud",
-    time="at",
-    columns=(
-        Column("payment", "text"),
-        Column("at", "time"),
-        Column("fraud", "category", categories=("no", "yes")),
-        Column("amount", "integer", 0, 1_000_000),
-        Column("attempts", "integer", 0, 50, segment=True),
-        Column("country", "category", categories=("DE", "FR", "PL"), segment=True),
-        Column("foreign", "integer", 0, 1, nullable=True),
-    ),
-)
-
-
-def sample():
-    import numpy as np
-    import pandas as pd
-
-    random = np.random.default_rng(0)
-    size = 4000
-    amount, attempts = random.integers(1, 100_000, size), random.poisson(1, size)
-    risk = (amount > 60_000) * (attempts > 1) * 0.5 + 0.01
-    return pd.DataFrame({
-        "payment": [f"p{at:05}" for at in range(size)],
-        "at": pd.date_range("2026-01-01", periods=size, freq="7min"),
-        "fraud": np.where(random.random(size) < risk, "yes", "no"),
-        "amount": amount,
-        "attempts": attempts,
-        "country": random.choice(["DE", "FR", "PL"], size),
-        "foreign": random.choice([0, 1, None], size),
-    })
-
-
-def estimator(seed, **settings):
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, max_iter=30)
-"""
-
-# Baskets of twenty books are so simple that many are alike by chance.
-TWINS = "split: {max_overlap_share: 1}"
-
-KINDS = {"images": IMAGES, "ranking": RANKING, "fraud": FRAUD}
+KINDS = {path.stem: path.read_text() for path in sorted(Path(__file__).with_name("problems").glob("*.py"))}
 
 ROWS = {
     "images": {"pixels": [0, 5.5, 16, *[8] * 61]},
@@ -155,9 +40,9 @@ WRONG = [
 
 
 def pose(project: Project, problem: str) -> Project:
-    """Give a project another problem, as its user does: two files, and the old rows gone."""
-    project.problem.write_text(HEAD + dedent(problem))
-    project.params(TWINS if "ranking" in problem else "")
+    """Give a project another problem as its user does: two files, and without the former rows."""
+    project.problem.write_text(problem)
+    project.params(MANY_DUPLICATES if 'task="ranking"' in problem else "")
     (project.folder / "data/raw.parquet").unlink(missing_ok=True)
     return project
 
@@ -288,7 +173,7 @@ def test_validate_rejects_invalid_baskets(kinds: Made, tmp_path: Path) -> None:
 def test_item_without_sales_is_ranked_last_or_rejected(work: Project) -> None:
     """A catalogue has items without a sale: positions must not shift, and no stage may crash."""
     shelf = 'Column("next", "category", categories='
-    pose(work, RANKING.replace(f"{shelf}SHELF)", f'{shelf}("never sold", *SHELF))'))
+    pose(work, KINDS["ranking"].replace(f"{shelf}SHELF)", f'{shelf}("never sold", *SHELF))'))
     work.stages("data.ingest")
     result = work.stage("data.validate")
     if not result.returncode:
@@ -310,7 +195,7 @@ def test_train_accepts_an_item_that_is_in_one_fold_only(work: Project) -> None:
     following = [SHELF[0] if name == "book 7" else name for name in following]
     following[2] = "book 7"
     return"""
-    head, ranking = RANKING.split("    return", 1)
+    head, ranking = KINDS["ranking"].split("    return", 1)
     rare = head.rstrip() + once + ranking
     pose(work, rare)
     work.stages("data.ingest", "data.validate", "data.split")
@@ -325,14 +210,12 @@ def test_train_accepts_an_item_that_is_in_one_fold_only(work: Project) -> None:
 def test_train_accepts_a_class_that_first_occurs_late(work: Project) -> None:
     """Fraud begins in March: the first fold has no example, so a forest knows only one class."""
     risk = "random.random(size) < risk"
-    late = FRAUD.replace(risk, f"({risk}) & (np.arange(size) > 1500)")
-    start = late.index("    from sklearn.ensemble")
-    forest = """
-    from sklearn.ensemble import RandomForestClassifier
-
-    return RandomForestClassifier(20, random_state=seed)
-    """
-    pose(work, late[:start].rstrip() + forest)
+    late = KINDS["fraud"].replace(risk, f"({risk}) & (np.arange(size) > 1500)")
+    boosting = "HistGradientBoostingClassifier"
+    forest = late.replace(
+        f"{boosting}(random_state=seed, early_stopping=False, max_iter=30)", f"{boosting}(20)"
+    )
+    pose(work, forest.replace(boosting, "RandomForestClassifier"))
     work.stages("data.ingest", "data.validate", "data.split")
     result = work.stage("training.train")
     assert "Traceback" not in result.stderr
