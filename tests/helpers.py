@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def require(*tools: str) -> None:
 def skip_or_fail(reason: str) -> None:
     """Skip a test; fail it where all tests must run (.ci/run)."""
     (pytest.fail if os.environ.get("REQUIRE_TOOLS") else pytest.skip)(reason)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true. The deadline only ends a test that hangs."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "the condition was not met"
+        time.sleep(0.1)
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -2,13 +2,12 @@
 
 import json
 import signal
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, until
 from project import Json, Project
 from serving import Server, serving
 
@@ -25,14 +24,6 @@ def recording(project: Project, slim: Path, folder: Path, events: Path) -> Gener
 def told(project: Project, events: Path) -> list[Json]:
     """Read what the server was told."""
     return project.rows(f"FROM '{events}/labels/*/*.parquet' ORDER BY received_at, id, row")
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def metric(server: Server, name: str) -> float:

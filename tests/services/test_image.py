@@ -5,11 +5,10 @@ import time
 from http.client import HTTPConnection
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, until
 from images import BASE, Docker
 from project import Project
 from serving import refuses
-from test_events import until
 
 # The run-time of ONNX alone was 24 MB in its release 1.25, 31 in 1.31 and 37 in 1.32.
 MOST_BYTES = 160_000_000

@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from helpers import PATIENCE, ROOT
+from helpers import PATIENCE, ROOT, until
 from project import Json, Project
 from serving import Server, refuses, schemathesis, serving
-from test_events import example, metric, recording, until
+from test_events import example, metric, recording
 
 MEBIBYTE = 2**20
 MOST = 16 * MEBIBYTE

@@ -17,9 +17,8 @@ from uuid import uuid4
 
 import pytest
 from actions import DEPLOYED, GitHub
-from helpers import PATIENCE
+from helpers import PATIENCE, until
 from project import Project
-from test_events import until
 
 CUSTOMERS = {
     "first": "customer_id <= 2000 AND (internet_service <> 'Fiber optic' OR customer_id % 5 = 0)",

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import STAND_INS
+from helpers import STAND_INS, until
 from project import Json, Project
-from test_events import example, recording, until
+from test_events import example, recording
 
 A_REQUEST = 100  # rows
 

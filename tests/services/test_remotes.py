@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import Renderer, files, git, require, run
+from helpers import Renderer, files, git, require, run, until
 from project import Project, rendered
 from serving import base_environment, free_port, running, serving
-from test_events import until
 
 BUCKET = "customer-churn-data"  # as copier.yml proposes it
 MAKE = "import fsspec, sys; fsspec.filesystem(sys.argv[1]).mkdir(sys.argv[2])"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
-from helpers import PATIENCE
+from helpers import PATIENCE, until
 from images import Docker
 from project import Done, Json, Project
 from serving import free_port, load
@@ -179,12 +179,10 @@ def since(responses: list[Said], began: float) -> set[str]:
     return {response.version for response in responses if response.began > began}
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.2)
+def wait_for_requests(responses: list[Said], n_requests: int) -> None:
+    """Wait until so many requests that begin from now on are answered."""
+    now = time.monotonic()
+    until(lambda: sum(response.began > now for response in list(responses)) >= n_requests)
 
 
 def blocked(output: str) -> set[tuple[str, str]]:
@@ -280,9 +278,9 @@ def test_slow_and_dying_shadow_harms_no_client(
     with load(production.ask) as responses:
         connection = HTTPConnection("127.0.0.1", production.port, timeout=PATIENCE)
         again = [production.ask(connection) for _ in range(5)]
-        time.sleep(2 * LATE)
+        wait_for_requests(responses, 400)  # during which the shadow answers the first ones
         production.docker.good("kill", production.container("late"))
-        time.sleep(2 * LATE)
+        wait_for_requests(responses, 400)
     assert statuses(responses + again) == {(200, champion)}
     times = sorted(response.seconds for response in responses + again)
     slowest = times[int(0.99 * len(times))]
@@ -359,7 +357,7 @@ def test_no_command_loses_a_request(
             if words != ("rollback",):
                 production.good(*words)
             finished = time.monotonic()
-            time.sleep(0.5)
+            wait_for_requests(responses, 20)
             if version and (versions := since(list(responses), finished)) != {version}:
                 wrong[words] = versions
     assert {entry.status for entry in responses} == {200}, Counter(statuses(responses))
@@ -395,7 +393,7 @@ def test_interrupted_command_is_completed_by_repeating_it(
                 killed[words[0]] += 1
                 production.good(*words)
             now = time.monotonic()
-            time.sleep(0.3)
+            wait_for_requests(responses, 10)
             assert since(list(responses), now) <= versions, (stop, words)
     assert min(killed[words[0]] for words, _ in steps) >= 3
     assert {response.status for response in responses} == {200}, Counter(statuses(responses))

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import require
+from helpers import require, until
 from images import Docker
 from project import Project
 from serving import free_port
 from test_alerts import ask
-from test_events import until
 
 # Debian's builds in the places where the images that a project names have them.
 IMAGES = {
