@@ -1,9 +1,10 @@
-"""An estimator as ONNX: one float32 matrix in, one of outputs out, all learned steps inside."""
+"""An estimator as ONNX: one float32 matrix in, one matrix of outputs out, all learned steps inside."""
 
+import io
 import logging
-from collections.abc import Iterator
+import pickle
 from copy import deepcopy
-from types import FunctionType, ModuleType
+from types import FunctionType
 
 import numpy as np
 import onnx
@@ -13,7 +14,6 @@ from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 
 from ..contract import Contract
 from ..core.errors import ProjectError
@@ -22,11 +22,19 @@ INPUT = "features"
 OUTPUTS = {"classification": "probabilities", "ranking": "probabilities", "regression": "variable"}
 
 
-def convert(estimator: BaseEstimator, contract: Contract) -> onnx.ModelProto:
+def convert_estimator(estimator: BaseEstimator, contract: Contract) -> onnx.ModelProto:
     """Convert a fitted scikit-learn estimator.
 
+    Args:
+        estimator: Fitted on the features of `contract`.
+        contract: Names features, target and task.
+
+    Returns:
+        A model with the input `features`, float32 of shape `(n_rows, n_features)`, and one output, float32 of
+        shape `(n_rows, n_labels)`.
+
     Raises:
-        ProjectError: a step has no conversion; the message names it and the ways out.
+        ProjectError: A step cannot be converted; the message names it and the alternatives.
     """
     logging.getLogger("skl2onnx").setLevel(logging.ERROR)
     by_name = any(isinstance(part, ColumnTransformer) for part in estimator.get_params().values())
@@ -38,59 +46,72 @@ def convert(estimator: BaseEstimator, contract: Contract) -> onnx.ModelProto:
     )
     options = {"zipmap": False} if contract.task != "regression" else None
     try:
-        model = convert_sklearn(floor_thresholds(estimator), contract.target, inputs, options=options)
+        model = convert_sklearn(_floor_thresholds(estimator), contract.target, inputs, options=options)
     except Exception as error:  # the converter raises errors of many kinds
-        raise ProjectError(explain(estimator, error)) from None
+        raise ProjectError(_explain(estimator, error)) from None
     if by_name:
-        join_inputs(model, names)
-    keep_output(model, OUTPUTS[contract.task])
+        _join_inputs(model, names)
+    _keep_output(model, OUTPUTS[contract.task])
     onnx.checker.check_model(model)
     return model
 
 
-def floor_thresholds(estimator: BaseEstimator) -> BaseEstimator:
-    """Give a copy whose HistGradientBoosting trees compare float32 features exactly as before, in float32.
+def _floor_thresholds(estimator: BaseEstimator) -> BaseEstimator:
+    """A copy whose HistGradientBoosting trees compare float32 features in float32 exactly as before.
 
     Their thresholds are float64 and lie between the values of training. The converter rounds them, half of
-    them up: then a feature that lies just there goes the other way.
+    them up: a feature between threshold and rounded threshold would then go the other way.
     """
-    if not any(isinstance(part, TreePredictor) for part in parts(estimator)):
-        return estimator
     copied = deepcopy(estimator)
-    for part in parts(copied):
-        if isinstance(part, TreePredictor):
-            part.nodes["num_threshold"] = float32_below(part.nodes["num_threshold"])
-    return copied
+    trees = [part for part in nested_parts(copied) if type(part).__name__ == "TreePredictor"]
+    for tree in trees:
+        tree.nodes["num_threshold"] = float32_below(tree.nodes["num_threshold"])
+    return copied if trees else estimator
 
 
 def float32_below(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The largest float32 that is not above each number."""
+    """Round down to float32.
+
+    Args:
+        numbers: Any shape.
+
+    Returns:
+        The largest float32 that is not above each number, in the same shape.
+    """
     with np.errstate(over="ignore"):  # beyond float32, the nearest is infinite
         nearest = numbers.astype(np.float32)
     return np.where(nearest > numbers, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
-def parts(estimator: BaseEstimator) -> Iterator[object]:
-    """An estimator and all objects that it holds, however deep: steps, fitted copies, trees."""
-    waiting, seen = [estimator], {}
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen or isinstance(part, (type, FunctionType, ModuleType)):
-            continue
-        seen[id(part)] = part
-        if isinstance(part, dict):
-            waiting += part.values()
-        elif isinstance(part, (list, tuple)):
-            waiting += part
-        elif isinstance(part, np.ndarray) and part.dtype == object:
-            waiting += part.ravel().tolist()
-        elif hasattr(part, "__dict__"):
-            yield part
-            waiting += vars(part).values()
+class _Visitor(pickle.Pickler):
+    """A pickler that collects the objects it comes across."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.parts: list = []
+
+    def persistent_id(self, part: object) -> None:
+        """Called by `dump` for each object."""
+        if hasattr(part, "__dict__") and not isinstance(part, (type, FunctionType)):
+            self.parts.append(part)
 
 
-def join_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
-    """Feed the named columns from one matrix: it is far cheaper to pass than many inputs."""
+def nested_parts(estimator: BaseEstimator) -> list:
+    """List an estimator and all objects inside: steps, fitted copies, trees.
+
+    Args:
+        estimator: Anything that can be pickled.
+
+    Returns:
+        All objects with attributes that make up the estimator.
+    """
+    visitor = _Visitor()
+    visitor.dump(estimator)
+    return visitor.parts
+
+
+def _join_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
+    """Feed the named columns from one matrix, which is far cheaper to pass than many inputs."""
     graph = model.graph
     for position, name in enumerate(names):
         index = f"{name}@position"
@@ -100,32 +121,25 @@ def join_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, len(names)]))
 
 
-def keep_output(model: onnx.ModelProto, name: str) -> None:
-    """Leave one output: the matrix of probabilities or values."""
-    kept = [output for output in model.graph.output if output.name == name]
-    if not kept:
-        found = ", ".join(output.name for output in model.graph.output)
-        raise ProjectError(f"bundle: the estimator gives {found} where this task needs {name}")
+def _keep_output(model: onnx.ModelProto, name: str) -> None:
+    """Keep one output: the matrix of probabilities or values."""
+    outputs = [output for output in model.graph.output if output.name == name]
+    if not outputs:
+        names = ", ".join(output.name for output in model.graph.output)
+        raise ProjectError(f"bundle: the estimator's outputs are {names}; this task needs {name}")
     del model.graph.output[:]
-    model.graph.output.extend(kept)
+    model.graph.output.extend(outputs)
 
 
-def explain(estimator: BaseEstimator, error: Exception) -> str:
-    """Say which step has no conversion, and the ways out."""
-    strange = [f"{path} ({kind})" for path, kind in steps(estimator) if kind in str(error)]
+def _explain(estimator: BaseEstimator, error: Exception) -> str:
+    """Which step cannot be converted, and the alternatives."""
+    parts = {"estimator": estimator, **estimator.get_params()}
+    kinds = {name: type(part).__name__ for name, part in parts.items() if isinstance(part, BaseEstimator)}
+    steps = [f"{name.replace('__', '.')} ({kind})" for name, kind in kinds.items() if kind in str(error)]
     return (
-        f"bundle: ONNX has no form of {' and '.join(strange) or 'the estimator with its settings'}."
-        "\n- Take a step that skl2onnx supports: skl2onnx.supported_converters() lists them."
+        f"bundle: ONNX has no form of {' and '.join(steps) or 'the estimator with its settings'}."
+        "\n- Use a step that skl2onnx supports: skl2onnx.supported_converters() lists them."
         "\n- Or compute the column in problem.PREPARE, before the contract."
         "\n- Or register a converter in problem.py with skl2onnx.update_registered_converter."
-        f"\nThe converter said: {error}"
+        f"\nThe converter's error: {error}"
     )
-
-
-def steps(estimator: BaseEstimator, path: str = "") -> list[tuple[str, str]]:
-    """Each step of a nested estimator with its path and class name."""
-    if isinstance(estimator, str):  # "passthrough" or "drop"
-        return []
-    parts = [*getattr(estimator, "steps", []), *getattr(estimator, "transformers", [])]
-    nested = [step for name, part, *_ in parts for step in steps(part, f"{path}.{name}".strip("."))]
-    return nested or [(path or "estimator", type(estimator).__name__)]

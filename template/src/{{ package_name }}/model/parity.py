@@ -1,139 +1,154 @@
-"""Parity: the bundle answers as its estimator does, with missing values too, or it is refused."""
+"""Parity: the bundle predicts what its estimator predicts, also for missing values, or the build fails."""
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..contract import Contract
 from ..contract.dataset import Dataset
 from ..core.errors import ProjectError
 from ..stats.metrics import Estimator, predict_outputs
-from .onnx import parts
+from .onnx import nested_parts
 
-SAMPLE_ROWS = 100  # test rows that are asked about again for each nullable column: a wide table has many,
-BLOCKS = 20  # so these are asked about together: each call of an estimator looks at every column
-TIED = 2e-4  # probabilities so close may change places within the default tolerance: no other decision
+SAMPLE_ROWS = 100  # test rows that are predicted again for each nullable column
+COLUMNS_PER_CALL = 20  # each call of an estimator looks at every column, and a wide table has many
+TIED = 2e-4  # probabilities this close may change places within the default tolerance
 IMPUTE = "Impute it in the estimator (SimpleImputer), or declare the column with nullable=False."
 SCALERS = ("StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler", "PowerTransformer", "Normalizer")
 
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
 
 class Probe(NamedTuple):
-    """Rows that estimator and bundle are both asked about, in blocks of one size."""
+    """Rows that estimator and bundle both predict."""
 
-    features: pd.DataFrame
-    rows: NDArray[np.intp]  # their positions in the test split
-    missing: tuple[str, ...] = ("",)  # what was taken away from each block
+    title: str
+    features: pd.DataFrame  # (n_probe_rows, n_features)
+    positions: NDArray[np.intp]  # of these rows in the test split, (n_probe_rows,)
+
+
+class Comparison(NamedTuple):
+    """What estimator and bundle predict for a probe: outputs `(n_probe_rows, n_labels)` and labels."""
+
+    expected: NDArray[np.float64]
+    actual: NDArray[np.float32]
+    expected_labels: NDArray[np.intp]  # positions of the labels that the estimator's `predict` returns
+    actual_labels: NDArray[np.intp]
 
     @property
-    def title(self) -> str:
-        """What the rows are, for a message."""
-        if not any(self.missing):
-            return "the test split"
-        return f"test rows with {' or '.join(self.missing)} missing"
-
-    def blocks(self) -> "Iterator[Probe]":
-        """Each block alone."""
-        size = len(self.rows) // len(self.missing)
-        for index, name in enumerate(self.missing):
-            block = slice(index * size, (index + 1) * size)
-            yield Probe(self.features.iloc[block], self.rows[block], (name,))
-
-    def describe(self, position: int, test: Dataset) -> str:
-        """A row by its key, and its features without a value."""
-        absent = self.features.columns[self.features.iloc[position].isna()]
-        blank = f", missing {', '.join(absent[:10])}{', …' * (len(absent) > 10)}" if len(absent) else ""
-        return f"{test.contract.key} {test.key[self.rows[position]]}{blank}"
+    def relabelled(self) -> NDArray[np.bool_]:
+        """Rows that get another label, unless the two are tied."""
+        rows = np.arange(len(self.expected))
+        gap = np.abs(self.expected[rows, self.expected_labels] - self.expected[rows, self.actual_labels])
+        return (self.expected_labels != self.actual_labels) & (gap > TIED)
 
 
-class Difference(NamedTuple):
-    """Outputs of both for the rows of a probe, and which decisions differ."""
+def check_parity(estimator: Estimator, run: Run, test: Dataset, tolerance: float) -> dict[str, float]:
+    """Check that the bundle predicts what its estimator predicts.
 
-    expected: NDArray[np.float64]  # the estimator's, shape (n_rows, n_labels)
-    actual: NDArray[np.float32]  # the bundle's
-    predicted: NDArray[np.intp]  # positions of the labels that the estimator's `predict` answers
-    served: NDArray[np.intp]  # positions of the labels that the bundle answers
-    other: NDArray[np.bool_]  # rows whose labels differ, and are not tied
-
-
-def check_parity(
-    estimator: Estimator, run: Callable[[NDArray], NDArray], test: Dataset, tolerance: float
-) -> dict[str, float]:
-    """Prove that the bundle answers as the estimator does.
-
-    Both answer the whole test split, then a sample of it with each nullable column missing, alone and all
+    Both predict the whole test split, then a sample of it with each nullable column missing, alone and all
     together.
 
     Args:
-        estimator: fitted.
-        run: the bundle's outputs for float32 features of shape (n_rows, n_features).
-        test: the test split.
-        tolerance: largest difference allowed, relative to the range of the estimator's outputs.
+        estimator: Fitted.
+        run: Computes the bundle's outputs, `(n_rows, n_labels)`, for features of `(n_rows, n_features)`.
+        test: The test split.
+        tolerance: Largest difference allowed, relative to the range of the estimator's outputs.
 
     Returns:
         `parity`, the largest difference, and `other_labels`, the number of rows with another label: 0.
 
     Raises:
-        ProjectError: outputs differ by more, a label differs, or one of both has no finite answer.
+        ProjectError: The outputs differ by more, a label differs, or an output is not finite.
     """
-    features, contract = test.features, test.contract
-    scale = 0.0
+    whole = Probe("the test split", test.features, np.arange(len(test)))
+    comparison = _compare(estimator, run, whole, test)
+    scale = max(float(np.ptp(comparison.expected)), 1e-12)
 
-    def measure(probe: Probe) -> float:
-        nonlocal scale
-        difference = compare(estimator, run, probe, test)
-        scale = scale or max(float(np.ptp(difference.expected)), 1e-12)  # of the test split, which is first
-        distances = np.abs(difference.expected - difference.actual).max(axis=1) / scale
-        if difference.other.any() or not distances.max() <= tolerance:
-            raise ProjectError(explain(estimator, test, probe, difference, distances, tolerance))
+    def measure(probe: Probe, comparison: Comparison) -> float:
+        distances = np.abs(comparison.expected - comparison.actual).max(axis=1) / scale
+        if comparison.relabelled.any() or not distances.max() <= tolerance:
+            raise ProjectError(_explain(estimator, test, probe, comparison, distances, tolerance))
         return float(distances.max())
 
-    parity = measure(Probe(features, np.arange(len(features))))
-    print(f"bundle: differs from the estimator by {parity:.1e} over {len(features):,} rows")
-    for probe in incomplete(features, contract):
+    parity = measure(whole, comparison)
+    print(f"bundle: differs from the estimator by {parity:.1e} over {len(test):,} rows")
+    columns = nullable_columns(test)
+    for names in _batched([*columns], COLUMNS_PER_CALL):
         try:
-            parity = max(parity, measure(probe))
+            probe = blank_probe(test, {name: columns[name] for name in names})
+            parity = max(parity, measure(probe, _compare(estimator, run, probe, test)))
         except ProjectError:
-            for block in probe.blocks():  # the message is to name one column
-                measure(block)
+            for name in names:  # find the column that the message has to name
+                probe = blank_probe(test, {name: columns[name]})
+                measure(probe, _compare(estimator, run, probe, test))
             raise
     return {"parity": parity, "other_labels": 0}
 
 
-def incomplete(features: pd.DataFrame, contract: Contract) -> Iterator[Probe]:
-    """A sample of the test rows without each nullable column, and without all of them."""
-    rows = np.unique(np.linspace(0, len(features) - 1, SAMPLE_ROWS).astype(int))
-    sample = features.iloc[rows].to_numpy()
-    nullable = [column for column in contract.features if column.nullable]
-    absent = {column.name: column.encoded_names for column in nullable}
-    if len(nullable) > 1:
-        absent["all nullable columns"] = tuple(name for names in absent.values() for name in names)
-    for titles in batched(absent, BLOCKS):
-        values = [np.where(features.columns.isin(absent[it]), np.float32(np.nan), sample) for it in titles]
-        table = pd.DataFrame(np.concatenate(values), columns=features.columns)
-        yield Probe(table, np.tile(rows, len(titles)), titles)
+def nullable_columns(test: Dataset) -> dict[str, tuple[str, ...]]:
+    """List the sets of features that are blanked together.
+
+    Args:
+        test: The test split.
+
+    Returns:
+        Names of features, by the title of their set: each nullable column, and all of them.
+    """
+    columns = {column.name: column.encoded_names for column in test.contract.features if column.nullable}
+    if len(columns) > 1:
+        columns["all nullable columns"] = tuple(name for names in columns.values() for name in names)
+    return columns
 
 
-def batched(names: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
-    """Names, so many at a time."""
-    left = iter(names)
-    while batch := tuple(islice(left, size)):
-        yield batch
+def blank_probe(test: Dataset, columns: dict[str, tuple[str, ...]]) -> Probe:
+    """Repeat a sample of the test rows, each time with another set of features missing.
+
+    Args:
+        test: The test split.
+        columns: Names of features, by the title of their set.
+
+    Returns:
+        The sample once for each set, in order.
+    """
+    positions = np.unique(np.linspace(0, len(test) - 1, SAMPLE_ROWS).astype(int))
+    sample, names = test.features.iloc[positions].to_numpy(), test.features.columns
+    blocks = [np.where(names.isin(blank), np.float32(np.nan), sample) for blank in columns.values()]
+    features = pd.DataFrame(np.concatenate(blocks), columns=names)
+    return Probe(f"test rows with {' or '.join(columns)} missing", features, np.tile(positions, len(blocks)))
 
 
-def compare(
-    estimator: Estimator, run: Callable[[NDArray], NDArray], probe: Probe, test: Dataset
-) -> Difference:
-    """Ask both; raise `ProjectError` where one of them has no finite answer."""
-    contract = test.contract
+def _batched(names: list[str], size: int) -> Iterator[list[str]]:
+    """Lists of at most `size` names."""
+    return (names[start : start + size] for start in range(0, len(names), size))
+
+
+def _compare(estimator: Estimator, run: Run, probe: Probe, test: Dataset) -> Comparison:
+    """Predict a probe with estimator and bundle; raise `ProjectError` where an output is not finite."""
+    expected, expected_labels = _predict(estimator, probe, test)
+    actual = run(probe.features.to_numpy())
+    broken = ~(np.isfinite(expected) & np.isfinite(actual)).all(axis=1)
+    if broken.any():
+        row = int(broken.argmax())
+        raise ProjectError(
+            f"bundle: {broken.sum()} of {len(broken)} predictions for {probe.title} are not finite; the "
+            f"first is of {_describe(probe, row, test)}: estimator {expected[row]}, bundle {actual[row]}. "
+            f"{IMPUTE}"
+        )
+    return Comparison(expected, actual, expected_labels, actual.argmax(axis=1))
+
+
+def _predict(
+    estimator: Estimator, probe: Probe, test: Dataset
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The estimator's outputs, and positions of its labels (of its best outputs, for other tasks)."""
     try:
-        expected = predict_outputs(estimator, probe.features, contract)
-        predicted = expected.argmax(axis=1)
-        if contract.task == "classification":
-            predicted = np.asarray(estimator.predict(probe.features), int).ravel()
+        outputs = predict_outputs(estimator, probe.features, test.contract)
+        if test.contract.task != "classification":
+            return outputs, outputs.argmax(axis=1)
+        return outputs, np.asarray(estimator.predict(probe.features), np.intp).ravel()
     except ProjectError:
         raise
     except Exception as error:  # estimators raise errors of many kinds
@@ -141,89 +156,85 @@ def compare(
             raise
         reason = str(error).partition("\n")[0]
         raise ProjectError(f"bundle: the estimator fails on {probe.title}: {reason} {IMPUTE}") from None
-    actual = run(probe.features.to_numpy())
-    broken = ~(np.isfinite(expected) & np.isfinite(actual)).all(axis=1)
-    if broken.any():
-        row = probe.describe(int(broken.argmax()), test)
-        raise ProjectError(
-            f"bundle: {broken.sum()} of {len(broken)} answers on {probe.title} are not finite numbers; the "
-            f"first is that of {row}: the estimator gives {expected[broken][0]}, the bundle "
-            f"{actual[broken][0]}. {IMPUTE}"
-        )
-    served, every = actual.argmax(axis=1), np.arange(len(actual))
-    gap = np.abs(expected[every, predicted] - expected[every, served])
-    other = (predicted != served) & (gap > TIED) & (contract.task == "classification")
-    return Difference(expected, actual, predicted, served, other)
 
 
-def explain(
+def _describe(probe: Probe, row: int, test: Dataset) -> str:
+    """A row by its key, and its features without a value."""
+    blank = probe.features.columns[probe.features.iloc[row].isna()]
+    missing = f", missing {', '.join(blank[:10])}{', …' * (len(blank) > 10)}" if len(blank) else ""
+    return f"{test.contract.key} {test.key[probe.positions[row]]}{missing}"
+
+
+def _explain(
     estimator: Estimator,
     test: Dataset,
     probe: Probe,
-    difference: Difference,
+    comparison: Comparison,
     distances: NDArray[np.float64],
     tolerance: float,
 ) -> str:
-    """Say how far estimator and bundle are apart, on which row most, and why that may be."""
-    expected, actual, predicted, served, other = difference
-    contract = test.contract
-    farthest = float(np.max(distances))
-    row = int(np.argmax(np.where(other, distances + farthest + 1, distances)))
+    """How far estimator and bundle are apart, on which row most, and the likely causes."""
+    expected, actual, relabelled = comparison.expected, comparison.actual, comparison.relabelled
+    row = int(np.argmax(distances + relabelled * (distances.max() + 1)))
 
-    def answer(values: NDArray, label: int) -> str:
-        number = f"{values[row, label]:.4g}"
-        return number if contract.task == "regression" else f"{contract.labels[label]} ({number})"
+    def name(outputs: NDArray[Any], label: int) -> str:
+        number = f"{outputs[row, label]:.4g}"
+        return number if test.contract.task == "regression" else f"{test.contract.labels[label]} ({number})"
 
     causes = likely_causes(estimator, probe.features.iloc[row].to_numpy(), expected)
-    if predicted[row] != expected[row].argmax() and other[row]:
+    if relabelled[row] and comparison.expected_labels[row] != expected[row].argmax():
         causes = [
-            "the estimator's `predict` does not answer its most probable label, as the bundle always does "
-            "(a tuned threshold, or SVC): take the classifier inside, or CalibratedClassifierCV around SVC"
+            "the estimator's `predict` does not return its most probable label, as the bundle always does "
+            "(a tuned threshold, or SVC): use the classifier inside, or CalibratedClassifierCV around SVC"
         ]
     return (
-        f"bundle: ONNX and estimator differ by {farthest:.1e} of the outputs' range on {probe.title}, "
-        f"bundle.parity_tolerance is {tolerance:.0e}; {other.sum()} of {len(other)} rows get another label, "
-        f"which is refused at any tolerance.\n"
-        f"- The worst row is {probe.describe(row, test)}: the estimator answers "
-        f"{answer(expected, predicted[row])}, ONNX {answer(actual, served[row])}.\n"
+        f"bundle: ONNX and estimator differ by {distances.max():.1e} of the outputs' range on {probe.title}, "
+        f"bundle.parity_tolerance is {tolerance:.0e}; {relabelled.sum()} of {len(expected)} rows get another "
+        "label, which fails at any tolerance.\n"
+        f"- The worst row is {_describe(probe, row, test)}: estimator "
+        f"{name(expected, comparison.expected_labels[row])}, ONNX "
+        f"{name(actual, comparison.actual_labels[row])}.\n"
         + "\n".join(f"- Likely cause: {cause}." for cause in causes)
     )
 
 
-def likely_causes(estimator: Estimator, row: NDArray[np.float32], expected: NDArray) -> list[str]:
-    """The converter's known gaps that an estimator has, each with the way out.
+def likely_causes(estimator: Estimator, row: NDArray[np.float32], expected: NDArray[np.float64]) -> list[str]:
+    """List the converter's known gaps that apply to an estimator, each with what to do.
 
     Args:
-        estimator: fitted.
-        row: the features that are answered worst, shape (n_features,).
-        expected: the estimator's outputs, shape (n_rows, n_labels).
+        estimator: Fitted.
+        row: Features of the worst row, shape `(n_features,)`.
+        expected: The estimator's outputs, shape `(n_rows, n_labels)`.
+
+    Returns:
+        At least one cause.
     """
-    held = list(parts(estimator))
-    kinds = {type(part).__name__ for part in held}
-    trees = any(hasattr(part, "tree_") for part in held)
-    boosting = [part for part in held if type(part).__name__.startswith("HistGradientBoosting")]
+    parts = nested_parts(estimator)
+    kinds = {type(part).__name__ for part in parts}
+    has_trees = any(hasattr(part, "tree_") for part in parts)
+    boosting = [part for part in parts if type(part).__name__.startswith("HistGradientBoosting")]
     scalers = ", ".join(sorted(kinds.intersection(SCALERS)))
     largest, span = np.abs(expected).max(), np.ptp(expected)
-    known = {
-        f"a scaler ({scalers}) before trees, which need none: drop it": scalers and (trees or boosting),
-        "missing values in trees, whose way through them ONNX does not know: impute them in the estimator, "
-        "or take HistGradientBoosting, which keeps it": trees and np.isnan(row).any(),
-        "categorical_features of HistGradientBoosting, which ONNX lacks: leave it out, or OneHotEncoder": any(
+    gaps = {
+        f"a scaler ({scalers}) before trees, which need none: drop it": scalers and (has_trees or boosting),
+        "missing values in trees, which ONNX sends another way: impute them in the estimator, or use "
+        "HistGradientBoosting": has_trees and np.isnan(row).any(),
+        "categorical_features of HistGradientBoosting, which ONNX lacks: drop it, or use OneHotEncoder": any(
             getattr(part, "is_categorical_", None) is not None for part in boosting
         ),
-        "loss poisson or gamma of HistGradientBoosting, whose exponential ONNX lacks: take another": any(
+        "loss poisson or gamma of HistGradientBoosting, whose exponential ONNX lacks: use another": any(
             getattr(part, "loss", None) in ("poisson", "gamma") for part in boosting
         ),
-        "isotonic calibration: take method='sigmoid'": any(
-            getattr(part, "method", None) == "isotonic" for part in held
+        "isotonic calibration: use method='sigmoid'": any(
+            getattr(part, "method", None) == "isotonic" for part in parts
         ),
-        "neighbours that are equally far in float32: take another estimator": any(
+        "neighbours that are equally far in float32: use another estimator": any(
             kind.startswith("KNeighbors") for kind in kinds
         ),
-        f"numbers up to {largest:.3g} that lie within {span:.3g}: float32 holds 7 digits. Let "
-        "problem.PREPARE subtract a constant from the target": largest > 1000 * span,
+        f"numbers up to {largest:.3g} in a range of {span:.3g}: float32 holds 7 digits. Let problem.PREPARE "
+        "subtract a constant from the target": largest > 1000 * span,
     }
-    causes = [cause for cause, holds in known.items() if holds]
+    causes = [cause for cause, applies in gaps.items() if applies]
     return causes or [
-        f"a step of {type(estimator).__name__} that ONNX computes otherwise: take out one by one"
+        f"a step of {type(estimator).__name__} that ONNX computes differently: remove the steps one by one"
     ]
