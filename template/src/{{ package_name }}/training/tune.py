@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
+import msgspec
 import optuna
 import pandas as pd
 from optuna.storages import JournalStorage
@@ -34,7 +35,6 @@ from ..model import tracking
 from ..stats.metrics import Estimator
 from .train import cross_validate
 
-PACKAGE = Path(__file__).parent.parent
 STUDIES = Path(".tuning")
 ATTEMPTS = 3  # for a batch whose backend fails
 RETRY_SECONDS = {"loky": 0, "ray": 30, "dask": 0}  # Ray counts a lost host for up to 30 s
@@ -149,21 +149,21 @@ def split_settings(search: Search, settings: Settings) -> tuple[Settings, Settin
     return fixed, varied
 
 
-def study_name(train: params.Train, fixed: Settings) -> str:
+def study_name(problem: declarations.Declarations, train: params.Train, fixed: Settings) -> str:
     """Name a study by everything that makes scores comparable: a change begins a new study.
 
     Args:
+        problem: Contract, estimator and primary metric.
         train: Number of folds and seed.
         fixed: Settings that the search keeps.
 
     Returns:
-        A hash of the training rows, the project's own code, folds, seed and fixed settings.
+        A hash of all that, of `custom/` and of the training rows.
     """
-    files = [TRAIN, PACKAGE / "problem.py", *sorted((PACKAGE / "custom").rglob("*.py"))]
-    options = repr((train.n_splits, train.seed, sorted(fixed.items()))).encode()
-    contents = [*(path.read_bytes() for path in files), options]
-    digests = (hashlib.sha256(content).digest() for content in contents)
-    return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
+    inputs = declarations.stage_inputs(problem), declarations.custom_code(), train.n_splits, train.seed, fixed
+    digest = hashlib.sha256(msgspec.json.encode(inputs, order="sorted"))
+    digest.update(TRAIN.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def open_study(name: str, kpi: Kpi, seed: int, first: Settings) -> optuna.Study:
@@ -310,7 +310,7 @@ def main() -> None:
     kpi, make_estimator = problem.primary_kpi, problem.estimator
     fixed, varied = split_settings(problem.search, settings.train.estimator)
     options = connect_backend(settings.tune)
-    study = open_study(study_name(settings.train, fixed), kpi, settings.train.seed, varied)
+    study = open_study(study_name(problem, settings.train, fixed), kpi, settings.train.seed, varied)
     train = load_dataset(TRAIN, problem.contract)
     with joblib.parallel_config(settings.tune.backend, **options):
         run_search(
