@@ -411,29 +411,3 @@ def test_bundle_contains_no_pickle(work: Project) -> None:
     names = {path.name for path in (work.folder / "models/bundle").iterdir()}
     assert {"model.onnx", "contract.json", "reference.json", "metadata.json"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".joblib", ".pickle", ".npy"))]
-
-
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        ('Column("x", "category")', "categories"),
-        ('Column("x", "category", categories=("a", "a"))', "twice"),
-        ('Column("x", "text", 0, 1)', "min and max"),
-        ('Column("x", "integer", length=3)', "length"),
-        ('Column("x", "number", length=0)', "length"),
-        ('Column("tenure", "number")', "tenure"),
-        ('Column("x", "number", 5, 1)', "min"),
-        ('Column("", "number")', "name"),
-        ('Column("x", "numbr")', "kind"),
-        ('Column("x", "number", known_at_prediction=False, min=0, mx=1)', "mx"),
-    ],
-)
-def test_invalid_contract_is_rejected_where_it_is_declared(work: Project, column: str, message: str) -> None:
-    """The message explains the error at the declaration, not at a consequence of it."""
-    work.declare(column)
-    result = work.stage("data.split")
-    assert result.returncode != 0
-    last = result.stderr.strip().splitlines()[-1]
-    assert message in last
-    if "mx" not in column:
-        assert "Traceback" not in result.stderr
