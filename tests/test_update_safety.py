@@ -20,7 +20,7 @@ _subdirectory: template
 _skip_if_exists: [/problem.py]
 package_name: {type: str, default: pkg}
 """
-FAILING = "_migrations: [{version: 3.0.0, command: 'echo half > README.md; exit 7'}]\n"
+FAILING, LOSING = "'echo half > README.md; exit 7'", "'echo half > README.md; touch x.rej'"
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     append(inside / "settings.env", "NEW=1\n")
     commit(folder, "second")
     git("tag", "v2.0.0", cwd=folder)
-    append(folder / "copier.yml", FAILING)
-    commit(folder, "third")
-    git("tag", "v3.0.0", cwd=folder)
+    for version, migration in (("3.0.0", FAILING), ("4.0.0", LOSING)):
+        (folder / "copier.yml").write_text(
+            f"{CONFIG}_migrations: [{{version: {version}, command: {migration}}}]\n"
+        )
+        commit(folder, version)
+        git("tag", f"v{version}", cwd=folder)
     return folder
 
 
@@ -85,7 +88,7 @@ def configured(folder: Path, *settings: str) -> dict[str, str]:
 def assert_merged(project: Path, result: Done) -> None:
     """The release is there, every edit too, and the one conflict is one in git's index."""
     assert result.returncode == 1, result.stdout + result.stderr
-    assert result.stderr.endswith("Mend them, then `git add`:\nDockerfile\n\n")
+    assert result.stderr.endswith("Edit them, then `git add`:\nDockerfile\n\n")
     assert conflicts(project) == {"UU Dockerfile"}
     for name in NAMES:
         lines = (project / name).read_text().splitlines()
@@ -158,21 +161,24 @@ def state(folder: Path) -> dict[str, bytes]:
     return {"index": index.encode()} | {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.proof("An update that would lose a line, or fails half-way, is put back whole")
-def test_update_that_would_lose_lines_is_undone(project: Path, tmp_path: Path) -> None:
-    """Whatever the reason; here the user's git ignores files of the standard, and one that is none."""
+@pytest.mark.proof("An update that would lose a line, or fails half-way, changes nothing")
+def test_update_that_would_lose_lines_changes_nothing(project: Path) -> None:
+    """Whatever the reason; here a migration overwrites a file and leaves a rejected part of a merge."""
+    before = state(project)
+    result = make_update(project, "--trust", release="v4.0.0")
+    assert result.returncode == 1
+    assert f"would lose these lines of yours:\nREADME.md: {MINE[1]}\n" in result.stderr
+    assert "x.rej: not merged" in result.stderr
+    assert state(project) == before
+
+
+def test_update_merges_files_that_the_user_ignores(project: Path, tmp_path: Path) -> None:
+    """Settings that hide files of the template, and files beside them, do not concern the merge."""
     append(tmp_path / "ignored", "data/\n")
     append(project / "data/raw.csv", "rows\n")
     environment = configured(tmp_path, f"core.excludesFile={tmp_path / 'ignored'}")
-    before = state(project)
-    result = make_update(project, **environment)
-    assert result.returncode == 1
-    assert f"would lose these lines of yours:\nsrc/pkg/data/load.py: {MINE[1]}\n" in result.stderr
-    assert "GIT_CONFIG_GLOBAL=/dev/null" in result.stderr
-    assert "the project is as it was before the update" in result.stderr
-    assert state(project) == before
-    (project / "data/raw.csv").unlink()
     assert_merged(project, make_update(project, **environment))
+    assert (project / "data/raw.csv").read_text() == "rows\n"
 
 
 def test_update_does_not_overwrite_ignored_file(project: Path) -> None:
@@ -187,7 +193,7 @@ def test_update_does_not_overwrite_ignored_file(project: Path) -> None:
     assert state(project) == before
 
 
-def test_failing_update_is_undone(project: Path) -> None:
+def test_failing_update_changes_nothing(project: Path) -> None:
     """In this folder alone: not in the rest of a repository, and not what git ignores."""
     repository = project.parent
     (project / ".git").rename(repository / ".git")
@@ -204,7 +210,7 @@ def test_failing_update_is_undone(project: Path) -> None:
     result = make_update(project, "--trust", release="v3.0.0")
     assert result.returncode == 1
     assert "exit status 7" in result.stdout
-    assert "the project is as it was before the update" in result.stderr
+    assert "nothing was changed" in result.stderr
     assert state(repository) == before
 
 
@@ -216,7 +222,7 @@ def test_update_rejects_uncommitted_changes(project: Path) -> None:
     before = state(project)
     result = make_update(project)
     assert result.returncode == 1
-    assert "commit or stash these first" in result.stderr
+    assert "commit or stash these files before an update" in result.stderr
     assert "README.md\nnotes\n" in result.stderr
     assert state(project) == before
 

@@ -1,14 +1,15 @@
-"""Take over the template's newest release, or other answers, and keep all that is yours.
+"""Update: merge the template's newest release, or other answers, into the project.
 
     python -m <package>.automation.update [--trust] [--data question=answer …]
 
-The arguments are those of `copier update`. Copier merges and marks conflicts; what it deletes although you
-changed it comes back here. When Copier fails, or a line of yours is in no file afterwards, the whole update
-is put back.
+The arguments are those of `copier update`. Copier merges and marks conflicts in a temporary checkout, where a
+file that it deletes although you changed it is restored. The project changes only if Copier succeeds and each line
+of yours is still in a file.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from ..core.errors import ProjectError, cli
+from ..core.git import checkout
 from ..core.shell import call
 
 ANSWERS = Path(".copier-answers.yml")
@@ -27,6 +29,7 @@ GIT_SETTINGS = {
     "apply.whitespace": "nowarn",
     "core.attributesFile": os.devnull,
     "core.bigFileThreshold": "512m",
+    "core.excludesFile": os.devnull,
     "core.hooksPath": os.devnull,
     "core.quotePath": "true",
     "core.safecrlf": "false",
@@ -34,223 +37,186 @@ GIT_SETTINGS = {
     "init.templateDir": "",
     "status.showUntrackedFiles": "normal",
 }
-"""What Copier's merge needs of git: with other values of these, it loses edits or stops half-way."""
-SMALL = 1_000_000
-"""Bytes up to which a file outside of git is kept in memory, in case the update overwrites it."""
-SHOWN_LINES = 20
+"""Git settings that Copier's merge needs: with other values, it loses edits or stops half-way."""
+MAX_LINES = 20
+"""Lost lines that are shown."""
 
-
-def set_git(settings: dict[str, str]) -> None:
-    """Set settings of git for this program and all that it starts; they win over those in files."""
-    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-    for number, (key, value) in enumerate(settings.items(), start=first):
-        os.environ[f"GIT_CONFIG_KEY_{number}"], os.environ[f"GIT_CONFIG_VALUE_{number}"] = key, value
-    os.environ["GIT_CONFIG_COUNT"] = str(first + len(settings))
-
-
-def uncommitted(*options: str) -> list[str]:
-    """Files in the project's folder that are not committed, as git sees them with these options."""
-    changed = call("git", *options, "status", "--porcelain", "--", ".")
-    return [line.split(maxsplit=1)[1] for line in changed.splitlines()]
-
-
-def isolate_git() -> None:
-    """Keep the caller's git settings away from the merge; identity, credentials and addresses stay."""
-    repository = set(call("git", "rev-parse", "--local-env-vars").split())  # GIT_DIR: as in a hook of git's
-    for name in repository - {"GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS"} | {"GIT_TEMPLATE_DIR"}:
-        os.environ.pop(name, None)
-    set_git(GIT_SETTINGS)
-
-
-def check_clean() -> None:
-    """Refuse to start where an update could not be put back.
-
-    Raises:
-        ProjectError: something in the project's folder is not committed.
-    """
-    if names := uncommitted():
-        raise ProjectError(
-            "commit or stash these first; an update starts where all is committed:\n" + "\n".join(names)
-        )
-
-
-def unhide_template() -> None:
-    """Let Copier see files of the template that the caller's git ignores everywhere."""
-    if not uncommitted("-c", f"core.excludesFile={os.devnull}"):  # else Copier would not start
-        set_git({"core.excludesFile": os.devnull})
+Lines = Counter[bytes]
 
 
 def answers_file() -> Path:
-    """Give the answers file that the command line names, as Copier reads it."""
+    """Return the answers file that the command line names, as Copier reads it.
+
+    Returns:
+        Its path, from the project's folder.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-a", "--answers-file", type=Path, default=ANSWERS)
     return parser.parse_known_args()[0].answers_file
 
 
-def load_answers() -> dict[str, str]:
-    """Read what the project remembers of its answers.
+def load_answers(folder: Path = Path()) -> dict[str, str]:
+    """Read the project's answers.
+
+    Args:
+        folder: the project, or a checkout of it.
+
+    Returns:
+        Each question's answer; `_src_path` is the template's address, `_commit` the project's release.
 
     Raises:
-        ProjectError: the file is not there.
+        ProjectError: the file is missing.
     """
     path = answers_file()
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load((folder / path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ProjectError(f"{path} is missing; ARGS='-a FILE' names another answers file") from None
 
 
-def render(folder: Path) -> None:
-    """Write into a folder what the template made of this project, at the release that it has."""
-    import copier  # not before git is isolated: it remembers the environment
+def conflicts() -> list[str]:
+    """List the files with conflicts.
 
-    answers = load_answers()
+    Returns:
+        Their paths, from the project's folder.
+    """
+    return call("git", "diff-files", "--name-only", "--diff-filter=U", "--relative").splitlines()
+
+
+def _check_clean() -> None:
+    """Refuse to start beside changes that no commit has: they might be overwritten."""
+    if changes := call("git", "-c", "status.showUntrackedFiles=normal", "status", "--porcelain", "--", "."):
+        names = [line.split(maxsplit=1)[1] for line in changes.splitlines()]
+        raise ProjectError("\n".join(["commit or stash these files before an update:", *names]))
+
+
+def _isolate_git() -> None:
+    """Keep the caller's git settings away from the merge; identity, credentials and addresses stay."""
+    local = set(call("git", "rev-parse", "--local-env-vars").split())  # such as GIT_DIR in a hook of git
+    for name in local - {"GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS"} | {"GIT_TEMPLATE_DIR"}:
+        os.environ.pop(name, None)
+    first = int(
+        os.environ.get("GIT_CONFIG_COUNT") or 0
+    )  # settings in the environment win over those in files
+    for number, (key, value) in enumerate(GIT_SETTINGS.items(), start=first):
+        os.environ |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    os.environ["GIT_CONFIG_COUNT"] = str(first + len(GIT_SETTINGS))
+
+
+def _list_files(folder: Path, *options: str) -> list[Path]:
+    """List files of a checkout as `git ls-files` does."""
+    return [Path(name) for name in call("git", "ls-files", "-z", *options, folder=folder).split("\0") if name]
+
+
+def _read_lines(path: Path) -> Lines:
+    """Count the lines of a file; there are none if it is missing."""
+    return Counter(path.read_bytes().splitlines() if path.is_file() else ())
+
+
+def _render(answers: dict[str, str], folder: Path) -> None:
+    """Render the project as the template had made it, at its release."""
+    import copier  # after git is isolated: Copier keeps the environment that it is imported in
+
     source, release = answers["_src_path"], answers["_commit"]
-    given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
+    data = {name: answer for name, answer in answers.items() if not name.startswith("_")}
     try:
-        copier.run_copy(source, folder, data=given, vcs_ref=release, defaults=True, quiet=True)
-    except Exception as error:  # Copier, git and the network each have errors of their own
+        copier.run_copy(source, folder, data=data, vcs_ref=release, defaults=True, quiet=True)
+    except Exception as error:  # Copier, git and the network have different errors
         raise ProjectError(
             f"release {release} of the template at {source} cannot be read: {error}\n_src_path in"
             f" {answers_file()} must be the template's address, or its full path, and hold that tag."
         ) from None
 
 
-def listed(*options: str) -> list[Path]:
-    """Files that git lists."""
-    return [Path(name) for name in call("git", "ls-files", "-z", *options).split("\0") if name]
+def _read_own_lines(answers: dict[str, str]) -> dict[Path, Lines]:
+    """Return the lines of each file that are not the template's; raise `ProjectError` without the package."""
+    package = Path("src", answers.get("package_name", ""))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _render(answers, folder)
+        if (folder / package).exists() and not package.exists():
+            raise ProjectError(
+                f"{package} is missing. If you renamed the package, write its name as package_name into"
+                f" {answers_file()}, commit, and update again."
+            )
+        paths = {*_list_files(Path())} - {answers_file()}  # which Copier writes
+        return {path: _read_lines(path) - _read_lines(folder / path) for path in paths}
 
 
-def lines(path: Path) -> Counter[bytes]:
-    """The lines of a file; none if it is not there."""
-    return Counter(path.read_bytes().splitlines() if path.is_file() else ())
+def _run_copier(own_lines: dict[Path, Lines], tree: Path) -> None:
+    """Update a checkout; restore deleted files whose own lines are in no file that the update wrote."""
+    command = (sys.executable, "-m", "copier", "update", "--defaults", *sys.argv[1:])
+    result = subprocess.run(command, cwd=tree, stderr=subprocess.STDOUT, check=False)  # reports in order
+    if result.returncode:
+        print("update: nothing was changed", file=sys.stderr)
+        sys.exit(result.returncode)
+    written = [_read_lines(tree / path) for path in _list_files(tree, "--modified", "--others")]
+    for path, own in own_lines.items():
+        if own and not (tree / path).exists() and not any(own.keys() <= lines.keys() for lines in written):
+            call("git", "--literal-pathspecs", "checkout", "HEAD", "--", path, folder=tree)
+            print(f"update: {path} is no longer the template's; you had changed it, so it stays, as your own")
 
 
-def check_package(name: str, folder: Path) -> None:
-    """Refuse to start where an update would not reach the package.
-
-    Args:
-        name: the package's name, as the answers have it.
-        folder: the project as the template had made it.
-
-    Raises:
-        ProjectError: the project has no such package.
-    """
-    package = Path("src", name)
-    if (folder / package).exists() and not listed("--", str(package)):
-        raise ProjectError(
-            f"{package} is missing. Is the package renamed? Then write its name as package_name into"
-            f" {answers_file()}, commit, and update again."
-        )
-
-
-def read_small() -> dict[Path, bytes]:
-    """Read the small text files outside of git, but not in folders that are outside of it as a whole."""
-    paths = [path for path in listed("--others", "--directory") if path.is_file()]
-    contents = {path: path.read_bytes() for path in paths if path.stat().st_size <= SMALL}
-    return {path: content for path, content in contents.items() if b"\0" not in content}
-
-
-def rejected() -> set[Path]:
-    """Files that git keeps rejected parts of a merge in, also where they are ignored."""
-    return {path for path in listed("--others") if path.suffix == ".rej"}
-
-
-def restore(mine: dict[Path, Counter[bytes]]) -> list[Path]:
-    """Bring files back that are gone, unless your lines of them stand in a file that the update wrote."""
-    written = [lines(path).keys() for path in listed("--modified", "--others", "--exclude-standard")]
-    lost = [path for path, own in mine.items() if own and not path.exists()]
-    gone = [path for path in lost if not any(mine[path].keys() <= there for there in written)]
-    for path in gone:
-        call("git", "--literal-pathspecs", "checkout", "HEAD", "--", str(path))
-    return gone
-
-
-def check_end(mine: dict[Path, Counter[bytes]], rejects: set[Path], package: str) -> None:
-    """See that the update lost nothing, whatever the reason.
-
-    Args:
-        mine: the lines that are yours, of each file.
-        rejects: files that were named like rejected parts of a merge before the update.
-        package: the package's name before the update.
-
-    Raises:
-        ProjectError: a line of yours or a part of the merge is in no file, or the package has another name.
-    """
-    if load_answers().get("package_name", "") != package:
+def _check_package(name: str, tree: Path) -> None:
+    """Raise `ProjectError` if the package would have another name."""
+    if load_answers(tree).get("package_name", "") != name:
         raise ProjectError(
             "an update cannot rename the package. Do that by hand: `git mv` its folder, replace the name in"
             f" all files and package_name in {answers_file()}, and commit."
         )
-    missing = {path: sorted(own - lines(path)) for path, own in mine.items() if path.exists()}
-    lost = [f"{path}: {line.decode(errors='replace')[:100]}" for path in missing for line in missing[path]]
-    lost += [f"{path}: not merged" for path in rejected() - rejects]
+
+
+def _check_lines(own_lines: dict[Path, Lines], tree: Path) -> None:
+    """Raise `ProjectError` if a line of the project or a part of the merge would be in no file."""
+    new = _list_files(tree, "--others")
+    own_lines = own_lines | {path: _read_lines(path) for path in new}  # ignored files would be overwritten
+    missing = {
+        path: own - _read_lines(tree / path) for path, own in own_lines.items() if (tree / path).exists()
+    }
+    lost = [
+        f"{path}: {line.decode(errors='replace')[:100]}" for path in missing for line in sorted(missing[path])
+    ]
+    lost += [f"{path}: not merged" for path in new if path.suffix == ".rej"]
     if lost:
-        more = [f"… and {len(lost) - SHOWN_LINES} more"] if len(lost) > SHOWN_LINES else []
+        more = [f"… and {len(lost) - MAX_LINES} more"] if len(lost) > MAX_LINES else []
         raise ProjectError(
-            "\n".join(["an update would lose these lines of yours:", *lost[:SHOWN_LINES], *more])
-            + "\nIf settings of git are the reason, this leaves yours out:"
-            " GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 make update\n"
-            "Else take these lines out, commit, update, and write them again.\n"
+            "\n".join(["an update would lose these lines of yours:", *lost[:MAX_LINES], *more])
+            + "\nRemove these lines, commit, update, and write them again.\n"
             f"Not updated: lines of yours would be lost, the first in {lost[0].partition(':')[0]}"
         )
 
 
-def put_back(rejects: set[Path], kept: dict[Path, bytes]) -> None:
-    """Make the project's folder, and nothing outside of it, what it was before the update.
-
-    Args:
-        rejects: files that were named like rejected parts of a merge before the update.
-        kept: the content of small text files outside of git.
-    """
-    call("git", "restore", "--source=HEAD", "--staged", "--worktree", "--", ".")
-    for path in {*listed("--others", "--exclude-standard"), *rejected()} - rejects:
-        path.unlink()
-        with suppress(OSError):
-            path.parent.rmdir()  # if that was all
-    for path, content in kept.items():
-        if Counter(content.splitlines()) - lines(path):  # a log may only have grown
-            path.write_bytes(content)
-
-
-def update(mine: dict[Path, Counter[bytes]]) -> None:
-    """Run Copier, and bring back what it deleted."""
-    command = (sys.executable, "-m", "copier", "update", "--defaults", *sys.argv[1:])
-    done = subprocess.run(command, stderr=subprocess.STDOUT, check=False)  # reports are to be kept together
-    if done.returncode:
-        sys.exit(done.returncode)
-    for path in restore(mine):
-        print(f"update: {path} is no longer the template's; you had changed it, so it stays, as your own")
-
-
-def conflicts() -> str:
-    """Name the files that have conflicts, one a line, from the project's folder."""
-    return call("git", "diff-files", "--name-only", "--diff-filter=U", "--relative")
+def _take_over(tree: Path) -> None:
+    """Bring the files and conflicts of an updated checkout into the project's folder."""
+    for path in {*_list_files(tree, "--modified", "--others")}:
+        path.unlink(missing_ok=True)
+        if os.path.lexists(tree / path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(tree / path, path, follow_symlinks=False)
+        else:
+            with suppress(OSError):  # the folder has other files
+                path.parent.rmdir()
+    unmerged = call("git", "ls-files", "--unmerged", "--full-name", "-z", folder=tree).split("\0")
+    entries = [entry for entry in unmerged if entry]
+    removed = [f"0 {'0' * len(entry.split()[1])}\t{entry.partition(chr(9))[2]}" for entry in entries]
+    index = "".join(f"{entry}\0" for entry in (*removed, *entries))
+    subprocess.run(("git", "update-index", "-z", "--index-info"), input=index, text=True, check=True)
 
 
 def main() -> None:
-    isolate_git()
-    check_clean()
-    unhide_template()
-    package = load_answers().get("package_name", "")
-    kept = read_small()
-    with tempfile.TemporaryDirectory() as folder:
-        render(Path(folder))
-        check_package(package, Path(folder))
-        mine = {path: lines(path) - lines(folder / path) for path in (*listed(), *kept)}
-    mine.pop(answers_file(), None)  # Copier's own
-    rejects = rejected()
-    try:
-        update(mine)
-        check_end(mine, rejects, package)
-    except BaseException:
-        if uncommitted():
-            put_back(rejects, kept)
-            print("update: the project is as it was before the update", file=sys.stderr)
-        raise
-    if marked := conflicts():
+    """Update the project, or leave it as it is."""
+    _check_clean()
+    _isolate_git()
+    answers = load_answers()
+    own_lines = _read_own_lines(answers)
+    with checkout("HEAD") as tree:
+        _run_copier(own_lines, tree)
+        _check_package(answers.get("package_name", ""), tree)
+        _check_lines(own_lines, tree)
+        _take_over(tree)
+    if paths := conflicts():
         raise ProjectError(
-            f"both you and the template changed the same lines. Mend them, then `git add`:\n{marked}"
+            "\n".join(["you and the template changed the same lines. Edit them, then `git add`:", *paths])
         )
 
 

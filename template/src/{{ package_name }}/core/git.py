@@ -1,6 +1,7 @@
-"""What git says of this clone and of `origin`: branches, and what no commit holds yet."""
+"""Queries and commits of the project's git repository and its remote `origin`."""
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,12 +10,23 @@ from .shell import call
 
 
 def has_origin() -> bool:
-    """Whether there is a remote to push to."""
+    """Check whether there is a remote `origin` to push to.
+
+    Returns:
+        True if there is one.
+    """
     return "origin" in call("git", "remote").split()
 
 
 def exists(ref: str) -> bool:
-    """Whether git knows a commit by this name."""
+    """Check whether a name stands for a commit.
+
+    Args:
+        ref: branch, tag or hash.
+
+    Returns:
+        True if git knows it.
+    """
     try:
         return bool(call("git", "rev-parse", "--quiet", "--verify", f"{ref}^{{commit}}"))
     except ProjectError:
@@ -22,36 +34,64 @@ def exists(ref: str) -> bool:
 
 
 def contains(branch: str, revision: str) -> bool:
-    """Whether a commit is on a branch."""
+    """Check whether a commit is on a branch.
+
+    Args:
+        branch: the branch.
+        revision: the commit.
+
+    Returns:
+        True if it is.
+    """
     return not call("git", "rev-list", "--max-count=1", revision, f"^{branch}")
 
 
 def changes(paths: Iterable[Path | str], *options: str) -> str:
-    """What differs from the last commit, as `git status` lists it."""
+    """List what differs from the last commit.
+
+    Args:
+        paths: files and folders, or patterns of git.
+        options: options of `git status`.
+
+    Returns:
+        One line for each file, as `git status --porcelain` prints it.
+    """
     return call("git", "status", "--porcelain", *options, "--", *paths)
 
 
 def current_branch(command: str) -> str:
-    """The branch that is checked out.
+    """Return the branch that is checked out.
+
+    Args:
+        command: name of the command, for the message.
+
+    Returns:
+        Its name.
 
     Raises:
-        ProjectError: none is (a detached HEAD).
+        ProjectError: no branch is checked out (a detached HEAD).
     """
     branch = call("git", "branch", "--show-current")
     if not branch:
-        raise ProjectError(f"{command}: no branch is checked out; `git switch --create NAME` makes one here")
+        raise ProjectError(f"{command}: no branch is checked out; create one: git switch --create NAME")
     return branch
 
 
 def default_branch(command: str) -> str:
-    """The default branch of `origin`, which is asked.
+    """Ask `origin` for its default branch.
+
+    Args:
+        command: name of the command, for the message.
+
+    Returns:
+        The branch's name.
 
     Raises:
-        ProjectError: there is no `origin`, it is out of reach, or it has no branch yet.
+        ProjectError: there is no `origin`, it cannot be reached, or it has no branch yet.
     """
     if not has_origin():
         raise ProjectError(f"{command}: there is no remote `origin`: git remote add origin ADDRESS")
-    failure = f"{command}: origin is out of reach:"
+    failure = f"{command}: origin cannot be reached:"
     lines = call("git", "ls-remote", "--symref", "origin", "HEAD", failure=failure).splitlines()
     branches = [line.split()[1] for line in lines if line.startswith("ref:")]
     if not branches:
@@ -60,10 +100,14 @@ def default_branch(command: str) -> str:
 
 
 def commit_aside(title: str, *paths: Path | str) -> str:
-    """Commit paths on top of HEAD, on no branch: branch, index and working folder stay as they are.
+    """Commit paths on top of HEAD, on no branch; branch, index and working folder stay as they are.
+
+    Args:
+        title: the commit's message.
+        paths: files and folders to be committed.
 
     Returns:
-        The commit, to be pushed; what failed on the way leaves nothing behind.
+        The commit's hash, to be pushed. A failure leaves nothing behind.
     """
     with TemporaryDirectory() as folder:
         index = str(Path(folder, "index"))
@@ -71,3 +115,28 @@ def commit_aside(title: str, *paths: Path | str) -> str:
         call("git", "add", "--all", "--", *paths, GIT_INDEX_FILE=index)
         tree = call("git", "write-tree", GIT_INDEX_FILE=index)
     return call("git", "commit-tree", tree, "-p", "HEAD", "-m", title)
+
+
+@contextmanager
+def checkout(revision: str) -> Generator[Path]:
+    """Check a revision out into a temporary folder (a worktree), which is removed afterwards.
+
+    Args:
+        revision: branch, tag or hash.
+
+    Yields:
+        The project's folder in it.
+
+    Raises:
+        ProjectError: there is no such revision.
+    """
+    unknown = f"there is no revision {revision}; if it is a new tag, run git fetch --tags."
+    commit = call("git", "rev-parse", "--quiet", "--verify", f"{revision}^0", failure=unknown)
+    inner = call("git", "rev-parse", "--show-prefix")
+    with TemporaryDirectory() as temporary:
+        tree = Path(temporary).resolve() / "tree"
+        call("git", "worktree", "add", "--detach", tree, commit)
+        try:
+            yield tree / inner
+        finally:
+            call("git", "worktree", "remove", "--force", tree)
