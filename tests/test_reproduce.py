@@ -48,7 +48,7 @@ def test_reproduce_reports_a_different_result(work: Project) -> None:
     (work.folder / "uv.lock").unlink()
     commit(work.folder, "better")
     error = work.refusal("automation.reproduce")
-    assert "HEAD is not reproduced: roc_auc differ." in error
+    assert "HEAD is not reproduced; these differ: roc_auc" in error
     assert leftovers(work) == []
 
 
@@ -66,10 +66,10 @@ def test_reproduce_reports_a_failing_stage(work: Project) -> None:
 @pytest.mark.parametrize(
     ("revision", "named"),
     [
-        ("v9", "git knows no revision v9"),
-        ("HEAD:README.md", "git knows no revision HEAD:README.md"),
-        ("HEAD~1", "HEAD~1 holds no dvc.lock"),
-        ("HEAD", "`dvc push` was forgotten"),
+        ("v9", "there is no revision v9"),
+        ("HEAD:README.md", "there is no revision HEAD:README.md"),
+        ("HEAD~1", "HEAD~1 has no dvc.lock"),
+        ("HEAD", "neither in the cache nor in the remote"),
     ],
 )
 def test_reproduce_names_missing_revision(work: Project, revision: str, named: str) -> None:

@@ -314,7 +314,7 @@ def test_alert_opens_updates_and_closes_one_issue(
     work: Project, usual: Path, shifted: Path, gh_calls: Path
 ) -> None:
     """Training is triggered unless a model is waiting to be merged."""
-    assert "reports/monitoring.json is not here: make monitor" in work.refusal("automation.alert")
+    assert "reports/monitoring.json is missing; run make monitor first" in work.refusal("automation.alert")
     owners = work.folder / ".github/CODEOWNERS"
     work.replace("/src/*/data/ @your-org/ml-team", "/src/*/data/ @acme/data @acme/lake", owners)
     work.refusal("monitoring.monitor", "--events", shifted)
@@ -327,7 +327,7 @@ def test_alert_opens_updates_and_closes_one_issue(
     assert "\nevent_type=train\n--raw-field\nclient_payload[reason]=drift, internet_service; " in event
     (gh_calls / "dispatch").unlink()
     (gh_calls / "open").write_text("https://github.com/acme/churn/pull/1\n")
-    assert "waits to be merged: https://github.com/acme/churn/pull/1" in work.stages("automation.alert")
+    assert "is waiting for review: https://github.com/acme/churn/pull/1" in work.stages("automation.alert")
     assert (gh_calls / "issue").read_text().startswith("edit\n7\n")
     assert not (gh_calls / "dispatch").exists()
     monitor(work, usual, "--since", "1d")

@@ -103,13 +103,16 @@ def test_conflict_makes_a_draft(conflicting: GitHub) -> None:
     assert subprocess.run(hook, check=False).returncode == 1
 
 
-def test_failed_pull_request_leaves_no_branch(conflicting: GitHub) -> None:
-    """GitHub may reject it until a setting is changed; the next run must not take it for proposed."""
+def test_failed_pull_request_is_opened_by_the_next_run(conflicting: GitHub) -> None:
+    """GitHub may reject it until a setting is changed; the branch is pushed by then."""
     (conflicting.folder / "pull-request").mkdir()  # the stand-in cannot write there
     run = propose(conflicting)
     assert run.failed == [("template-pr", STEP)], run.log
     assert "gh pr create --draft" in run.log
-    assert git("branch", cwd=conflicting.origin).split() == ["*", "main"]
+    (conflicting.folder / "pull-request").rmdir()
+    (conflicting.folder / "open").unlink(missing_ok=True)
+    assert propose(conflicting).jobs == {"template-pr": "success"}
+    assert "\n## Conflicts: nothing was tested\n\n- .gitignore\n" in conflicting.pull_request
 
 
 def test_failing_checks_make_a_draft(github: GitHub) -> None:
@@ -163,7 +166,7 @@ def test_repeated_command_completes_a_failed_run(conflicting: GitHub, project: P
         assert "not today" in by_hand(conflicting).stderr
         hook.unlink()
         assert git("status", "--porcelain", cwd=clone.folder) == ""
-        assert f"{BRANCH} needs a hand" in by_hand(conflicting).stderr
+        assert f"{BRANCH} needs work by hand" in by_hand(conflicting).stderr
         assert conflicting.pull_request.startswith(f"create\n--draft\n--head\n{BRANCH}\n--base\nmain\n")
         for name in ("open", "pull-request"):
             (conflicting.folder / name).unlink()

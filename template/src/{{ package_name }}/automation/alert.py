@@ -1,10 +1,10 @@
-"""Alert: say where people look what the newest report of `monitor` says, and ask for a model that fits.
+"""Alert: open, update or close a GitHub issue for the last monitoring result; start training if it helps.
 
     python -m <package>.automation.alert
 
-`alert` opens one issue, or renews it, and names the owners; drift and missed KPIs start the workflow
-`train` besides, unless a new model waits to be merged. `ok` closes the issue; `warn` leaves it as it is.
-On GitHub the workflow `monitor` does this; on a laptop it needs GitHub's `gh`, logged in.
+The verdict `alert` opens one issue, or updates it, and mentions the owners. Drift and missed KPIs also start
+the workflow `train`, unless a new model is waiting for review. `ok` closes the issue; `warn` changes nothing.
+On GitHub the workflow `monitor` runs this; on a laptop it needs GitHub's `gh`, logged in.
 """
 
 import os
@@ -20,61 +20,64 @@ from .propose import find_open
 
 LABEL = "monitoring"
 CODEOWNERS = Path(".github/CODEOWNERS")
-# An alert's owner is that of a path; where none is given here, the project's.
-PATHS = {"drift": "/src/*/data/", "refused": "/src/*/data/", "failed": "/deploy/"}
-LEARNED = ("drift", "kpi")  # what a new model may mend
-LONGEST = 65_000  # characters of an issue that GitHub takes
+OWNED_PATHS = {"drift": "/src/*/data/", "refused": "/src/*/data/", "failed": "/deploy/"}
+"""The path in CODEOWNERS whose owners look at an alert; the project's owners look at the other alerts."""
+TRAINABLE = ("drift", "kpi")
+"""Alerts that a new model may end."""
+MAX_CHARACTERS = 65_000
+"""Limit of GitHub for the text of an issue."""
 
 
-def owner(rule: str) -> str:
-    """Who is asked about alerts of a kind, as a mention."""
+def _find_owner(rule: str) -> str:
+    """Return the owners of a kind of alert, as mentions."""
     lines = (line.split() for line in CODEOWNERS.read_text(encoding="utf-8").splitlines())
     owners = {words[0]: " ".join(words[1:]) for words in lines if words}
-    return owners.get(PATHS.get(rule, "*")) or owners.get("*") or "nobody"
+    return owners.get(OWNED_PATHS.get(rule, "*")) or owners.get("*") or "nobody"
 
 
-def body(found: Monitoring, alerts: list[Finding]) -> str:
-    """What the issue says: who is asked, and the report."""
-    rules = dict.fromkeys(it.rule for it in alerts)
-    asked = ", ".join(f"{owner(rule)} for {rule}" for rule in rules)
-    seen = os.environ.get("SEEN_IN", "a run by hand")
-    return f"{asked}: please look. Seen in {seen}.\n\n{markdown(found)}"[:LONGEST]
+def _write_body(report: Monitoring, alerts: list[Finding]) -> str:
+    """Write the issue's text: who should look, and the report."""
+    rules = dict.fromkeys(alert.rule for alert in alerts)
+    mentions = ", ".join(f"{_find_owner(rule)} for {rule}" for rule in rules)
+    run = os.environ.get("SEEN_IN", "a run by hand")
+    return f"{mentions}: please look. Reported by {run}.\n\n{markdown(report)}"[:MAX_CHARACTERS]
 
 
-def open_issue(found: Monitoring, alerts: list[Finding], issue: str) -> str:
-    """Open the issue, or renew it; give its address."""
-    call("gh", "label", "create", LABEL, "--force", "--description", "Production is not as it was")
-    verb = ("edit", issue) if issue else ("create", "--label", LABEL)
-    title = f"Production of model {found.model_version} is not what it was made for"
-    return call("gh", "issue", *verb, "--title", title, "--body", body(found, alerts))
+def _open_issue(report: Monitoring, alerts: list[Finding], issue: str) -> str:
+    """Open the issue, or update the open one; return its address."""
+    call("gh", "label", "create", LABEL, "--force", "--description", "Alerts of the model in production")
+    action = ("edit", issue) if issue else ("create", "--label", LABEL)
+    title = f"Monitoring alert for model {report.model_version}"
+    return call("gh", "issue", *action, "--title", title, "--body", _write_body(report, alerts))
 
 
-def ask_for_training(alerts: list[Finding]) -> str:
-    """Start the workflow `train`, or say why not."""
-    if waiting := find_open("model/main"):
-        return f"train is not started, a model waits to be merged: {waiting}"
-    reason = "; ".join(f"{it.rule}, {it.subject}" for it in alerts)
+def _start_training(alerts: list[Finding]) -> str:
+    """Start the workflow `train` unless a new model is waiting; return what happened."""
+    if address := find_open("model/main"):
+        return f"train is not started, because a model is waiting for review: {address}"
+    reason = "; ".join(f"{alert.rule}, {alert.subject}" for alert in alerts)
     fields = ("--raw-field", "event_type=train", "--raw-field", f"client_payload[reason]={reason}")
     call("gh", "api", "repos/{owner}/{repo}/dispatches", *fields)
     return f"train is started: {reason}"
 
 
 def main() -> None:
+    """Act on the last monitoring result."""
     if not MONITORING_REPORT.exists():
-        raise ProjectError(f"alert: {MONITORING_REPORT} is not here: make monitor")
-    found = msgspec.json.decode(MONITORING_REPORT.read_bytes(), type=Monitoring)
-    alerts = [it for it in found.reasons if it.verdict == "alert"]
-    open_ones = ("--label", LABEL, "--state", "open", "--limit", "1")
-    issue = call("gh", "issue", "list", *open_ones, "--json", "number", "--jq", ".[].number")
+        raise ProjectError(f"alert: {MONITORING_REPORT} is missing; run make monitor first")
+    report = msgspec.json.decode(MONITORING_REPORT.read_bytes(), type=Monitoring)
+    alerts = [reason for reason in report.reasons if reason.verdict == "alert"]
+    options = ("--label", LABEL, "--state", "open", "--limit", "1", "--json", "number", "--jq", ".[].number")
+    issue = call("gh", "issue", "list", *options)
     if alerts:
-        print(f"alert: {open_issue(found, alerts, issue)}")
-        if any(it.rule in LEARNED for it in alerts):
-            print(f"alert: {ask_for_training(alerts)}")
-    elif issue and found.verdict == "ok":
-        call("gh", "issue", "close", issue, "--comment", f"Production is ok: {headline(found)}")
+        print(f"alert: {_open_issue(report, alerts, issue)}")
+        if any(alert.rule in TRAINABLE for alert in alerts):
+            print(f"alert: {_start_training(alerts)}")
+    elif issue and report.verdict == "ok":
+        call("gh", "issue", "close", issue, "--comment", f"Production is ok: {headline(report)}")
         print(f"alert: issue {issue} is closed")
     else:
-        print(f"alert: none, production is {found.verdict}")
+        print(f"alert: none, production is {report.verdict}")
 
 
 if __name__ == "__main__":

@@ -1,42 +1,26 @@
-"""Reproduce: make a revision's model again from its data, in a folder apart, and compare.
+"""Reproduce: rebuild the model of a revision from its data, in a temporary checkout, and compare.
 
-`make reproduce REV=v1.2` ends with exit code 0 when bundle and metrics are what the revision recorded.
+`make reproduce REV=v1.2` succeeds if the bundle and the metrics equal those that the revision recorded.
 """
 
 import json
 import os
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..core.errors import ProjectError, cli
 from ..core.files import table
-from ..core.paths import BUNDLE, EVALUATION_REPORT, METRICS
+from ..core.git import checkout
+from ..core.paths import BUNDLE, EVALUATION_REPORT, LOCK, METRICS
 from ..core.shell import call
 
 Results = dict[str, float | str]
-OURS = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "MLFLOW_TRACKING_URI")  # of no concern to the revision
+UNSET = dict.fromkeys(("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "MLFLOW_TRACKING_URI"), "")
+"""Variables of this project's environment that the revision must not see."""
 
 
-@contextmanager
-def checked_out(revision: str) -> Generator[Path]:
-    """The project as it was, in a temporary folder."""
-    unknown = f"git knows no revision {revision}; perhaps after `git fetch --tags`."
-    commit = call("git", "rev-parse", "--quiet", "--verify", f"{revision}^0", failure=unknown)
-    inner = call("git", "rev-parse", "--show-prefix")
-    with TemporaryDirectory() as temporary:
-        tree = Path(temporary).resolve() / "tree"
-        call("git", "worktree", "add", "--detach", tree, commit)
-        try:
-            yield tree / inner
-        finally:
-            call("git", "worktree", "remove", "--force", tree)
-
-
-def share_storage(folder: Path) -> None:
-    """Give another checkout this one's cache and remotes: relative addresses would not hold there."""
+def _share_storage(folder: Path) -> None:
+    """Give another checkout this project's cache and remotes, whose relative addresses do not hold there."""
     from dvc.repo import Repo
 
     with Repo() as here, Repo(str(folder)) as there, there.config.edit("local") as local:
@@ -44,57 +28,61 @@ def share_storage(folder: Path) -> None:
         local["remote"] = here.config["remote"]
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """What commands there run in: the libraries of its `uv.lock`, else those that are here."""
+def _make_environment(folder: Path) -> dict[str, str]:
+    """Install the libraries of the revision's `uv.lock` (without one, use those of this project)."""
     binaries = Path(sys.executable).parent
     if (folder / "uv.lock").exists():
-        uv = os.environ.get("UV", "uv")
-        call(uv, "sync", "--frozen", "--no-install-project", folder=folder, **dict.fromkeys(OURS, ""))
+        call(os.environ.get("UV", "uv"), "sync", "--frozen", "--no-install-project", folder=folder, **UNSET)
         binaries = folder / ".venv/bin"
-    (folder / "uv.lock").touch()  # the first stage depends on it
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
-    own = {"PATH": path, "PYTHONPATH": str(folder / "src"), "TQDM_DISABLE": "1"}
-    return dict.fromkeys(OURS, "") | own
+    return UNSET | {"PATH": path, "PYTHONPATH": str(folder / "src"), "TQDM_DISABLE": "1"}
 
 
-def results(folder: Path, version: Path, key: str) -> Results:
-    """The bundle's version, from the file that says it, and the metrics."""
-    model_version = json.loads((folder / version).read_text())[key]
-    return {"model_version": model_version} | json.loads((folder / METRICS).read_text())
+def _read_results(folder: Path, report: Path, key: str) -> Results:
+    """Read the model's version, from the file that has it, and the metrics."""
+    version = json.loads((folder / report).read_text(encoding="utf-8"))[key]
+    return {"model_version": version} | json.loads((folder / METRICS).read_text(encoding="utf-8"))
 
 
-def recorded(folder: Path, revision: str) -> Results:
-    """What the revision says of itself; raise `ProjectError` if it holds no model."""
-    for name in (Path("dvc.lock"), METRICS, EVALUATION_REPORT):
-        if not (folder / name).exists():
-            raise ProjectError(f"{revision} holds no {name}: commit what `make pipeline` makes.")
-    return results(folder, EVALUATION_REPORT, "model_version")
+def _read_recorded(folder: Path, revision: str) -> Results:
+    """Read the results that the revision recorded; raise `ProjectError` if it has none."""
+    for path in (LOCK, METRICS, EVALUATION_REPORT):
+        if not (folder / path).exists():
+            raise ProjectError(f"{revision} has no {path}: commit the files that `make pipeline` writes.")
+    return _read_results(folder, EVALUATION_REPORT, "model_version")
 
 
-def remade(folder: Path, revision: str) -> Results:
-    """Run everything but ingestion, whose rows are pulled: the source may hold others by now."""
-    share_storage(folder)
-    env = environment(folder)
-    lost = f"The data of {revision} is neither in the cache nor in the remote: `dvc push` was forgotten."
-    call("dvc", "pull", "ingest", failure=lost, folder=folder, **env)
-    call("dvc", "freeze", "ingest", folder=folder, **env)
-    options = ("--force", "--no-run-cache", "--no-commit")  # run indeed, and leave the cache as it is
-    failure = f"The pipeline of {revision} fails."
-    call("dvc", "repro", *options, "evaluate", failure=failure, folder=folder, **env)
-    return results(folder, BUNDLE / "metadata.json", "version")
+def _rebuild(folder: Path, revision: str) -> Results:
+    """Run all stages but ingest, whose rows are pulled, because the source may have changed."""
+    _share_storage(folder)
+    environment = _make_environment(folder)
+    failure = f"The data of {revision} is neither in the cache nor in the remote; run `dvc push` where it is:"
+    call("dvc", "pull", "ingest", failure=failure, folder=folder, **environment)
+    call("dvc", "freeze", "ingest", folder=folder, **environment)
+    options = ("--force", "--no-run-cache", "--no-commit")  # run every stage, and leave the cache as it is
+    failure = f"The pipeline of {revision} fails:"
+    call("dvc", "repro", *options, "evaluate", failure=failure, folder=folder, **environment)
+    return _read_results(folder, BUNDLE / "metadata.json", "version")
 
 
 def main() -> None:
+    """Rebuild a revision and compare; raise `ProjectError` if the results differ."""
     revision = " ".join(sys.argv[1:]) or "HEAD"
-    with checked_out(revision) as folder:
-        before = recorded(folder, revision)
-        print(f"reproduce: making the model of {revision} again")
-        after = remade(folder, revision)
-    both = {name: (str(before.get(name)), str(after.get(name))) for name in before | after}
-    print(table([{"": name, "recorded": old, "remade": new} for name, (old, new) in both.items()]))
-    differing = [name for name, (old, new) in both.items() if old != new]
-    if differing:
-        raise ProjectError(f"{revision} is not reproduced: {', '.join(differing)} differ.")
+    with checkout(revision) as folder:
+        recorded = _read_recorded(folder, revision)
+        print(f"reproduce: rebuilding the model of {revision}")
+        rebuilt = _rebuild(folder, revision)
+    names = recorded | rebuilt
+    print(
+        table(
+            [
+                {"": name, "recorded": str(recorded.get(name)), "rebuilt": str(rebuilt.get(name))}
+                for name in names
+            ]
+        )
+    )
+    if differing := [name for name in names if recorded.get(name) != rebuilt.get(name)]:
+        raise ProjectError(f"{revision} is not reproduced; these differ: {', '.join(differing)}")
     print(f"reproduce: {revision} gives the same model and metrics")
 
 

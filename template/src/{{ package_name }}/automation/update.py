@@ -3,8 +3,8 @@
     python -m <package>.automation.update [--trust] [--data question=answer …]
 
 The arguments are those of `copier update`. Copier merges and marks conflicts in a temporary checkout, where a
-file that it deletes although you changed it is restored. The project changes only if Copier succeeds and each line
-of yours is still in a file.
+file that it deletes although you changed it is restored. The project changes only if Copier succeeds and each
+line of yours is still in a file.
 """
 
 import argparse
