@@ -322,7 +322,7 @@ def test_alert_opens_updates_and_closes_one_issue(
     assert "alert: train is started: drift, internet_service; drift, " in output
     issue, event = (gh_calls / "issue").read_text(), (gh_calls / "dispatch").read_text()
     assert issue.startswith("create\n--label\nmonitoring\n--title\n")
-    assert "@acme/data @acme/lake for drift: please look. Seen in a run by hand." in issue
+    assert "@acme/data @acme/lake for drift: please look. Reported by a run by hand." in issue
     assert "- ALERT drift, internet_service: " in issue
     assert "\nevent_type=train\n--raw-field\nclient_payload[reason]=drift, internet_service; " in event
     (gh_calls / "dispatch").unlink()

@@ -34,7 +34,7 @@ def find_open(branch: str) -> str:
 
 
 def _write_body(gate: dict[str, Any], commit: str, base: str) -> str:
-    """Write the pull request's text: the gate's report, metrics compared with production, links to the cards."""
+    """Write the pull request's text: the gate's report, a comparison of metrics, and links to the cards."""
     repository = call("gh", "repo", "view", "--json", "url", "--jq", ".url")
     report = GATE_REPORT.with_suffix(".md").read_text(encoding="utf-8")
     reference = gate["production"] or base

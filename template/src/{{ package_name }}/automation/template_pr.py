@@ -2,8 +2,8 @@
 
     python -m <package>.automation.template_pr [--trust]
 
-On GitHub the workflow `template-pr` runs this; on a laptop it needs GitHub's `gh`, logged in. The arguments are
-those of `update`. The working folder stays as it is, so that after a failure the same command continues.
+On GitHub the workflow `template-pr` runs this; on a laptop it needs GitHub's `gh`, logged in. It takes the
+arguments of `update`. The working folder stays as it is; after a failure, the same command continues.
 """
 
 import sys
