@@ -17,7 +17,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from {package}.contract.tables import read_features
-from {package}.serving.events import Batch, EventWriter, Request
+from {package}.serving.events import EventWriter, Request
 from {package}.model.bundle import Model
 from {package}.core.paths import BUNDLE, TRAIN
 
@@ -30,9 +30,10 @@ for start in range(0, count, 20_000):
     requests = []
     for index in range(start, start + 20_000):
         received, row = began + index / 1000, slice(index, index + 1)
-        request = Request(f"r{{index}}", "champion", received, 0.0001, 200, features[row], outputs[row])
+        matrices = {{"features": features[row], "outputs": outputs[row]}}
+        request = Request(received, id=f"r{{index}}", role="champion", seconds=1e-4, status=200, **matrices)
         requests.append(request)
-    writer.write([Batch.of(requests)])
+    writer.write(requests)
 """
 
 

@@ -60,7 +60,7 @@ def bare() -> ASGIApp:
     """The project's server, which checks no row, counts nothing and keeps nothing of what it answers."""
     package = os.environ["PACKAGE"]
     serving, rows = (import_module(f"{package}.{name}") for name in ("serving.app", "contract.rows"))
-    serving.EventWriter.record = serving.Metrics.count_request = lambda *_: None
+    serving.EventWriter.add = serving.Metrics.count_request = lambda *_: None
     rows.annotation = lambda _: Any  # ty: ignore[missing-attribute]
     rows.text_type = lambda text, _: text  # ty: ignore[missing-attribute]
     return serving.create_app()

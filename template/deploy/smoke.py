@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Smoke test of a server: alive, ready, one right answer, one refusal. Needs Python alone.
+"""Smoke test of a server: alive, ready, one prediction, one rejected body. Needs Python alone.
 
 deploy/smoke.py http://127.0.0.1:8000 --version 0123456789ab
 """
@@ -12,69 +12,100 @@ import time
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
-WAIT = 30  # seconds
+WAIT = 30  # seconds until the server must be ready
 LOOPBACK = re.compile(r"localhost|127\.[\d.]+|::1")
 
 
-def opener(address: str) -> OpenerDirector:
-    """Ask this machine directly, because a proxy would ask itself; others as the environment says."""
-    direct = LOOPBACK.fullmatch(urlsplit(address).hostname or "")
-    return build_opener(ProxyHandler({})) if direct else build_opener()
+def request(address: str, body: object = None) -> tuple[int, Any]:
+    """Send a request, past any proxy if the address is this machine.
 
+    Args:
+        address: The full address.
+        body: Sent as JSON by POST; None for GET.
 
-def ask(address: str, body: object = None) -> tuple[int, Any]:
-    """HTTP status and JSON of an answer."""
-    request = Request(address, data=None if body is None else json.dumps(body).encode())
+    Returns:
+        HTTP status, and the JSON of the response, or its text if it is an error.
+    """
+    is_local = LOOPBACK.fullmatch(urlsplit(address).hostname or "")
+    opener = build_opener(ProxyHandler({})) if is_local else build_opener()
+    data = None if body is None else json.dumps(body).encode()
     try:
-        with opener(address).open(request, timeout=10) as answer:
-            return answer.status, json.load(answer)
-    except HTTPError as refusal:
-        with refusal:
-            return refusal.code, refusal.read().decode(errors="replace")
+        with opener.open(Request(address, data=data), timeout=10) as response:
+            return response.status, json.load(response)
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode(errors="replace")
+
+
+def expect(check: str, status: int, address: str, body: object = None) -> Any:
+    """Send a request that must be answered with a status.
+
+    Args:
+        check: Name of the check, for the output.
+        status: The expected HTTP status.
+        address: The full address.
+        body: Sent as JSON by POST; None for GET.
+
+    Returns:
+        The content of the response.
+
+    Raises:
+        ValueError: The status is another.
+    """
+    actual, content = request(address, body)
+    if actual != status:
+        raise ValueError(f"{check}: expected status {status}, got {actual}: {str(content)[:300]}")
+    print(f"smoke: {check}: {status}")
+    return content
 
 
 def wait_until_ready(url: str, version: str | None) -> str:
-    """The version that answers; raises `ValueError` when it is not the one, or none, after a while."""
-    end, found = time.monotonic() + WAIT, None
+    """Wait until the server is ready.
+
+    Args:
+        url: Address of the server.
+        version: The expected model version; None for any.
+
+    Returns:
+        The model version.
+
+    Raises:
+        ValueError: It is not ready with that version after `WAIT` seconds.
+    """
+    end, last = time.monotonic() + WAIT, "no attempt"
     while time.monotonic() < end:
         try:
-            status, model = ask(f"{url}/ready")
-            found = model["version"] if status == 200 else f"status {status}"
-            if status == 200 and version in (None, found):
-                return found
+            status, model = request(f"{url}/ready")
+            last = f"version {model['version']}" if status == 200 else f"status {status}"
+            if status == 200 and version in (None, model["version"]):
+                return model["version"]
         except (URLError, ConnectionError, TimeoutError) as error:
-            found = str(error)
+            last = str(error)
         time.sleep(0.2)
-    raise ValueError(f"{url}/ready: not ready with {version or 'any model'} in {WAIT} s, but {found}")
-
-
-def expect(what: str, status: int, found: tuple[int, Any]) -> Any:
-    """The content of an answer with this status; raises `ValueError` for another one."""
-    if found[0] != status:
-        raise ValueError(f"{what}: expected status {status}, found {found[0]}: {str(found[1])[:300]}")
-    print(f"smoke: {what}: {status}")
-    return found[1]
+    raise ValueError(f"{url}/ready: not ready with {version or 'any version'} within {WAIT} s, last: {last}")
 
 
 def main() -> None:
+    """Run the checks."""
     parser = argparse.ArgumentParser(description="Smoke test of a server.")
-    parser.add_argument("url", help="where it is, such as http://127.0.0.1:8000")
-    parser.add_argument("--version", help="the model version that must answer")
-    asked = parser.parse_args()
+    parser.add_argument("url", help="address of the server, such as http://127.0.0.1:8000")
+    parser.add_argument("--version", help="the expected model version")
+    arguments = parser.parse_args()
+    url = arguments.url
     try:
-        version = wait_until_ready(asked.url, asked.version)
-        expect("alive", 200, ask(f"{asked.url}/health"))
-        api = expect("documentation", 200, ask(f"{asked.url}/openapi.json"))
+        version = wait_until_ready(url, arguments.version)
+        expect("alive", 200, f"{url}/health")
+        api = expect("documentation", 200, f"{url}/openapi.json")
         row = api["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
-        answer = expect("one row", 200, ask(f"{asked.url}/predict", row))
-        expect("no row at all", 422, ask(f"{asked.url}/predict", "no row"))
-        if answer["model_version"] != version:
-            raise ValueError(f"model {version} is ready, but {answer['model_version']} answers")
+        response = expect("one row", 200, f"{url}/predict", row)
+        expect("invalid body", 422, f"{url}/predict", "no row")
+        if response["model_version"] != version:
+            raise ValueError(f"model {version} is ready, but {response['model_version']} predicts")
     except (ValueError, URLError, ConnectionError, TimeoutError) as error:
         sys.exit(f"smoke: {error}")
-    print(f"smoke: model {version} answers {answer['predictions'][0]}")
+    print(f"smoke: model {version} predicts {response['predictions'][0]}")
 
 
 if __name__ == "__main__":

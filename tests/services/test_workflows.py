@@ -45,7 +45,7 @@ def test_ci_passes_from_a_fork(fork: GitHub) -> None:
     components = json.loads((uploaded / "sbom.json").read_text())["components"]
     assert {"onnxruntime", "uvicorn"} < {component["name"] for component in components}
     assert "scikit-learn" not in {component["name"] for component in components}
-    for line in ("smoke: one row: 200", "smoke: no row at all: 422", "no leaks found", "TOTAL"):
+    for line in ("smoke: one row: 200", "smoke: invalid body: 422", "no leaks found", "TOTAL"):
         assert line in run.log
 
 
@@ -207,7 +207,7 @@ def test_model_that_fails_under_load_is_rolled_back(next_release: GitHub, projec
     with load(partial(ask, next_release, project)):
         run = next_release.act("push", "deploy")
     assert run.failed == [("production", 'deploy/smoke.py "http://127.0.0.1:$PORT" --version "$VERSION"')]
-    assert "smoke: one row: expected status 200, found 500" in run.log
+    assert "smoke: one row: expected status 200, got 500" in run.log
     assert f"deploy: {before} answers again" in run.log
     assert answering(next_release) == before
     assert version(next_release)

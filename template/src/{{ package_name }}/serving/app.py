@@ -22,16 +22,8 @@ from ..contract.events import CHAMPION, FALLBACK, FALLBACK_0_2, LABELS_FOLDER, R
 from ..contract.rows import Problem, RowCodec, RowError
 from ..core.errors import warn_once
 from ..model.bundle import Model, OutputError
-from .api import (
-    FEEDBACK,
-    FEEDBACK_0_2,
-    PREDICT,
-    ErrorResponse,
-    FeedbackResponse,
-    Predictions,
-    ValidationErrorResponse,
-    create_api,
-)
+from . import api
+from .api import FEEDBACK, FEEDBACK_0_2, PREDICT
 from .events import EventWriter, Request
 from .feedback import MAX_ID_LENGTH, LabelWriter
 from .metrics import Metrics
@@ -77,15 +69,16 @@ class Server:
             token: Token that clients need to send labels; if empty, the gateway lets no labels through.
             max_gb: Largest size of each store in GB, if it is a folder.
         """
-        self._model, self._role, self._token = model, role, token.encode()
+        self._model, self._version = model, model.metadata.version
+        self._role, self._token = role, token.encode()
         self._codec, self._limits = RowCodec(model.contract), RequestLimits()
         self._events = EventWriter(model, events, max_gb)
         self._labels = LabelWriter(model.contract, labels, max_gb)
         self._writers: dict[str, Writer] = {"event": self._events, "label": self._labels}
-        self._metrics = Metrics(model.metadata.version, price, self._events.outputs, self._writers)
+        self._metrics = Metrics(self._version, price, self._events.outputs, self._writers)
         self._encode = msgspec.json.Encoder().encode
         self._handlers = {PREDICT: self._predict, FEEDBACK: self._record, FEEDBACK_0_2: self._record}
-        self.api = create_api(model, self._codec, self._labels.reader, self._metrics, self._run)
+        self.api = api.create_api(model, self._codec, self._labels.reader, self._metrics, self._run)
 
     @asynccontextmanager
     async def _run(self, _: FastAPI) -> AsyncGenerator[None]:
@@ -121,7 +114,7 @@ class Server:
                 return
             status, content = handler(body, request_id, _ROLES.get(headers.get(b"x-role", b""), self._role))
         except RequestRejected as error:
-            status, content = error.status, self._encode(ErrorResponse(str(error)))
+            status, content = error.status, self._encode(api.ErrorResponse(str(error)))
         length = (b"content-length", str(len(content)).encode())
         name = (b"x-request-id", request_id[:MAX_ID_LENGTH].encode("latin-1"))
         response_headers = [_JSON, length, name, *_EXTRA_HEADERS.get(status, ())]
@@ -133,35 +126,43 @@ class Server:
     def _predict(self, body: bytes, request_id: str, role: str) -> tuple[int, bytes]:
         """Predict the rows of a body and record the event: HTTP status and JSON."""
         received, started = time(), perf_counter()
-        matrices = ()
+        features = outputs = None
         try:
             if len(request_id) > MAX_ID_LENGTH:  # if it were cut, labels could not find it
                 raise RowError([_LONG_ID])
-            features = self._codec.decode(body)
-            outputs = self._model.run(features)
-            predictions = self._model.predictions(outputs)
-            status, matrices = 200, (features, outputs)
-            content = self._encode(Predictions(self._model.metadata.version, predictions))
-            self._metrics.predicted_rows += len(features)
+            rows = self._codec.decode(body)
+            scores = self._model.run(rows)
+            content = self._encode(api.Predictions(self._version, self._model.predictions(scores)))
+            status, features, outputs = 200, rows, scores
+            self._metrics.predicted_rows += len(rows)
         except RowError as error:
-            status, content = 422, self._encode(ValidationErrorResponse(error.problems, error.note))
+            status, content = 422, self._encode(api.ValidationErrorResponse(error.problems, error.note))
         except OutputError as error:
             LOG.error("request %s failed: %s", request_id, error)
-            status, content = 500, self._encode(ErrorResponse(str(error)))
+            status, content = 500, self._encode(api.ErrorResponse(str(error)))
         except Exception:  # whatever it is, the server goes on
             LOG.exception("request %s failed", request_id)
             message = f"internal error; the server's log has the details under request {request_id}"
-            status, content = 500, self._encode(ErrorResponse(message))
+            status, content = 500, self._encode(api.ErrorResponse(message))
         seconds = perf_counter() - started
-        self._events.record(Request(request_id[:MAX_ID_LENGTH], role, received, seconds, status, *matrices))
+        event = Request(
+            received,
+            id=request_id[:MAX_ID_LENGTH],
+            role=role,
+            seconds=seconds,
+            status=status,
+            features=features,
+            outputs=outputs,
+        )
+        self._events.add(event)
         return status, content
 
     def _record(self, body: bytes, *_: str) -> tuple[int, bytes]:
         """Record the labels of a body: HTTP status and JSON."""
         try:
-            return 202, self._encode(FeedbackResponse(self._labels.record(body)))
+            return 202, self._encode(api.FeedbackResponse(self._labels.record(body)))
         except RowError as error:
-            return 422, self._encode(ValidationErrorResponse(error.problems, error.note))
+            return 422, self._encode(api.ValidationErrorResponse(error.problems, error.note))
 
     def _check(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
         """Reject a request that is no POST, or that sends labels without permission.
@@ -200,13 +201,10 @@ def create_app() -> Server:
     if "TRUTH" in environment:
         warn_once("the environment variable TRUTH is deprecated and ends with 0.5: use LABELS")
         environment.setdefault("LABELS", environment["TRUTH"])
-    events = environment.get("EVENTS", "events").rstrip("/")
+    get = environment.get
+    events = get("EVENTS", "events").rstrip("/")
+    model, labels = Model(Path(get("BUNDLE", "models/bundle"))), get("LABELS", f"{events}/{LABELS_FOLDER}")
+    price, max_gb = float(get("PRICE_PER_HOUR", 0)), float(get("MAX_STORE_GB", MAX_STORE_GB))
     return Server(
-        Model(Path(environment.get("BUNDLE", "models/bundle"))),
-        events,
-        environment.get("LABELS", f"{events}/{LABELS_FOLDER}"),
-        environment.get("ROLE", CHAMPION),
-        float(environment.get("PRICE_PER_HOUR", 0)),
-        environment.get("FEEDBACK_TOKEN", "").strip(),
-        float(environment.get("MAX_STORE_GB", MAX_STORE_GB)),
+        model, events, labels, get("ROLE", CHAMPION), price, get("FEEDBACK_TOKEN", "").strip(), max_gb
     )

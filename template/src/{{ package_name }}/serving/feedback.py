@@ -1,6 +1,5 @@
 """Feedback: ground-truth labels of earlier predictions, by request id and row."""
 
-from dataclasses import dataclass
 from time import time
 from typing import Any
 
@@ -18,8 +17,7 @@ _ID = Column("id", "text", description="The x-request-id of the prediction.")
 _ROW = Column("row", "integer", 0, MAX_ROWS - 1, nullable=True, description="Its row, 0 if absent.")
 
 
-@dataclass(frozen=True)
-class Labels(Record):
+class Labels(Record, kw_only=True):
     """The labels of one request.
 
     Attributes:
@@ -59,7 +57,7 @@ class LabelWriter(Writer[Labels]):
             RowError: The body breaks a rule of the contract.
         """
         labels = dict.fromkeys((name, int(row or 0), value) for name, row, value in self.reader.read(body))
-        self.add(Labels(time(), len(labels), LABEL_BYTES * len(labels), [*labels]))
+        self.add(Labels(time(), len(labels), LABEL_BYTES * len(labels), values=[*labels]))
         return len(labels)
 
     def table(self, records: list[Labels]) -> Table:

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from math import inf
@@ -22,6 +21,7 @@ from typing import Generic, TypeVar
 from uuid import uuid4
 
 import fsspec
+import msgspec
 from arro3.core import Table
 from arro3.io import write_parquet
 
@@ -40,8 +40,7 @@ class FolderFullError(Exception):
     """The folder holds `MAX_STORE_GB`."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(msgspec.Struct, gc=False):
     """Rows to be written.
 
     Attributes:
@@ -51,8 +50,8 @@ class Record:
     """
 
     time: float
-    n_rows: int
-    n_bytes: int
+    n_rows: int = 1
+    n_bytes: int = 0
 
 
 R = TypeVar("R", bound=Record)
@@ -62,6 +61,7 @@ class Writer(ABC, Generic[R]):
     """A thread that writes what is added.
 
     Attributes:
+        buffered_rows: Rows that are not written yet.
         dropped_rows: Rows that will never be written.
         failures: Attempts to write that failed.
     """
@@ -74,7 +74,7 @@ class Writer(ABC, Generic[R]):
             max_gb: Largest size of the store in GB, if it is a folder.
         """
         self._address, self._max_gb = address.rstrip("/"), max_gb
-        self._buffered_rows = self._buffered_bytes = self.dropped_rows = self.failures = 0
+        self.buffered_rows = self.dropped_rows = self.failures = self._buffered_bytes = 0
         self._folder_bytes, self._measured = 0, -inf
         self._process = uuid4().hex[:12]
         self._buffer: deque[R] = deque()
@@ -92,11 +92,6 @@ class Writer(ABC, Generic[R]):
         Returns:
             The rows.
         """
-
-    @property
-    def buffered_rows(self) -> int:
-        """Rows that are not written yet."""
-        return self._buffered_rows
 
     def start(self) -> None:
         """Start writing."""
@@ -118,7 +113,7 @@ class Writer(ABC, Generic[R]):
             was_due = self._is_due()
             self._buffer.append(record)
             self._count(record, 1)
-            while self._is_too_much() and self._buffer and self._buffered_rows > record.n_rows:
+            while self._is_too_much() and self._buffer and self.buffered_rows > record.n_rows:
                 self._discard([self._buffer.popleft()])
             if self._is_due() and not was_due:  # once: if the store fails, the thread waits as usual
                 self._wake.set()
@@ -158,15 +153,15 @@ class Writer(ABC, Generic[R]):
 
     def _is_due(self) -> bool:
         """Whether the buffer is to be written before the interval ends."""
-        return self._buffered_rows >= FLUSH_ROWS or self._buffered_bytes >= MAX_BUFFERED_BYTES // 2
+        return self.buffered_rows >= FLUSH_ROWS or self._buffered_bytes >= MAX_BUFFERED_BYTES // 2
 
     def _is_too_much(self) -> bool:
         """Whether the buffer exceeds a limit; records that are just being written count."""
-        return self._buffered_rows > MAX_BUFFERED_ROWS or self._buffered_bytes > MAX_BUFFERED_BYTES
+        return self.buffered_rows > MAX_BUFFERED_ROWS or self._buffered_bytes > MAX_BUFFERED_BYTES
 
     def _count(self, record: R, sign: int) -> None:
         """Add a record to the size of the buffer, or subtract it."""
-        self._buffered_rows += sign * record.n_rows
+        self.buffered_rows += sign * record.n_rows
         self._buffered_bytes += sign * record.n_bytes
 
     def _discard(self, records: list[R], is_written: bool = False) -> None:
