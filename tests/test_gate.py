@@ -395,7 +395,6 @@ from {package}.evaluation.checks import Evidence, Production, check_production
 TIMES, ROWS, MARGIN = 400, 1500, 0.02
 settings = params.Params(gate=params.Gate(n_bootstrap=400, non_inferiority_margin=MARGIN))
 problem = declarations.load()
-kpi = problem.primary_kpi
 
 def outputs(score):
     yes = 1 / (1 + np.exp(-score))
@@ -410,7 +409,7 @@ def verdict(random, ours, theirs):
     production = Production("production/1", "theirs", outputs(score(theirs)))
     test = Dataset(Path(), problem.contract, pd.DataFrame(), target)
     new = outputs(score(ours))
-    evidence = Evidence(settings, (kpi,), kpi, (), "new", test, new, None, production, [], (), {{}})
+    evidence = Evidence(settings, problem, "new", test, new, None, production, [], (), {{}})
     (check,) = check_production(evidence)
     return {{"pass": "promote", "warn": "keep", "fail": "block"}}[check.status]
 

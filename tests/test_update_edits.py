@@ -121,7 +121,7 @@ def test_update_does_not_touch_own_files(edited: Edited) -> None:
 def test_merged_file_contains_both_sides(edited: Edited) -> None:
     """The team's stage beside the template's new one; its line in the file that was renamed."""
     stages = yaml.safe_load((edited.project / "dvc.yaml").read_text())["stages"]
-    assert {"publish", "importance"} <= stages.keys()
+    assert {"publish", "evaluate"} <= stages.keys()
     assert "- Or ask us." in (package(edited.project) / "model/onnx.py").read_text()
     assert not (package(edited.project) / "packaging/onnx.py").exists()
 

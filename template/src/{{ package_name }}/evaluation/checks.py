@@ -18,17 +18,10 @@ from numpy.typing import NDArray
 from .. import params
 from ..contract import TOP_K, Contract
 from ..contract.dataset import Dataset
-from ..contract.expectations import BehaviouralTest, Kpi
 from ..core.files import table
-from ..stats.inference import (
-    Estimate,
-    Statistic,
-    adjust_holm,
-    assign_calibration_bins,
-    bootstrap,
-    mcnemar_p_value,
-    p_value_below_zero,
-)
+from ..declarations import Declarations
+from ..stats import inference
+from ..stats.inference import Estimate, Statistic, adjust_holm, p_value_below_zero
 from ..stats.metrics import METRICS, absolute_errors, resampled_mean, target_ranks
 
 Floats = NDArray[np.floating]
@@ -104,8 +97,7 @@ class Evidence:
     """Input of all checks. Outputs have shape `(n_rows, n_labels)`, a row for each test row.
 
     Attributes:
-        kpis: All KPIs.
-        primary_kpi: The KPI that models are compared by.
+        problem: The declarations of `problem.py`.
         version: Version of the model.
         outputs: Outputs of the model.
         baseline: Outputs of the baseline.
@@ -116,9 +108,7 @@ class Evidence:
     """
 
     params: params.Params
-    kpis: tuple[Kpi, ...]
-    primary_kpi: Kpi
-    behavioural_tests: tuple[BehaviouralTest, ...]
+    problem: Declarations
     version: str
     test: Dataset
     outputs: Floats
@@ -153,7 +143,7 @@ class Evidence:
             Estimates by name.
         """
         gate = self.params.gate
-        return bootstrap(
+        return inference.bootstrap(
             statistics, len(self.test), gate.n_bootstrap, gate.confidence_level, gate.bootstrap_block_size
         )
 
@@ -167,11 +157,14 @@ class Evidence:
         Returns:
             A statistic for `bootstrap`.
         """
-        target, outputs, others = self.test.target[rows], self.outputs[rows], reference[rows]
-        metric, sign = METRICS[self.contract.task][self.primary_kpi.metric], self.primary_kpi.sign
-        return lambda counts: (
-            sign * (metric(target, outputs, counts[:, rows]) - metric(target, others, counts[:, rows]))
-        )
+        target, kpi = self.test.target[rows], self.problem.primary_kpi
+        metric = METRICS[self.contract.task][kpi.metric]
+
+        def difference(counts: Floats) -> Floats:
+            drawn = counts[:, rows]
+            return metric(target, self.outputs[rows], drawn) - metric(target, reference[rows], drawn)
+
+        return lambda counts: kpi.sign * difference(counts)
 
 
 def status_if(passed: bool, otherwise: Status = "fail") -> Status:
@@ -273,9 +266,9 @@ def check_kpis(evidence: Evidence) -> Checks:
         A result for each KPI.
     """
     metrics, target, outputs = METRICS[evidence.contract.task], evidence.test.target, evidence.outputs
-    names = {kpi.metric for kpi in evidence.kpis}
+    names = {kpi.metric for kpi in evidence.problem.kpis}
     estimates = evidence.bootstrap({name: partial(metrics[name], target, outputs) for name in names})
-    for kpi in evidence.kpis:
+    for kpi in evidence.problem.kpis:
         estimate = estimates[kpi.metric]
         bound, side = (estimate.low, "lower bound ≥") if kpi.sign > 0 else (estimate.high, "upper bound ≤")
         status, limit = status_if(kpi.sign * (bound - kpi.threshold) >= 0), f"CI {side} {kpi.threshold:g}"
@@ -292,7 +285,7 @@ def check_baseline(evidence: Evidence) -> Checks:
     Yields:
         One result, for the primary metric.
     """
-    metric = evidence.primary_kpi.metric
+    metric = evidence.problem.primary_kpi.metric
     estimate = evidence.bootstrap({metric: evidence.improvement(evidence.baseline)})[metric]
     message, limit = compare(metric, estimate, "the baseline"), "CI lower bound > 0"
     subject, status = f"{metric} improvement", status_if(estimate.low > 0)
@@ -311,7 +304,7 @@ def check_production(evidence: Evidence) -> Checks:
     Yields:
         At most one result: "warn" if the model may not replace the one in production.
     """
-    production, gate, metric = evidence.production, evidence.params.gate, evidence.primary_kpi.metric
+    production, gate, metric = evidence.production, evidence.params.gate, evidence.problem.primary_kpi.metric
     if evidence.contract_differences:
         differences = "; ".join(evidence.contract_differences)
         message = f"the model in production cannot predict these rows: {differences}"
@@ -346,7 +339,7 @@ def check_mcnemar(evidence: Evidence) -> Checks:
     is_right = evidence.outputs.argmax(axis=1) == evidence.test.target
     was_right = evidence.production.outputs.argmax(axis=1) == evidence.test.target
     n_worse, n_better = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
-    p_value = mcnemar_p_value(n_worse, n_better)
+    p_value = inference.mcnemar_p_value(n_worse, n_better)
     message = f"{n_worse} predictions turned from right to wrong, {n_better} from wrong to right"
     status, limit = status_if(p_value >= evidence.alpha, "warn"), f"p ≥ {evidence.alpha:g}"
     yield Check("production", "labels", status, message, limit, "gate.confidence_level", p_value=p_value)
@@ -362,7 +355,7 @@ def check_segments(evidence: Evidence) -> Checks:
         A result for each segment; "skipped" if it has too few rows, or leaves the metric undefined.
     """
     reference = evidence.production.outputs if evidence.production else evidence.baseline
-    metric, min_rows = evidence.primary_kpi.metric, evidence.params.gate.min_segment_rows
+    metric, min_rows = evidence.problem.primary_kpi.metric, evidence.params.gate.min_segment_rows
     statistics = {
         f"{column} = {value}": (len(rows), evidence.improvement(reference, rows))
         for column, groups in evidence.test.segments.items()
@@ -484,7 +477,7 @@ def check_calibration(evidence: Evidence) -> Checks:
     scale = float(np.std(evidence.test.target)) or 1.0 if evidence.contract.task == "regression" else 1.0
     max_error = evidence.params.gate.max_calibration_error * scale
     for name, observed, predicted in label_predictions(evidence):
-        bins = assign_calibration_bins(predicted)
+        bins = inference.assign_calibration_bins(predicted)
         slack = {
             str(index): _calibration_slack(observed - predicted, bins == index, max_error)
             for index in np.unique(bins)
@@ -531,7 +524,7 @@ def check_behaviour(evidence: Evidence) -> Checks:
     Yields:
         A result for each behavioural test.
     """
-    for test, changed in zip(evidence.behavioural_tests, evidence.changed_outputs, strict=True):
+    for test, changed in zip(evidence.problem.behavioural_tests, evidence.changed_outputs, strict=True):
         label = evidence.contract.labels.index(test.label) if test.label else 0
         differences = (changed[:, label] - evidence.outputs[:, label]).astype(float)
         if test.effect == "invariant":

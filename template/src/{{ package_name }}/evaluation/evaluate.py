@@ -1,4 +1,4 @@
-"""Evaluate the bundle (not the estimator) on the test split, and compare it with the baseline."""
+"""Evaluate the bundle (not the estimator) on the test split: metrics, baseline, segments, importance."""
 
 import msgspec
 import numpy as np
@@ -9,9 +9,10 @@ from ..contract.dataset import Dataset, load_dataset
 from ..contract.tables import read_target
 from ..core.errors import cli
 from ..core.files import write_json
-from ..core.paths import BUNDLE, EVALUATION_REPORT, METRICS, TEST, TRAIN
+from ..core.paths import BUNDLE, EVALUATION_REPORT, IMPORTANCE_REPORT, METRICS, TEST, TRAIN
 from ..model.bundle import Model
 from ..stats.metrics import compute_metrics
+from .importance import permutation_importance
 
 MIN_SEGMENT_ROWS = 30
 
@@ -78,13 +79,18 @@ def evaluate(model: Model, test: Dataset) -> Evaluation:
 
 
 def main() -> None:
-    """Write reports/evaluation.json and reports/metrics.json."""
-    model = Model(BUNDLE)
-    report = evaluate(model, load_dataset(TEST, model.contract, declarations.load().baseline))
+    """Write reports/evaluation.json, reports/importance.json and reports/metrics.json."""
+    problem, model = declarations.load(), Model(BUNDLE)
+    test = load_dataset(TEST, model.contract, problem.baseline)
+    report, kpi = evaluate(model, test), problem.primary_kpi
+    losses = permutation_importance(model, test, kpi)
     write_json(EVALUATION_REPORT, report)
     write_json(METRICS, report.metrics)
+    write_json(IMPORTANCE_REPORT, {"metric": kpi.metric, "loss": losses})
     metrics = [f"{n} {v:.4f} (baseline {report.baseline[n]:.4f})" for n, v in report.metrics.items()]
+    largest = [f"{name} {loss:.3g}" for name, loss in list(losses.items())[:5]]
     print("evaluate: " + ", ".join(metrics))
+    print(f"evaluate: loss of {kpi.metric} if a column is shuffled: {', '.join(largest)}")
 
 
 if __name__ == "__main__":

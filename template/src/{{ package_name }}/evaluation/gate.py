@@ -86,7 +86,7 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
     Args:
         model: The bundle to judge.
         settings: All parameters.
-        problem: Those of `problem.py`.
+        problem: The declarations of `problem.py`.
 
     Returns:
         Input of all checks.
@@ -100,9 +100,7 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
     reports = {"data": DATA_REPORT / "data.json", "split": SPLIT_REPORT, "bundle": BUNDLE_REPORT}
     return Evidence(
         params=settings,
-        kpis=problem.kpis,
-        primary_kpi=problem.primary_kpi,
-        behavioural_tests=problem.behavioural_tests,
+        problem=problem,
         version=model.metadata.version,
         test=test,
         outputs=model.run(features),
@@ -142,7 +140,7 @@ def write_markdown(report: GateReport, evidence: Evidence, path: Path) -> None:
         f"Model {report.model_version}, on {len(evidence.test):,} test rows, compared with {reference}.",
         "\n".join(f"- {reason}" for reason in report.reasons),
         "## KPIs",
-        cards.kpi_table(msgspec.to_builtins(report.checks), evidence.kpis),
+        cards.kpi_table(msgspec.to_builtins(report.checks), evidence.problem.kpis),
         "![Curves, calibration and segments](gate.png)",
         "## Checks",
         checks_table(report.checks, f"{evidence.params.gate.confidence_level:.0%} CI"),

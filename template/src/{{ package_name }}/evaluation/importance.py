@@ -7,12 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import declarations
-from ..contract.dataset import Dataset, load_dataset
+from ..contract.dataset import Dataset
 from ..contract.expectations import Kpi
-from ..core.errors import cli
-from ..core.files import write_json
-from ..core.paths import BUNDLE, IMPORTANCE_REPORT, TEST
 from ..model.bundle import Model
 from ..stats.metrics import METRICS
 
@@ -47,16 +43,3 @@ def permutation_importance(model: Model, test: Dataset, kpi: Kpi) -> dict[str, f
         positions = [names.index(name) for name in column.encoded_names]
         losses[column.name] = full_score - float(np.mean([score(positions) for _ in range(N_REPEATS)]))
     return dict(sorted(losses.items(), key=lambda item: -item[1]))
-
-
-def main() -> None:
-    """Write reports/importance.json."""
-    model, kpi = Model(BUNDLE), declarations.load().primary_kpi
-    losses = permutation_importance(model, load_dataset(TEST, model.contract), kpi)
-    write_json(IMPORTANCE_REPORT, {"metric": kpi.metric, "loss": losses})
-    largest = [f"{name} {loss:.3g}" for name, loss in list(losses.items())[:5]]
-    print(f"importance: loss of {kpi.metric} if a column is shuffled: {', '.join(largest)}")
-
-
-if __name__ == "__main__":
-    cli(main)

@@ -61,7 +61,7 @@ def _panels(evidence: Evidence, checks: list[Check]) -> list[Callable[["Axes"], 
         for value, rows in groups.items()
     }
     if compared := [check for check in checks if check.check in ("production", "segment") and check.estimate]:
-        title = f"{evidence.primary_kpi.metric}: improvement over {evidence.reference}"
+        title = f"{evidence.problem.primary_kpi.metric}: improvement over {evidence.reference}"
         panels.append(lambda axes: _comparison(axes, compared, title, sizes))
     return panels
 
