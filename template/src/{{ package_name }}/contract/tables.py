@@ -1,4 +1,4 @@
-"""The contract over whole tables, as SQL for DuckDB: memory stays bounded, however many rows."""
+"""The contract as SQL: DuckDB checks and encodes whole tables in bounded memory."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,102 +25,166 @@ SQL_TYPES = {
 
 
 def connect(memory_gb: float = 2.0, database: Path | None = None) -> Connection:
-    """Open DuckDB in UTC, with a memory limit (it goes on on disk) and without downloads of extensions."""
+    """Open DuckDB in UTC, without downloads of extensions.
+
+    Args:
+        memory_gb: Memory limit; larger results spill to disk.
+        database: A file; None: in memory.
+
+    Returns:
+        The connection, a context manager.
+    """
     limits = {"memory_limit": f"{memory_gb}GB", "autoinstall_known_extensions": "false"}
     con = duckdb.connect(str(database or ":memory:"), config={**limits})
-    con.execute("SET TimeZone = 'UTC'")  # the host's would decide what a time with an offset becomes
+    con.execute("SET TimeZone = 'UTC'")  # times with an offset must not depend on the host's time zone
     return con
 
 
 @contextmanager
-def explained(what: str) -> Generator[None]:
-    """Say in words what DuckDB cannot do with something that is not ours."""
+def explain_errors(context: str) -> Generator[None]:
+    """Turn errors of DuckDB into a `ProjectError`.
+
+    Args:
+        context: Begins the message: which file or query failed.
+
+    Raises:
+        ProjectError: DuckDB raised an error.
+    """
     try:
         yield
     except duckdb.Error as error:
-        raise ProjectError(f"{what}: {str(error).splitlines()[0]}") from None
+        raise ProjectError(f"{context}: {str(error).splitlines()[0]}") from None
 
 
-def one(con: Connection, sql: str) -> tuple[Any, ...]:
-    """The only row of an answer."""
+def fetch_one(con: Connection, sql: str) -> tuple[Any, ...]:
+    """Run a query that has exactly one row as its result.
+
+    Args:
+        con: The connection.
+        sql: The query.
+
+    Returns:
+        The row.
+    """
     (row,) = con.sql(sql).fetchall()
     return row
 
 
 def quote(name: str) -> str:
-    """A name as an SQL identifier."""
+    """Write a name as an SQL identifier.
+
+    Args:
+        name: Any text.
+
+    Returns:
+        The quoted name.
+    """
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str | Path) -> str:
-    """A text as an SQL string."""
+    """Write a text as an SQL string.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The quoted text.
+    """
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def texts(values: tuple[str, ...]) -> str:
-    """Texts as an SQL list."""
+def text_list(values: tuple[str, ...]) -> str:
+    """Write texts as an SQL list.
+
+    Args:
+        values: Any texts.
+
+    Returns:
+        The list of quoted texts.
+    """
     return "[" + ", ".join(map(literal, values)) + "]"
 
 
-def typed(column: Column) -> str:
-    """SQL for the column in the contract's type: NULL where the value cannot be read as that."""
+def cast_column(column: Column) -> str:
+    """Write SQL that casts a column to its type in the contract.
+
+    Args:
+        column: A column of the contract.
+
+    Returns:
+        SQL that is NULL for a value that cannot be cast.
+    """
     sql_type = SQL_TYPES[column.kind] + ("[]" if column.length else "")
     return f"TRY_CAST({quote(column.name)} AS {sql_type})"
 
 
-def allowed(column: Column) -> str:
-    """SQL for whether a value that is there keeps the contract's rule."""
-    value = typed(column)
+def _is_valid(column: Column) -> str:
+    """SQL: whether a value that is not NULL keeps `Column.rule`."""
+    value = cast_column(column)
     if column.kind == "text":
         return "true"
-    if column.kind == "time":  # a cast alone would also take "infinity", and drop an offset
-        written = f"regexp_full_match({quote(column.name)}::VARCHAR, {literal(TIME)})"
-        return f"year({value}) > 0 AND {written}"
+    if column.kind == "time":  # a cast alone accepts "infinity" and drops an offset
+        is_written_right = f"regexp_full_match({quote(column.name)}::VARCHAR, {literal(TIME)})"
+        return f"year({value}) > 0 AND {is_written_right}"
     if column.kind == "category":
-        listed = texts(column.categories)
+        categories = text_list(column.categories)
         if column.length is None:
-            return f"list_contains({listed}, {value})"
-        known = f"len(list_filter({value}, lambda x: list_contains({listed}, x)))"
-        return f"len({value}) <= {column.length} AND {known} = len({value})"
+            return f"list_contains({categories}, {value})"
+        valid = f"list_filter({value}, lambda x: list_contains({categories}, x))"
+        return f"len({value}) <= {column.length} AND len({valid}) = len({value})"
     if column.length is not None:
-        inside = f"len(list_filter({value}, lambda x: {within('x', column)}))"
-        return f"len({value}) = {column.length} AND {inside} = {column.length}"
-    if column.kind == "integer":  # a cast alone would round
-        return f"{within(value, column)} AND TRY_CAST({quote(column.name)} AS DOUBLE) = {value}"
-    return within(value, column)
+        valid = f"list_filter({value}, lambda x: {_is_within_bounds('x', column)})"
+        return f"len({value}) = {column.length} AND len({valid}) = {column.length}"
+    if column.kind == "integer":  # a cast alone rounds
+        is_whole = f"TRY_CAST({quote(column.name)} AS DOUBLE) = {value}"
+        return f"{_is_within_bounds(value, column)} AND {is_whole}"
+    return _is_within_bounds(value, column)
 
 
-def within(value: str, column: Column) -> str:
-    """SQL for whether a number keeps the column's limits."""
+def _is_within_bounds(value: str, column: Column) -> str:
+    """SQL: whether a number is within the column's bounds."""
     lowest, highest = column.bounds
     return f"{value} BETWEEN {lowest!r} AND {highest!r}"
 
 
-def reason(column: Column) -> str:
-    """SQL for why a value is refused (NULL where it is fine), in the words of `Column.rule`."""
-    raw = quote(column.name)
-    must = f"must be {column.rule}"
+def _rejection_reason(column: Column) -> str:
+    """SQL: why a value is rejected, in the words of `Column.rule`; NULL if it is valid."""
+    raw, must = quote(column.name), f"must be {column.rule}"
     missing = "NULL" if column.nullable else literal(f"{column.name}: missing; {must}")
     got = "" if column.personal else f" || ', got ' || left({raw}::VARCHAR, 40)"
     return (
-        f"CASE WHEN {raw} IS NULL THEN {missing} "
-        f"WHEN NOT coalesce({allowed(column)}, false) "
+        f"CASE WHEN {raw} IS NULL THEN {missing} WHEN NOT coalesce({_is_valid(column)}, false) "
         f"THEN {literal(f'{column.name}: {must}')}{got} END"
     )
 
 
-def reasons(columns: tuple[Column, ...]) -> str:
-    """SQL for the list of all that is wrong with a row."""
-    return f"list_filter([{', '.join(map(reason, columns))}], lambda reason: reason IS NOT NULL)"
+def rejection_reasons(columns: tuple[Column, ...]) -> str:
+    """Write SQL for the list of all rules that a row breaks.
+
+    Args:
+        columns: The columns to check.
+
+    Returns:
+        SQL for a list of texts; empty for a valid row. Values of personal columns are left out.
+    """
+    return f"list_filter([{', '.join(map(_rejection_reason, columns))}], lambda reason: reason IS NOT NULL)"
 
 
-def encoded(column: Column) -> list[str]:
-    """SQL for the numbers of `Column.encoded_names`; for single rows it is `rows.encoder`."""
-    value = typed(column)
+def encode_column(column: Column) -> list[str]:
+    """Write SQL for the numbers that a column becomes; `rows` encodes single rows alike.
+
+    Args:
+        column: A column of the contract.
+
+    Returns:
+        An SQL expression for each of `Column.encoded_names`.
+    """
+    value = cast_column(column)
     if column.kind == "time":
         return [f"hour({value}) + minute({value}) / 60", f"isodow({value})", f"month({value})"]
     if column.kind == "category" and column.length is None:
-        return [f"list_position({texts(column.categories)}, {value}) - 1"]
+        return [f"list_position({text_list(column.categories)}, {value}) - 1"]
     if column.kind == "category":
         return [f"list_contains({value}, {literal(c)})::INTEGER" for c in column.categories]
     if column.length is not None:
@@ -128,17 +192,32 @@ def encoded(column: Column) -> list[str]:
     return [value]
 
 
-def numbers(contract: Contract) -> list[str]:
-    """SQL for a model's input: one float32 number for each of `Contract.feature_names`."""
-    return [f"TRY_CAST({sql} AS FLOAT)" for column in contract.features for sql in encoded(column)]
+def encode_features(contract: Contract) -> list[str]:
+    """Write SQL for a model's input.
+
+    Args:
+        contract: The contract.
+
+    Returns:
+        An SQL expression, of type FLOAT, for each of `Contract.feature_names`.
+    """
+    return [f"TRY_CAST({sql} AS FLOAT)" for column in contract.features for sql in encode_column(column)]
 
 
 def read_features(source: str | Path, contract: Contract) -> "pd.DataFrame":
-    """Read a parquet file's features: one float32 column for each `Contract.feature_names`."""
+    """Read the features from a Parquet file.
+
+    Args:
+        source: Path or glob.
+        contract: The contract.
+
+    Returns:
+        float32, of shape `(n_rows, n_features)`, with `Contract.feature_names` as columns; NaN if missing.
+    """
     import numpy as np
     import pandas as pd
 
-    selected = ", ".join(f"{sql} AS c{index}" for index, sql in enumerate(numbers(contract)))
+    selected = ", ".join(f"{sql} AS c{index}" for index, sql in enumerate(encode_features(contract)))
     with connect() as con:
         arrays = con.sql(f"SELECT {selected} FROM {literal(source)}").fetchnumpy()
     filled = [np.ma.filled(array.astype(np.float32), np.nan) for array in arrays.values()]
@@ -146,21 +225,45 @@ def read_features(source: str | Path, contract: Contract) -> "pd.DataFrame":
 
 
 def read_target(source: str | Path, contract: Contract) -> "pd.Series":
-    """Read a parquet file's target: numbers, or positions in the target's categories."""
-    (sql,) = encoded(contract.column(contract.target))
+    """Read the target from a Parquet file.
+
+    Args:
+        source: Path or glob.
+        contract: The contract.
+
+    Returns:
+        Shape `(n_rows,)`: float64 values, or int64 positions in the target's categories.
+    """
+    (sql,) = encode_column(contract.column(contract.target))
     kind = "DOUBLE" if contract.task == "regression" else "BIGINT"
     return read_column(source, f"({sql})::{kind}").rename(contract.target)
 
 
 def read_row(source: str | Path, contract: Contract) -> dict[str, Any]:
-    """Read the features of a parquet file's first row."""
+    """Read the first row of a Parquet file.
+
+    Args:
+        source: Path or glob.
+        contract: The contract.
+
+    Returns:
+        The values of the features, as the API takes them, by column.
+    """
     names = [column.name for column in contract.features]
     with connect() as con:
-        row = one(con, f"SELECT {', '.join(map(quote, names))} FROM {literal(source)} LIMIT 1")
+        row = fetch_one(con, f"SELECT {', '.join(map(quote, names))} FROM {literal(source)} LIMIT 1")
     return dict(zip(names, row, strict=True))
 
 
 def read_column(source: str | Path, sql: str) -> "pd.Series":
-    """Read one SQL expression over a parquet file."""
+    """Read an SQL expression over a Parquet file.
+
+    Args:
+        source: Path or glob.
+        sql: The expression.
+
+    Returns:
+        Its value for each row, of shape `(n_rows,)`.
+    """
     with connect() as con:
         return con.sql(f"SELECT {sql} AS value FROM {literal(source)}").df()["value"]

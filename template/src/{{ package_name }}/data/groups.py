@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from ..contract import Contract
-from ..contract.tables import Connection, one, quote
+from ..contract.tables import Connection, fetch_one, quote
 from .merge import describe, fold
 
 IDS = {"id", "ids", "uuid", "guid"}
@@ -60,7 +60,7 @@ def repeated(con: Connection, table: str, candidates: set[str]) -> Iterator[str]
         value, number = quote(name), f"TRY_CAST({quote(name)}::VARCHAR AS DOUBLE)"
         fractions = f"count(*) FILTER ({number} <> trunc({number}))"
         query = f"SELECT count({value}), count(DISTINCT {value}), {fractions} FROM {table}"
-        rows, values, fractional = one(con, query)
+        rows, values, fractional = fetch_one(con, query)
         if values >= MIN_VALUES and rows >= MIN_ROWS * values and not fractional:
             yield (
                 f"{name}: looks like an id, with {values:,} values in {rows:,} rows. If they are customers, "
@@ -72,4 +72,4 @@ def repeated(con: Connection, table: str, candidates: set[str]) -> Iterator[str]
 
 def count(con: Connection, table: str) -> int:
     """The number of rows of a table (SQL)."""
-    return one(con, f"SELECT count(*) FROM {table}")[0]
+    return fetch_one(con, f"SELECT count(*) FROM {table}")[0]

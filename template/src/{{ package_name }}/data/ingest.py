@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import declarations, params
 from ..contract import Contract
-from ..contract.tables import Connection, connect, explained, literal, one, texts
+from ..contract.tables import Connection, connect, explain_errors, fetch_one, literal, text_list
 from ..core.errors import ProjectError, cli
 from ..core.paths import RAW
 from ..declarations import Declarations
@@ -38,13 +38,15 @@ def fetch(con: Connection, ingest: params.Ingest, problem: Declarations, folder:
     if ".parquet" in ingest.source or ".pq" in ingest.source:
         return parquet_tables(con, files)
     # CSV is read as text: the contract decides on types, and says so where a value does not fit.
-    return [describe(con, f"read_csv({texts(files)}, all_varchar=true, union_by_name=true)")]
+    return [describe(con, f"read_csv({text_list(files)}, all_varchar=true, union_by_name=true)")]
 
 
 def parquet_tables(con: Connection, files: tuple[str, ...]) -> list[Part]:
     """One table for neighbouring files with the same types: those of others need care."""
     typed = groupby(files, lambda file: describe(con, f"read_parquet({literal(file)})").columns)
-    return [describe(con, f"read_parquet({texts(tuple(group))}, union_by_name=true)") for _, group in typed]
+    return [
+        describe(con, f"read_parquet({text_list(tuple(group))}, union_by_name=true)") for _, group in typed
+    ]
 
 
 def query_parts(address: str, query: str, folder: Path) -> Iterator[str]:
@@ -95,7 +97,7 @@ def write_rows(con: Connection, query: str, raw: Path, source: dict[str, str]) -
     metadata = ", ".join(f"{name}: {literal(value)}" for name, value in source.items())
     con.sql(f"COPY ({query}) TO {literal(fresh)} (KV_METADATA {{{metadata}}})")
     fresh.replace(raw)
-    return one(con, f"SELECT count(*) FROM {literal(raw)}")[0]
+    return fetch_one(con, f"SELECT count(*) FROM {literal(raw)}")[0]
 
 
 def check_keys(con: Connection, fetched: list[Part], key: str) -> None:
@@ -144,14 +146,14 @@ def ingest(con: Connection, settings: params.Ingest, problem: Declarations, fold
     total = write_rows(con, merged, RAW, identity(settings))
     if replaces:
         print(f"ingest: {replaces}")
-    return sum(one(con, f"SELECT count(*) FROM {part.table}")[0] for part in fetched), total
+    return sum(fetch_one(con, f"SELECT count(*) FROM {part.table}")[0] for part in fetched), total
 
 
 def main() -> None:
     settings, problem = params.load(), declarations.load()
     RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
-        with explained(f"ingest.source: {settings.ingest.source!r} cannot be read"):
+        with explain_errors(f"ingest.source: {settings.ingest.source!r} cannot be read"):
             rows, total = ingest(con, settings.ingest, problem, Path(folder))
         print(f"ingest: {rows:,} rows fetched; {total:,} rows in all")
 

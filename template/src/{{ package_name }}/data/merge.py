@@ -8,7 +8,7 @@ import duckdb
 import msgspec
 
 from ..contract import Contract
-from ..contract.tables import TIME, Connection, literal, one, quote
+from ..contract.tables import TIME, Connection, fetch_one, literal, quote
 
 SIZES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 WHOLE = {*SIZES, *(f"U{size}" for size in SIZES)}
@@ -83,7 +83,7 @@ def count_rounded(con: Connection, part: Part, name: str) -> int:
         return 0
     value = part.name(folded)
     rounded = f"abs({value}) > {limit} AND NOT isnan({value})"
-    return one(con, f"SELECT count(*) FROM {part.table} WHERE {rounded}")[0]
+    return fetch_one(con, f"SELECT count(*) FROM {part.table} WHERE {rounded}")[0]
 
 
 def merge(con: Connection, parts: list[Part], contract: Contract, exact: str = "") -> str:
@@ -115,7 +115,9 @@ def merge(con: Connection, parts: list[Part], contract: Contract, exact: str = "
 
 def common_type(con: Connection, parts: list[Part], folded: str, contract: Contract) -> str | None:
     """The type in which a column of all parts keeps every value; None: only text does."""
-    filled = [part for part in parts if one(con, f"SELECT count({part.name(folded)}) FROM {part.table}")[0]]
+    filled = [
+        part for part in parts if fetch_one(con, f"SELECT count({part.name(folded)}) FROM {part.table}")[0]
+    ]
     text = is_text(contract, filled, folded)
     for target in candidates(con, filled or parts, folded):
         if all(holds(con, part, folded, target, text) for part in filled):
@@ -149,6 +151,6 @@ def holds(con: Connection, part: Part, folded: str, target: str, text: bool) -> 
     if text:
         changed += f" OR {cast}::VARCHAR IS DISTINCT FROM {exact_text(part, folded)}"
     try:
-        return one(con, f"SELECT count(*) FROM {part.table} WHERE {changed}")[0] == 0
+        return fetch_one(con, f"SELECT count(*) FROM {part.table} WHERE {changed}")[0] == 0
     except duckdb.Error:  # no such cast
         return False

@@ -9,7 +9,7 @@ import msgspec
 
 from .. import declarations, params
 from ..contract import Contract
-from ..contract.tables import Connection, connect, literal, one, quote
+from ..contract.tables import Connection, connect, fetch_one, literal, quote
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import CLEAN, SPLIT_REPORT, TEST, TRAIN
@@ -32,7 +32,7 @@ def is_test(con: Connection, contract: Contract, share: float) -> str:
         drawn = f"md5_number_lower({quote(contract.key)}::VARCHAR) % 1000000"
         return f"{drawn} < {round(share * 1_000_000)}"
     time = quote(contract.time)
-    (start,) = one(con, f"SELECT quantile_disc({time}, {1 - share}) FROM {literal(CLEAN)}")
+    (start,) = fetch_one(con, f"SELECT quantile_disc({time}, {1 - share}) FROM {literal(CLEAN)}")
     return f"{time} > {literal(str(start))}"
 
 
@@ -57,7 +57,7 @@ def measure_overlap(con: Connection, contract: Contract) -> Overlap:
     content = f"hash({', '.join(map(quote, names))})"
     for name, path in (("train", TRAIN), ("test", TEST)):
         con.sql(f"CREATE TABLE {name} AS SELECT {key} AS key, {content} AS content FROM {literal(path)}")
-    train, test, shared, twins = one(
+    train, test, shared, twins = fetch_one(
         con,
         """
         SELECT (SELECT count(*) FROM train), (SELECT count(*) FROM test),
@@ -91,7 +91,7 @@ def chance_of_twins(con: Connection, names: list[str], content: str, train: int)
                   FROM read_parquet({literal(TEST)}, file_row_number = true)) USING (row)
             LEFT JOIN (SELECT {value}, count(*) AS n FROM {literal(TRAIN)} GROUP BY value) USING (value)
         """)
-    return one(con, f"SELECT avg(1 - pow(1 - equal, {train} - same)) FROM rows")[0]
+    return fetch_one(con, f"SELECT avg(1 - pow(1 - equal, {train} - same)) FROM rows")[0]
 
 
 def problems(overlap: Overlap, settings: params.Split) -> list[str]:

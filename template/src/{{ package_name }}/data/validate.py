@@ -9,15 +9,15 @@ from .. import declarations, params
 from ..contract import Contract
 from ..contract.tables import (
     Connection,
+    cast_column,
     connect,
-    explained,
+    explain_errors,
+    fetch_one,
     literal,
-    one,
     quote,
     read_features,
     read_target,
-    reasons,
-    typed,
+    rejection_reasons,
 )
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
@@ -39,8 +39,8 @@ def check_rows(con: Connection, prepared: Relation, contract: Contract) -> None:
             f"{', '.join(prepared.columns)}. Add it in problem.PREPARE, or correct the contract."
         )
     prepared.to_view("prepared")
-    columns = ", ".join(f"{typed(column)} AS {quote(column.name)}" for column in contract.kept)
-    broken = reasons(contract.columns)
+    columns = ", ".join(f"{cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
+    broken = rejection_reasons(contract.columns)
     con.sql(f"CREATE TABLE checked AS SELECT {columns}, {broken} AS __reasons FROM prepared")
 
 
@@ -148,11 +148,11 @@ def leaks(con: Connection, contract: Contract, settings: params.Validate) -> lis
 def validate(con: Connection, contract: Contract, prepare: str, settings: params.Validate) -> Findings:
     """Split `data/raw.parquet` into clean and rejected rows, and judge the table as a whole."""
     con.read_parquet(str(RAW)).to_view("raw")
-    with explained(f"validate: problem.PREPARE does not run on {RAW}"):
+    with explain_errors(f"validate: problem.PREPARE does not run on {RAW}"):
         check_rows(con, con.sql(prepare), contract)
     reject_duplicates(con, contract)
     write_rows(con, contract)
-    rows, rejected = one(con, "SELECT count(*), count(*) FILTER (len(__reasons) > 0) FROM checked")
+    rows, rejected = fetch_one(con, "SELECT count(*), count(*) FILTER (len(__reasons) > 0) FROM checked")
     columns = describe(con, literal(CLEAN), contract)
     findings = Findings(rows, rejected, count_reasons(con), [], columns)
     findings.failures = failures(con, contract, settings, findings)

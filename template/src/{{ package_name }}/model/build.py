@@ -13,7 +13,7 @@ import pandas as pd
 from .. import declarations, params
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
-from ..contract.tables import connect, literal, numbers, quote, read_row
+from ..contract.tables import connect, encode_features, literal, quote, read_row
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
@@ -47,7 +47,7 @@ def compute_reference(run: Run, test: Dataset, memory_gb: float) -> dict[str, Di
         Distribution by event column: features of the training split, outputs for the test split.
     """
     contract, labels = test.contract, output_columns(test.contract)
-    columns = zip(numbers(contract), feature_columns(contract), strict=True)
+    columns = zip(encode_features(contract), feature_columns(contract), strict=True)
     selected = ", ".join(f"{sql} AS {quote(name)}" for sql, name in columns)
     outputs = run(test.features.to_numpy())
     with connect(memory_gb) as con:

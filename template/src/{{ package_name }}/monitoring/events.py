@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 
 from ..contract.events import FALLBACK, FALLBACK_0_2, LABELS_FOLDER, LABELS_FOLDER_0_2
-from ..contract.tables import Connection, explained, literal, one, texts
+from ..contract.tables import Connection, explain_errors, fetch_one, literal, text_list
 from ..core.errors import ProjectError
 
 _ROLE = f"if(role = {literal(FALLBACK_0_2)}, {literal(FALLBACK)}, role)"
@@ -49,9 +49,9 @@ def read_events(
     if not files:
         return 0
     condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
-    with explained(f"the events in {address} cannot be read"):
-        source = f"read_parquet({texts(tuple(files))}, union_by_name=true)"
+    with explain_errors(f"the events in {address} cannot be read"):
+        source = f"read_parquet({text_list(tuple(files))}, union_by_name=true)"
         events = f"SELECT * REPLACE ({_ROLE} AS role) FROM {source}"
         con.sql(f"CREATE VIEW kept AS {events} WHERE status = 200")
         con.sql(f"CREATE TABLE asked AS {events} WHERE {condition}")
-    return one(con, "SELECT count(*) FROM asked")[0]
+    return fetch_one(con, "SELECT count(*) FROM asked")[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..contract import Column, Contract
 from ..contract.events import LABEL_TIME, LABEL_TIME_0_2, feature_column, feature_columns, output_columns
 from ..contract.expectations import Kpi
-from ..contract.tables import Connection, encoded, explained, literal, one, quote, texts
+from ..contract.tables import Connection, encode_column, explain_errors, fetch_one, literal, quote, text_list
 from ..core.errors import ProjectError
 from ..model.bundle import Model
 from ..params import Params
@@ -72,11 +72,11 @@ def join_truth(con: Connection, files: list[str], model: Model) -> Labels:
     ours = f"model_version = {literal(model.metadata.version)}"
     con.sql(f"CREATE TABLE judged AS FROM kept JOIN labels USING (id, row) WHERE {ours}")
     ambiguous = drop_ambiguous(con, model.contract)
-    conflicts, invalid = one(
+    conflicts, invalid = fetch_one(
         con, "SELECT count(*) FILTER (conflict), coalesce(sum(invalid), 0)::BIGINT FROM judged"
     )
     con.sql("DELETE FROM judged WHERE truth IS NULL")
-    return Labels(one(con, "SELECT count(*) FROM judged")[0], conflicts, invalid, ambiguous)
+    return Labels(fetch_one(con, "SELECT count(*) FROM judged")[0], conflicts, invalid, ambiguous)
 
 
 def read_labels(con: Connection, files: list[str], target: Column) -> None:
@@ -84,21 +84,21 @@ def read_labels(con: Connection, files: list[str], target: Column) -> None:
     reader = "read_csv({}, all_varchar=true, union_by_name=true)"
     if files[0].endswith(".parquet"):
         reader = "read_parquet({}, union_by_name=true)"
-    with explained("monitor: truth cannot be read"):
-        con.sql(f"CREATE VIEW told AS FROM {reader.format(texts(tuple(files)))}")
+    with explain_errors("monitor: truth cannot be read"):
+        con.sql(f"CREATE VIEW told AS FROM {reader.format(text_list(tuple(files)))}")
         columns = con.view("told").columns
     if absent := [name for name in ("id", target.name) if name not in columns]:
         raise ProjectError(f"monitor: truth lacks {', '.join(absent)}; it has {', '.join(columns)}")
     row = "row::INTEGER" if "row" in columns else "0"
     times = [name for name in (LABEL_TIME, LABEL_TIME_0_2) if name in columns]
     order = f"coalesce({', '.join(times)})" if times else "NULL"
-    with explained("monitor: truth cannot be read"):
+    with explain_errors("monitor: truth cannot be read"):
         con.sql(f"""
             CREATE TABLE labels AS
             SELECT id, row, arg_min(truth, (time, place)) AS truth, min(truth) < max(truth) AS conflict,
                 count(*) FILTER (truth IS NULL) AS invalid
             FROM (
-                SELECT id::VARCHAR AS id, {row} AS row, ({encoded(target)[0]})::DOUBLE AS truth,
+                SELECT id::VARCHAR AS id, {row} AS row, ({encode_column(target)[0]})::DOUBLE AS truth,
                     {order} AS time, row_number() OVER () AS place
                 FROM told WHERE {quote(target.name)} IS NOT NULL
             ) GROUP BY id, row
@@ -117,7 +117,9 @@ def drop_ambiguous(con: Connection, contract: Contract) -> int:
         CREATE TABLE ambiguous AS SELECT DISTINCT id FROM
         (SELECT id FROM judged GROUP BY id, row HAVING min({content}) < max({content}))
     """)
-    left_out = one(con, "SELECT count(DISTINCT (id, row)) FROM judged SEMI JOIN ambiguous USING (id)")[0]
+    left_out = fetch_one(con, "SELECT count(DISTINCT (id, row)) FROM judged SEMI JOIN ambiguous USING (id)")[
+        0
+    ]
     con.sql("DELETE FROM judged WHERE id IN (FROM ambiguous)")
     con.sql("DELETE FROM judged WHERE rowid NOT IN (SELECT min(rowid) FROM judged GROUP BY id, row)")
     return left_out

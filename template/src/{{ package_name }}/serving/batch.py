@@ -16,7 +16,16 @@ import pyarrow as pa
 from duckdb.func import PythonUDFType
 
 from ..contract import TOP_K, Contract
-from ..contract.tables import connect, explained, literal, numbers, one, quote, reasons, texts
+from ..contract.tables import (
+    connect,
+    encode_features,
+    explain_errors,
+    fetch_one,
+    literal,
+    quote,
+    rejection_reasons,
+    text_list,
+)
 from ..core.errors import ProjectError, cli
 from ..model.bundle import Model
 
@@ -40,14 +49,14 @@ def predict_file(model: Model, source: Path, target: Path) -> tuple[int, int]:
     """
     contract, written = model.contract, _file(target)
     predictions = ", ".join(f"{sql} AS {quote(name)}" for name, sql in _prediction_columns(contract).items())
-    with connect() as con, explained(f"batch: cannot predict {source} into {target}"):
+    with connect() as con, explain_errors(f"batch: cannot predict {source} into {target}"):
         con.sql(f"CREATE VIEW input AS FROM {_file(source)}")
         _check_columns(contract, con.view("input").columns, source)
         run = partial(_run, model)
         con.create_function("run", run, ["FLOAT[]"], "FLOAT[]", type=PythonUDFType.ARROW)
         con.sql(f"""
-            CREATE VIEW checked AS SELECT *, {reasons(contract.features)} AS __reasons,
-                [{", ".join(numbers(contract))}] AS __features FROM input;
+            CREATE VIEW checked AS SELECT *, {rejection_reasons(contract.features)} AS __reasons,
+                [{", ".join(encode_features(contract))}] AS __features FROM input;
             CREATE VIEW scored AS SELECT *,
                 CASE WHEN len(__reasons) = 0 THEN run(__features) END AS __outputs FROM checked;
             CREATE VIEW predicted AS SELECT * EXCLUDE (__outputs, __features),
@@ -58,7 +67,7 @@ def predict_file(model: Model, source: Path, target: Path) -> tuple[int, int]:
                 TO {literal(target)}
         """)
         con.remove_function("run")
-        return one(con, f"SELECT count(*), count(error) FROM {written}")
+        return fetch_one(con, f"SELECT count(*), count(error) FROM {written}")
 
 
 def _run(model: Model, features: pa.ChunkedArray) -> pa.Array:
@@ -76,8 +85,8 @@ def _prediction_columns(contract: Contract) -> dict[str, str]:
         return {"value": "__scores[1]"}
     if contract.task == "ranking":
         best = f"list_grade_up(__scores, 'DESC')[:{TOP_K}]"
-        return {"items": f"list_transform({best}, lambda i: {texts(labels)}[i])"}
-    label = f"{texts(labels)}[list_position(__scores, list_max(__scores))]"
+        return {"items": f"list_transform({best}, lambda i: {text_list(labels)}[i])"}
+    label = f"{text_list(labels)}[list_position(__scores, list_max(__scores))]"
     each = {f"probability_{label}": f"__scores[{index + 1}]" for index, label in enumerate(labels)}
     return {"label": label, **each}
 

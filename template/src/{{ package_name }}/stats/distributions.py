@@ -4,7 +4,7 @@ import msgspec
 
 from ..contract import Column, Contract
 from ..contract.events import feature_column, output_columns
-from ..contract.tables import Connection, one, quote
+from ..contract.tables import Connection, fetch_one, quote
 
 BINS = 20
 TENTHS = [tenth / 10 for tenth in range(11)]
@@ -33,7 +33,7 @@ def describe_column(con: Connection, table: str, column: Column) -> Statistics:
     name = quote(column.name)
     count = f"count(*), count(*) - count({name})"
     distinct = f"least(approx_count_distinct({name}), count({name}))"
-    found = Statistics(*one(con, f"SELECT {count}, {distinct} FROM {table}"))
+    found = Statistics(*fetch_one(con, f"SELECT {count}, {distinct} FROM {table}"))
     values = f"(SELECT {f'unnest({name})' if column.length else name} AS x FROM {table})"
     if column.kind in ("number", "integer"):
         describe_numbers(con, values, found)
@@ -45,7 +45,7 @@ def describe_column(con: Connection, table: str, column: Column) -> Statistics:
 
 def describe_numbers(con: Connection, values: str, found: Statistics) -> None:
     """Add limits, mean and histogram of the numbers `x` in `values` (SQL)."""
-    found.min, found.max, mean = one(con, f"SELECT min(x), max(x), avg(x) FROM {values}")
+    found.min, found.max, mean = fetch_one(con, f"SELECT min(x), max(x), avg(x) FROM {values}")
     if found.min is None or found.max is None:
         return
     found.mean = float(f"{mean:.9g}")  # the last digits depend on the number of threads
@@ -83,7 +83,7 @@ def distribution(con: Connection, table: str, name: str, categories: int) -> Dis
     """The distribution of one such column in `table` (SQL)."""
     if categories:
         return tally(con, table, name, Distribution([0] * categories, 0))
-    (tenths,) = one(con, f"SELECT quantile_disc({known(name)}, {TENTHS}) FROM {table}")
+    (tenths,) = fetch_one(con, f"SELECT quantile_disc({known(name)}, {TENTHS}) FROM {table}")
     edges = sorted(set(tenths or [0.0]))
     return tally(con, table, name, Distribution([0] * (len(edges) + 2), 0, edges))
 
