@@ -111,8 +111,8 @@ def _import_problem() -> ModuleType:
         raise ProjectError(f"{place}: {type(error).__name__}: {error.msg}") from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [it for it in frames if Path(it.filename).is_relative_to(PACKAGE / "custom")]
-        own = own or [it for it in frames if Path(it.filename) == PACKAGE / "problem.py"] or frames
+        own = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE / "custom")]
+        own = own or [frame for frame in frames if Path(frame.filename) == PACKAGE / "problem.py"] or frames
         place = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
         raise ProjectError(f"{place}: {type(error).__name__}: {error}") from error
 
@@ -204,12 +204,11 @@ def stage_inputs(declarations: Declarations) -> dict[str, Any]:
     }
 
 
-class _WithoutDocstrings(ast.NodeTransformer):
-    """Drop texts that stand alone as a statement."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        """Keep all other expressions."""
-        return None if isinstance(node.value, ast.Constant) else node
+def _is_ignored(statement: ast.stmt) -> bool:
+    """Whether a statement has no effect at run time: a docstring, or an import for type checkers."""
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant)
+    return isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test)
 
 
 def _bound_names(statement: ast.stmt) -> set[str]:
@@ -224,20 +223,18 @@ def _bound_names(statement: ast.stmt) -> set[str]:
 
 def _estimator_code(source: str) -> str:
     """Return `estimator`, the top-level statements that it uses, and those that define no name."""
-    tree = _WithoutDocstrings().visit(ast.parse(source))
-    statements = [
-        it for it in tree.body if not (isinstance(it, ast.If) and "TYPE_CHECKING" in ast.unparse(it.test))
-    ]
-    names = {id(statement): _bound_names(statement) for statement in statements}
-    pending = [it for it in statements if not names[id(it)] or "estimator" in names[id(it)]]
-    used: list[ast.stmt] = []
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            node.body = [child for child in node.body if not _is_ignored(child)]
+    bound = {statement: _bound_names(statement) for statement in tree.body}
+    pending = [statement for statement, names in bound.items() if not names or "estimator" in names]
+    used: set[ast.stmt] = set()
     while pending:
-        statement = pending.pop()
-        if statement not in used:
-            used.append(statement)
-            read = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-            pending += [it for it in statements if names[id(it)] & read]
-    return "\n".join(ast.unparse(it) for it in statements if it in used)
+        used.add(statement := pending.pop())
+        read = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+        pending += [other for other, names in bound.items() if names & read and other not in used]
+    return "\n".join(ast.unparse(statement) for statement in tree.body if statement in used)
 
 
 def _imported_modules(source: str) -> Iterator[str]:
@@ -249,8 +246,8 @@ def _imported_modules(source: str) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
-def custom_code() -> str:
-    """Return the code of all modules in `custom/`, one after the other."""
+def _custom_code() -> str:
+    """Return the code of all modules in `custom/`."""
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.glob("custom/**/*.py")))
 
 
@@ -264,10 +261,8 @@ def library_versions(estimator_code: str) -> dict[str, dict[str, str]]:
         Versions by distribution, for each group: `data`, `training`, `onnx`, and `estimator`: the libraries
         that the estimator's code or a module in `custom/` imports.
     """
-    known = {"sklearn": ["scikit-learn"]}
-    modules = (
-        {*_imported_modules(f"{estimator_code}\n{custom_code()}")} - sys.stdlib_module_names - known.keys()
-    )
+    code = f"{estimator_code}\n{_custom_code()}"
+    modules = {*_imported_modules(code)} - sys.stdlib_module_names - {"sklearn"}  # in the group "training"
     by_module = packages_distributions() if modules else {}
     own = {name for module in modules for name in by_module.get(module, [])}
     groups = LIBRARIES | {"estimator": sorted(own)}

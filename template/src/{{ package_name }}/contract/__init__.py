@@ -1,7 +1,7 @@
-"""The contract: what one row of the problem is.
+"""The contract: the columns of a row, their rules and their roles.
 
-Declared once, in `problem.py`. Enforced over tables at ingestion (`tables.py`) and over rows at the
-API (`rows.py`), kept in the bundle, and the reference for all that looks at data later.
+`problem.py` declares it once. Data validation (`tables.py`) and the API (`rows.py`) enforce it, the bundle
+contains it, and monitoring compares with it.
 """
 
 import math
@@ -22,10 +22,23 @@ RESERVED = ("__reasons", "__features", "__scores", "rowid")
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One column: its type, its limits and its roles.
+    """A column: its type, its limits and its roles.
 
-    A `number` or `category` with a `length` holds a list: exactly that many numbers (an image, a
-    signal), or up to that many categories (a basket). `text` is carried along but never a feature.
+    Attributes:
+        name: Unique, also when case is ignored.
+        kind: A `text` is never a feature.
+        min: Smallest number allowed.
+        max: Largest number allowed.
+        categories: All values of a category.
+        length: Makes the column a list: of exactly this many numbers (an image, a signal), or of up to this
+            many categories (a basket).
+        nullable: Whether values may be missing.
+        feature: Whether the model sees it.
+        known_at_prediction: False for values that are learned later; they are no features.
+        segment: Metrics are reported for each of its values.
+        protected: The gate compares its groups (fairness).
+        personal: True: dropped at validation. None: texts are scanned for personal data. False: harmless.
+        description: For the API's documentation and the data card.
     """
 
     name: str
@@ -36,26 +49,26 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     length: int | None = None
     nullable: bool = False
     feature: bool = True
-    known_at_prediction: bool = True  # False: only learned after the fact, so never a feature
-    segment: bool = False  # metrics are reported for each of its values
-    protected: bool = False  # models must treat its groups alike
-    personal: bool | None = None  # True: dropped at validation; None: text is scanned; False: harmless
+    known_at_prediction: bool = True
+    segment: bool = False
+    protected: bool = False
+    personal: bool | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
         limited = (self.min, self.max) != (None, None)
         can_be_list = self.kind in ("number", "category")
         broken = {
-            f"the kind is one of {', '.join(get_args(Kind))}": self.kind not in get_args(Kind),
-            "a column has a name": not self.name,
-            "the name is one that the package or DuckDB uses itself": self.name.lower() in RESERVED,
-            "min is at most max": self.kind in LARGEST and self.bounds[0] > self.bounds[1],
+            f"the kind must be one of {', '.join(get_args(Kind))}": self.kind not in get_args(Kind),
+            "the name is empty": not self.name,
+            "the name is reserved by the package or DuckDB": self.name.lower() in RESERVED,
+            "min must not exceed max": self.kind in LARGEST and self.bounds[0] > self.bounds[1],
             "kind 'category' needs categories": self.kind == "category" and not self.categories,
             "categories are for kind 'category'": self.kind != "category" and self.categories,
             "a category is listed twice": len(set(self.categories)) != len(self.categories),
             "min and max are for numbers and integers": limited and self.kind not in LARGEST,
             "length is for numbers and categories": self.length and not can_be_list,
-            "length is at least 1": self.length is not None and self.length < 1,
+            "length must be at least 1": self.length is not None and self.length < 1,
         }
         for rule, is_broken in broken.items():
             if is_broken:
@@ -63,7 +76,11 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
     @property
     def rule(self) -> str:
-        """What a value must be, in words: in reports, in the API's errors and its documentation."""
+        """What a value must be.
+
+        Returns:
+            Text for reports, and for the API's errors and documentation.
+        """
         if self.kind == "category":
             many = "one of" if self.length is None else f"a list of up to {self.length} of"
             shown = ", ".join(map(repr, self.categories[:10]))
@@ -81,7 +98,11 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Smallest and largest number allowed: whole numbers for kind `integer`."""
+        """Smallest and largest number allowed.
+
+        Returns:
+            Whole numbers for kind `integer`; without a limit, the largest numbers that float32 and JSON hold.
+        """
         largest = LARGEST[self.kind]
         lowest = -largest if self.min is None else self.min
         highest = largest if self.max is None else self.max
@@ -91,6 +112,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
     @property
     def _limits(self) -> str:
+        """The limits in words."""
         if self.min is not None and self.max is not None:
             return f" from {self.min:.15g} to {self.max:.15g}"
         if self.min is not None:
@@ -99,7 +121,11 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
     @property
     def encoded_names(self) -> tuple[str, ...]:
-        """Names of the float32 numbers that this column becomes in a model's input."""
+        """Names of the numbers that the column becomes in the model's input.
+
+        Returns:
+            One name, or several for a time or a list.
+        """
         if self.kind == "time":
             return tuple(f"{self.name}.{part}" for part in CALENDAR)
         if self.length is None:
@@ -110,25 +136,33 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
-    """The columns, and which of them identify, order and answer a row.
+    """The columns of a row and their roles.
 
-    A model sees the features as one row of float32 numbers, column after column: a number as
-    itself, a category as its position in `categories`, a list of categories as one 0/1 number for
-    each, a time as hour (with its fraction), weekday (Monday is 1) and month. Missing is NaN. All
-    that is *learned* from data happens after that, inside the model.
+    The model's input is one row of float32 numbers, column after column: a number as it is, a category as
+    its position in `categories`, a list of categories as a 0/1 number for each, a time as hour (with
+    fraction), weekday (Monday is 1) and month. Missing values are NaN. Whatever is learned from data, such
+    as scaling, belongs in the estimator.
+
+    Attributes:
+        task: classification, regression or ranking.
+        key: The column that identifies a row.
+        target: The column to predict.
+        columns: All columns.
+        time: The column that orders the rows: the newest are the test split.
+        key_is_feature: False: the key only identifies rows. A key that is also the time stays a feature.
     """
 
     task: Task
     key: str
     target: str
     columns: tuple[Column, ...]
-    time: str | None = None  # orders the rows: the newest are the test split, validation looks ahead
-    key_is_feature: bool = True  # False: the key only identifies rows; a key that is the time stays a feature
+    time: str | None = None
+    key_is_feature: bool = True
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ProjectError(f"contract: declared twice: {', '.join(twice)}")
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ProjectError(f"contract: declared twice: {', '.join(duplicates)}")
         numbers = ("number", "integer")
         targets = numbers if self.task == "regression" else ("category",)
         self._check_role("key", self.key, ("text", "integer", "time", "category"))
@@ -140,39 +174,50 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         self._check_names()
 
     def _check_role(self, role: str, name: str, kinds: tuple[Kind, ...]) -> None:
-        """Refuse a column that cannot be what it is said to be."""
+        """Reject a column that cannot have a role."""
         column = next((column for column in self.columns if column.name == name), None)
         if column is None:
             raise ProjectError(f"contract: the {role} {name!r} is not among the columns")
         if column.kind not in kinds or column.personal or column.nullable or column.length:
             raise ProjectError(
-                f"contract: the {role} {name!r} of {self.task} is to be of kind {' or '.join(kinds)}, "
+                f"contract: the {role} {name!r} of {self.task} must be of kind {' or '.join(kinds)}, "
                 "and neither personal, nor nullable, nor a list"
             )
 
     def _check_names(self) -> None:
-        """Refuse names that DuckDB takes for one another: it compares them without regard to case."""
+        """Reject names that differ by case only: SQL ignores case."""
         columns = tuple(column.name for column in self.columns)
-        for what, names in {"columns": columns, "inputs": self.feature_names, "labels": self.labels}.items():
+        for role, names in {"columns": columns, "inputs": self.feature_names, "labels": self.labels}.items():
             groups: dict[str, list[str]] = {}
             for name in names:
                 groups.setdefault(name.casefold(), []).append(name)
             if alike := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
                 raise ProjectError(
-                    f"contract: {what} that are one name to SQL, which ignores case: {'; '.join(alike[:5])}. "
+                    f"contract: {role} that differ by case only, which SQL ignores: {'; '.join(alike[:5])}. "
                     "Rename all but one, in problem.PREPARE."
                 )
 
     def column(self, name: str) -> Column:
-        """The column of that name."""
+        """Return a column by its name.
+
+        Args:
+            name: Name of a column of the contract.
+
+        Returns:
+            The column.
+        """
         return next(column for column in self.columns if column.name == name)
 
     @cached_property
     def features(self) -> tuple[Column, ...]:
-        """The columns that a model sees and an API row consists of."""
-        without = {self.target}
+        """The columns of the model's input and of a row of the API.
+
+        Returns:
+            Columns in the contract's order.
+        """
+        excluded = {self.target}
         if not self.key_is_feature and self.key != self.time:
-            without.add(self.key)
+            excluded.add(self.key)
         return tuple(
             column
             for column in self.columns
@@ -180,20 +225,32 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             and column.known_at_prediction
             and column.kind != "text"
             and not column.personal
-            and column.name not in without
+            and column.name not in excluded
         )
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the float32 numbers of a model's input, in order."""
+        """Names of the model's input.
+
+        Returns:
+            A name for each of the `n_features` numbers, in order.
+        """
         return tuple(name for column in self.features for name in column.encoded_names)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Names of a model's outputs: the target's categories, or the one value of a regression."""
+        """Names of the model's outputs.
+
+        Returns:
+            The target's categories; for a regression, the target's name.
+        """
         return self.column(self.target).categories or (self.target,)
 
     @property
     def kept(self) -> tuple[Column, ...]:
-        """The columns that leave validation: all but the personal ones."""
+        """The columns of validated data.
+
+        Returns:
+            All but the personal columns.
+        """
         return tuple(column for column in self.columns if not column.personal)

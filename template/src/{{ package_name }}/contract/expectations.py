@@ -34,7 +34,11 @@ class Kpi(msgspec.Struct, frozen=True):
 
     @property
     def sign(self) -> int:
-        """1 if a higher value is better, else -1."""
+        """The direction as a factor.
+
+        Returns:
+            1 if a higher value is better, else -1.
+        """
         return 1 if self.direction == "at least" else -1
 
 

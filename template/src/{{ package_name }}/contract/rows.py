@@ -1,4 +1,4 @@
-"""The contract over single rows: JSON in; out comes a float32 matrix, or every broken rule."""
+"""The contract for single rows: decode JSON to a float32 matrix, or report all broken rules."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,19 +15,26 @@ from numpy.typing import NDArray
 from . import Column, Contract
 
 MAX_ROWS = 10_000
-SHOWN_PROBLEMS = 100  # no more are looked for: a refusal costs no more than an answer
-MAX_NAMES = 100_000  # colons of a row; what has more is not taken apart
-SHORT = 1_000  # bytes of a value that is read to be shown
-LONGEST = 200  # characters of a decoder's message
+SHOWN_PROBLEMS = 100  # limit, so that a rejection costs no more than a prediction
+MAX_NAMES = 100_000  # colons in a row, above which its values are not looked at
+MAX_VALUE_BYTES = 1_000  # of a value that is decoded for a message
+MAX_MESSAGE = 200  # characters of a decoder's message
 
-ROWS = f"must be from 1 to {MAX_ROWS} rows"
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-NO_ROW = msgspec.Raw()
+ROWS_RULE = f"must be from 1 to {MAX_ROWS} rows"
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+MISSING = msgspec.Raw()
 Numbers = tuple[float, ...]
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
-    """One broken rule: where it is, what was expected and what came."""
+    """A broken rule.
+
+    Attributes:
+        row: Position of the row in the request.
+        column: Empty if the row as a whole is wrong.
+        rule: What was expected.
+        got: The value, shortened.
+    """
 
     row: int
     column: str
@@ -36,9 +43,19 @@ class Problem(msgspec.Struct, omit_defaults=True):
 
 
 class RowError(ValueError):
-    """Rows that the contract forbids; `problems` names the first of them (at most `SHOWN_PROBLEMS`)."""
+    """Rows that break the contract.
+
+    Attributes:
+        problems: The broken rules, at most `SHOWN_PROBLEMS`.
+        note: Says so if there may be more; else empty.
+    """
 
     def __init__(self, problems: list[Problem]) -> None:
+        """Store the broken rules.
+
+        Args:
+            problems: At most `SHOWN_PROBLEMS`.
+        """
         super().__init__(f"{len(problems)} broken rules")
         self.problems = problems
         shown_all = len(problems) < SHOWN_PROBLEMS
@@ -46,77 +63,87 @@ class RowError(ValueError):
 
 
 class RowReader:
-    """Read JSON rows (an object, or an array of objects) that keep the rules of columns."""
+    """Decoder of JSON rows: an object, or an array of objects.
+
+    Attributes:
+        body_type: The type of a request's body, for the API's documentation.
+    """
 
     def __init__(
         self, columns: tuple[Column, ...], name: str, max_lengths: dict[str, int] | None = None
     ) -> None:
-        """Rows of columns, documented by a name.
+        """Make the decoders.
 
         Args:
-            columns: What a row consists of.
+            columns: The columns of a row.
             name: Title of a row in the API's documentation.
-            max_lengths: Most characters of a text, by its column; such a text is not empty.
+            max_lengths: Maximum number of characters by text column; these texts must not be empty.
         """
         lengths = max_lengths or {}
         self._columns = {column.name: column for column in columns}
         self._rules = {column.name: column.rule for column in columns}
-        self._rules |= {column: f"a text of 1 to {most} characters" for column, most in lengths.items()}
-        types: dict[str, Any] = {column.name: annotation(column) for column in columns}
-        types |= {column: text_type(types[column], most) for column, most in lengths.items()}
-        row: Any = row_type(columns, types, name)
+        self._rules |= {column: f"a text of 1 to {length} characters" for column, length in lengths.items()}
+        types: dict[str, Any] = {column.name: _value_type(column) for column in columns}
+        types |= {column: _text_type(types[column], length) for column, length in lengths.items()}
+        row: Any = _row_type(columns, types, name)
         limits = msgspec.Meta(min_length=1, max_length=MAX_ROWS)
         self.body_type: Any = row | Annotated[list[row], limits]
         self._decoder = msgspec.json.Decoder(self.body_type)
-        # Made once: to make one takes longer than what it does for a value.
+        # Made once: creating a decoder takes longer than decoding a value.
         self._row, self._parts = msgspec.json.Decoder(row), msgspec.json.Decoder(dict[str, msgspec.Raw])
         self._values = {column: msgspec.json.Decoder(value) for column, value in types.items()}
 
     def read(self, body: bytes) -> list[tuple[Any, ...]]:
-        """The values of each row, in the order of the columns.
+        """Decode a request's body.
+
+        Args:
+            body: JSON.
+
+        Returns:
+            The values of each row, in the order of the columns; None if missing.
 
         Raises:
-            RowError: there are too many rows, or some break rules.
+            RowError: There are too many rows, or rows break rules.
         """
-        if len(body) > MAX_ROWS and body.count(b"{") > MAX_ROWS:  # a text may hold it too
-            split_rows(body)
+        if len(body) > MAX_ROWS and body.count(b"{") > MAX_ROWS:  # texts may contain braces too
+            _split_rows(body)
         try:
             rows = self._decoder.decode(body)
-        except UNREADABLE:
+        except DECODE_ERRORS:
             raise RowError(self._problems(body)) from None
         return [*map(msgspec.structs.astuple, rows if isinstance(rows, list) else [rows])]
 
     def _problems(self, body: bytes) -> list[Problem]:
-        """Look again, row by row, for what is wrong: the fast decoder stops at the first error."""
-        rows = split_rows(body)
-        found = (problem for index, row in enumerate(rows) for problem in self._row_problems(index, row))
-        return list(islice(found, SHOWN_PROBLEMS)) or [Problem(0, "", ROWS)]
+        """List broken rules row by row: the fast decoder stops at the first error."""
+        rows = enumerate(_split_rows(body))
+        problems = (problem for index, row in rows for problem in self._row_problems(index, row))
+        return list(islice(problems, SHOWN_PROBLEMS)) or [Problem(0, "", ROWS_RULE)]
 
     def _row_problems(self, index: int, row: msgspec.Raw) -> list[Problem]:
-        """What is wrong with one row."""
-        rule, got = "must be an object with the contract's columns", shorten(row)
+        """List the broken rules of a row."""
+        rule, got = "must be an object with the contract's columns", _shorten(row)
         try:
             self._row.decode(row)
-        except UNREADABLE as error:
-            got = str(error)[:LONGEST] if memoryview(row)[:1] == b"{" else got
+        except DECODE_ERRORS as error:
+            got = str(error)[:MAX_MESSAGE] if memoryview(row)[:1] == b"{" else got
         else:
             return []
         if bytes(row).count(b":") > MAX_NAMES:
             return [Problem(index, "", rule, got)]
         try:
             values = self._parts.decode(row)
-        except UNREADABLE:
+        except DECODE_ERRORS:
             return [Problem(index, "", rule, got)]
-        # None, though the row is wrong: it has a column twice.
+        # Without a problem in a value, the row has a column twice.
         return list(islice(self._value_problems(index, values), SHOWN_PROBLEMS)) or [
             Problem(index, "", rule, got)
         ]
 
     def _value_problems(self, index: int, values: dict[str, msgspec.Raw]) -> Iterator[Problem]:
-        """What is wrong with the values of a row, by their columns' names."""
+        """Yield the broken rules of the values of a row."""
         for name, column in self._columns.items():
-            if name in values and not reads(values[name], self._values[name]):
-                yield Problem(index, name, f"must be {self._rules[name]}", shorten(values[name]))
+            if name in values and not _is_valid(values[name], self._values[name]):
+                yield Problem(index, name, f"must be {self._rules[name]}", _shorten(values[name]))
             if name not in values and not column.nullable:
                 yield Problem(index, name, f"missing; must be {self._rules[name]}")
         for name in values:
@@ -125,19 +152,35 @@ class RowReader:
 
 
 class RowCodec(RowReader):
-    """Decode JSON rows into model input, by the contract."""
+    """Decoder of JSON rows into the model's input."""
 
     def __init__(self, contract: Contract) -> None:
+        """Make the decoders and encoders.
+
+        Args:
+            contract: The contract.
+        """
         super().__init__(contract.features, "Row")
         self._encoders = [
-            (encoder(column), (math.nan,) * len(column.encoded_names)) for column in contract.features
+            (_encoder(column), (math.nan,) * len(column.encoded_names)) for column in contract.features
         ]
 
     def decode(self, body: bytes) -> NDArray[np.float32]:
-        """Return the matrix of shape (rows, features); raise `RowError` with every broken rule."""
+        """Decode a request's body.
+
+        Args:
+            body: JSON.
+
+        Returns:
+            Shape `(n_rows, n_features)`; NaN if missing.
+
+        Raises:
+            RowError: There are too many rows, or rows break the contract.
+        """
         return np.array([self._encode(row) for row in self.read(body)], np.float32)
 
     def _encode(self, values: tuple[Any, ...]) -> list[float]:
+        """Encode the values of a row as numbers."""
         return [
             number
             for (encode, missing), value in zip(self._encoders, values, strict=True)
@@ -146,36 +189,29 @@ class RowCodec(RowReader):
 
 
 @cache
-def splitter() -> msgspec.json.Decoder:
-    """A decoder that takes an array of up to `MAX_ROWS` values apart, and stops at one more.
-
-    It reads none of them, so whatever they are costs neither memory nor much time.
-    """
-    rows: list[Any] = [(f"row{index}", msgspec.Raw, NO_ROW) for index in range(MAX_ROWS)]
+def _splitter() -> msgspec.json.Decoder:
+    """A decoder of arrays with at most `MAX_ROWS` values, which it does not decode: that bounds its cost."""
+    rows: list[Any] = [(f"row{index}", msgspec.Raw, MISSING) for index in range(MAX_ROWS)]
     return msgspec.json.Decoder(
         msgspec.defstruct("Rows", rows, array_like=True, forbid_unknown_fields=True, gc=False)
     )
 
 
-def split_rows(body: bytes) -> list[msgspec.Raw]:
-    """The rows of a body, not read yet.
-
-    Raises:
-        RowError: there are more than `MAX_ROWS`, or the body is not JSON.
-    """
+def _split_rows(body: bytes) -> list[msgspec.Raw]:
+    """Split a body into rows without decoding them; too many rows, or no JSON, are a RowError."""
     try:
         if not body.lstrip(b" \t\r\n").startswith(b"["):
             return [msgspec.json.decode(body, type=msgspec.Raw)]
-        return [row for row in msgspec.structs.astuple(splitter().decode(body)) if row is not NO_ROW]
+        return [row for row in msgspec.structs.astuple(_splitter().decode(body)) if row is not MISSING]
     except msgspec.ValidationError:
-        raise RowError([Problem(0, "", ROWS, "more")]) from None
-    except UNREADABLE as error:
+        raise RowError([Problem(0, "", ROWS_RULE, "more")]) from None
+    except DECODE_ERRORS as error:
         rule = "must be JSON: an object, or an array of objects"
-        raise RowError([Problem(0, "", rule, str(error)[:LONGEST])]) from None
+        raise RowError([Problem(0, "", rule, str(error)[:MAX_MESSAGE])]) from None
 
 
-def row_type(columns: tuple[Column, ...], types: dict[str, Any], name: str) -> type[msgspec.Struct]:
-    """Columns as a msgspec type: checked while parsed, documented as JSON schema."""
+def _row_type(columns: tuple[Column, ...], types: dict[str, Any], name: str) -> type[msgspec.Struct]:
+    """A msgspec type of a row: checked while parsed, documented as JSON schema."""
     fields: list[Any] = []
     for index, column in enumerate(columns):
         default = (None,) if column.nullable else ()
@@ -184,8 +220,8 @@ def row_type(columns: tuple[Column, ...], types: dict[str, Any], name: str) -> t
     return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True, rename=names)
 
 
-def annotation(column: Column) -> Any:
-    """The type of one value, limits included."""
+def _value_type(column: Column) -> Any:
+    """The type of a value, with its limits."""
     value: Any = Literal
     if column.kind == "category":
         value = value[column.categories]
@@ -195,7 +231,7 @@ def annotation(column: Column) -> Any:
         value = str
     else:
         lowest, highest = column.bounds
-        # JSON knows one kind of number: 40.0 is an integer there, 40.5 is not.
+        # JSON has one kind of number: 40.0 is an integer, 40.5 is not.
         whole = 1 if column.kind == "integer" else None
         value = Annotated[float, msgspec.Meta(ge=lowest, le=highest, multiple_of=whole)]
     if column.length is not None:
@@ -207,13 +243,13 @@ def annotation(column: Column) -> Any:
     return Annotated[value, meta]
 
 
-def text_type(text: Any, most: int) -> Any:
-    """The type of a text that is not empty, and has at most so many characters."""
-    return Annotated[text, msgspec.Meta(min_length=1, max_length=most)]
+def _text_type(text: Any, max_length: int) -> Any:
+    """The type of a text that is not empty and has a maximum length."""
+    return Annotated[text, msgspec.Meta(min_length=1, max_length=max_length)]
 
 
-def encoder(column: Column) -> Callable[[Any], Numbers]:
-    """How a value becomes the numbers of `Column.encoded_names`; in SQL: `tables.encoded`."""
+def _encoder(column: Column) -> Callable[[Any], Numbers]:
+    """A function from a value to the numbers of `Column.encoded_names`; SQL: `tables.encode_column`."""
     if column.kind == "time":
         return lambda t: (t.hour + t.minute / 60, t.isoweekday(), t.month)
     if column.kind == "category" and column.length is None:
@@ -224,20 +260,20 @@ def encoder(column: Column) -> Callable[[Any], Numbers]:
     return tuple if column.length else lambda value: (value,)
 
 
-def reads(value: msgspec.Raw, decoder: msgspec.json.Decoder) -> bool:
-    """Whether a value from JSON is what a decoder takes."""
+def _is_valid(value: msgspec.Raw, decoder: msgspec.json.Decoder) -> bool:
+    """Whether a decoder accepts a value."""
     try:
         decoder.decode(value)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return False
     return True
 
 
-def shorten(value: msgspec.Raw) -> str:
-    """A value as it came, cut to be shown."""
-    text = bytes(memoryview(value)[:SHORT]).decode(errors="replace").lstrip('"')
-    if len(memoryview(value)) <= SHORT:
-        with suppress(*UNREADABLE):
+def _shorten(value: msgspec.Raw) -> str:
+    """A value as text, cut for a message."""
+    text = bytes(memoryview(value)[:MAX_VALUE_BYTES]).decode(errors="replace").lstrip('"')
+    if len(memoryview(value)) <= MAX_VALUE_BYTES:
+        with suppress(*DECODE_ERRORS):
             read = msgspec.json.decode(value)
             text = read if isinstance(read, str) and read else repr(read)
     return text if len(text) <= 40 else text[:39] + "…"

@@ -1,1 +1,1 @@
-"""Foundations without any knowledge of machine learning: paths, errors, commands, files, git."""
+"""Foundations without machine learning: paths, errors, commands, files, git."""

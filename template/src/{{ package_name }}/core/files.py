@@ -1,4 +1,4 @@
-"""Read and write files: JSON, tables, and what DVC knows of them."""
+"""Read and write files: JSON, Markdown tables, and the hashes in `dvc.lock`."""
 
 import hashlib
 from pathlib import Path
@@ -10,12 +10,27 @@ from .paths import LOCK
 
 
 def dvc_hash(content: bytes) -> str:
-    """The hash by which DVC names a file of that content."""
+    """Compute the hash by which DVC names a file.
+
+    Args:
+        content: The file's content.
+
+    Returns:
+        The MD5 in hexadecimal digits.
+    """
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def locked_hashes(stage: str, files: Literal["deps", "outs"]) -> dict[str, str]:
-    """Hashes of a stage's files by their paths, as `dvc.lock` has them; empty before the stage ever ran."""
+    """Read the hashes of a stage's files from `dvc.lock`.
+
+    Args:
+        stage: Name of the stage.
+        files: Dependencies or outputs.
+
+    Returns:
+        Hashes by path; empty before the stage has run.
+    """
     import yaml
 
     stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"] if LOCK.exists() else {}
@@ -23,24 +38,48 @@ def locked_hashes(stage: str, files: Literal["deps", "outs"]) -> dict[str, str]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Write rows as a Markdown table; nothing, if there are none."""
+    """Format rows as a Markdown table.
+
+    Args:
+        rows: Values by column; all rows have the same columns.
+
+    Returns:
+        The table; empty without rows.
+    """
     from tabulate import tabulate
 
     return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",")
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically: an interruption leaves the previous content.
+
+    Args:
+        path: The file; its folder exists.
+        content: The new content.
+    """
     draft = path.with_name(f"{path.name}.new")
     draft.write_bytes(content)
     draft.replace(path)
 
 
 def readable_json(content: object) -> bytes:
-    """Any msgspec structure, list or dictionary as readable JSON."""
+    """Encode as indented JSON.
+
+    Args:
+        content: Any msgspec structure, list or dictionary.
+
+    Returns:
+        JSON that ends with a newline.
+    """
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write any msgspec structure, list or dictionary as readable JSON."""
+    """Write indented JSON atomically.
+
+    Args:
+        path: The file; its folder exists.
+        content: Any msgspec structure, list or dictionary.
+    """
     write(path, readable_json(content))

@@ -1,4 +1,4 @@
-"""Where the files of the project lie, relative to its top folder."""
+"""Paths of the project's files, relative to its top folder."""
 
 from pathlib import Path
 
@@ -25,4 +25,4 @@ MODEL_CARD = Path("docs/model-card.md")
 DATA_CARD = Path("docs/data-card.md")
 
 RESULTS = (LOCK, GATE_REPORT.parent, MODEL_CARD, DATA_CARD)
-"""What the pipeline and the gate write and git keeps."""
+"""Results of the pipeline and the gate that git tracks."""

@@ -1,4 +1,4 @@
-"""Your own modules, such as transformers and loaders: `from .custom.features import ...` in `problem.py`.
+"""Your own modules, such as transformers: `from .custom.features import ...` in `problem.py`.
 
-This folder is yours: the template never changes it. Every stage reruns when something here changes.
+This folder is yours: updates never change it. `train` and `bundle` rerun when a module here changes.
 """
