@@ -246,8 +246,12 @@ def _imported_modules(source: str) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
-def _custom_code() -> str:
-    """Return the code of all modules in `custom/`."""
+def custom_code() -> str:
+    """Read the modules in `custom/`.
+
+    Returns:
+        Their code, one after the other.
+    """
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.glob("custom/**/*.py")))
 
 
@@ -261,7 +265,7 @@ def library_versions(estimator_code: str) -> dict[str, dict[str, str]]:
         Versions by distribution, for each group: `data`, `training`, `onnx`, and `estimator`: the libraries
         that the estimator's code or a module in `custom/` imports.
     """
-    code = f"{estimator_code}\n{_custom_code()}"
+    code = f"{estimator_code}\n{custom_code()}"
     modules = {*_imported_modules(code)} - sys.stdlib_module_names - {"sklearn"}  # in the group "training"
     by_module = packages_distributions() if modules else {}
     own = {name for module in modules for name in by_module.get(module, [])}
