@@ -142,6 +142,8 @@ def render(folder: Path, use_case: str) -> Path:
             unsafe=False,
             vcs_ref="HEAD",
         )
+        if "." not in answers(fresh).get("_commit", "."):  # a hash alone: no tag was found
+            print("This clone lacks its release tags, which updates need: run python -m hooks.release retag.")
         project = folder / answers(fresh)["package_name"].replace("_", "-")
         shutil.rmtree(project, ignore_errors=True)
         log(project).unlink(missing_ok=True)
