@@ -91,6 +91,11 @@ def create_api(
     return api
 
 
+def _content(schema: Any) -> dict[str, Any]:
+    """JSON with a schema, as OpenAPI describes it."""
+    return {"content": {"application/json": {"schema": schema}}}
+
+
 def _describe(
     api: FastAPI,
     path: str,
@@ -106,7 +111,7 @@ def _describe(
     reference = "#/components/schemas/{name}"
     schemas, components = msgspec.json.schema_components(types, ref_template=reference)
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
-    body, success, invalid, error = ({"content": {"application/json": {"schema": it}}} for it in schemas)
+    body, success, invalid, error = map(_content, schemas)
     operation: dict[str, Any] = {
         "summary": summary,
         "operationId": path.strip("/"),

@@ -67,7 +67,11 @@ class EventWriter(Writer[Request]):
         self.outputs = {label: Histogram(edges) for label, edges in model.output_edges.items()}
 
     def new_id(self) -> str:
-        """Return an id for a request that has none."""
+        """Draw an id for a request that has none.
+
+        Returns:
+            32 hexadecimal digits.
+        """
         return next(self._ids)
 
     def write(self, records: list[Request]) -> None:

@@ -41,7 +41,7 @@ class LabelWriter(Writer[Labels]):
         super().__init__(address, max_gb)
         target = contract.column(contract.target)
         self._target, self._type = target.name, DataType.utf8() if target.categories else DataType.float64()
-        self.reader = RowReader((_ID, _ROW, target), "Label", {"id": MAX_ID_LENGTH})
+        self.reader = RowReader((_ID, _ROW, target), "Feedback", {"id": MAX_ID_LENGTH})
 
     def record(self, body: bytes) -> int:
         """Record the labels of a request.

@@ -54,7 +54,11 @@ class Histogram:
 
     @property
     def buckets(self) -> list[tuple[str, float]]:
-        """Upper bound and cumulative count of each bin, as Prometheus expects them."""
+        """The bins as Prometheus expects them.
+
+        Returns:
+            Upper bound and cumulative count of each bin.
+        """
         return list(zip([*map(str, self.edges), "+Inf"], accumulate(self.counts), strict=True))
 
 
@@ -94,7 +98,11 @@ class Metrics(Collector):
         self._durations.add(seconds)
 
     def text(self) -> bytes:
-        """Return the page that Prometheus scrapes."""
+        """Render the page that Prometheus scrapes.
+
+        Returns:
+            The metrics in the text format.
+        """
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
