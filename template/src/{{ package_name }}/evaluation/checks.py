@@ -71,7 +71,11 @@ class Check(msgspec.Struct, omit_defaults=True):
 
     @property
     def reason(self) -> str:
-        """One line: the result and, unless it passes, its limit, who sets it and what to do."""
+        """One line.
+
+        Returns:
+            The result and, unless it passes, its limit, the parameter that sets it and what to do.
+        """
         text = f"{self.check}, {self.subject}: {self.message}"
         if self.status == "pass":
             return text
@@ -120,17 +124,29 @@ class Evidence:
 
     @property
     def contract(self) -> Contract:
-        """The contract of the test rows."""
+        """The contract.
+
+        Returns:
+            That of the test rows.
+        """
         return self.test.contract
 
     @property
     def alpha(self) -> float:
-        """Significance level of a one-sided test."""
+        """Significance level.
+
+        Returns:
+            That of a one-sided test, between 0 and 0.5.
+        """
         return (1 - self.params.gate.confidence_level) / 2
 
     @property
     def reference(self) -> str:
-        """Name of the model that this one is compared with."""
+        """Name of the model that this model is compared with.
+
+        Returns:
+            The tag of the model in production, or "the baseline".
+        """
         return self.production.tag if self.production else "the baseline"
 
     def bootstrap(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
@@ -588,7 +604,8 @@ def checks_table(checks: list[Check], interval: str = "CI") -> str:
 
     def rows(*statuses: Status) -> str:
         chosen = sorted(
-            (check for check in checks if check.status in statuses), key=lambda it: STATUSES.index(it.status)
+            (check for check in checks if check.status in statuses),
+            key=lambda check: STATUSES.index(check.status),
         )
         return table([_row(check, interval) for check in chosen])
 

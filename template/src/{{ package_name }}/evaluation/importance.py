@@ -30,12 +30,12 @@ def permutation_importance(model: Model, test: Dataset, kpi: Kpi) -> dict[str, f
     """
     random, metric = np.random.default_rng(0), METRICS[model.contract.task][kpi.metric]
     rows = np.random.default_rng(0).permutation(len(test))[:MAX_ROWS]
-    features, target, ones = test.features.to_numpy()[rows], test.target[rows], np.ones((1, len(rows)))
+    features, target, unit_counts = test.features.to_numpy()[rows], test.target[rows], np.ones((1, len(rows)))
 
     def score(positions: Sequence[int]) -> float:
         shuffled = features.copy()
         shuffled[:, positions] = random.permutation(features[:, positions])
-        return kpi.sign * float(metric(target, model.run(shuffled), ones)[0])
+        return kpi.sign * float(metric(target, model.run(shuffled), unit_counts)[0])
 
     full_score, names = score([]), model.contract.feature_names
     losses = {}

@@ -27,7 +27,11 @@ class Estimate(msgspec.Struct):
 
     @property
     def is_defined(self) -> bool:
-        """False if the rows do not determine the statistic, such as the ROC AUC of one class."""
+        """Whether the statistic has a value.
+
+        Returns:
+            False if the rows do not determine it, such as the ROC AUC of one class.
+        """
         return bool(np.isfinite(self.value))
 
 
@@ -69,9 +73,9 @@ def bootstrap(
         counts = _draw_counts(random, min(batch, n_bootstrap - start), n_rows, block_size)
         for name, statistic in statistics.items():
             values[name].append(statistic(counts))
-    ones = np.ones((1, n_rows))
+    unit_counts = np.ones((1, n_rows))
     return {
-        name: _summarise(float(statistic(ones)[0]), np.concatenate(values[name]), confidence_level)
+        name: _summarise(float(statistic(unit_counts)[0]), np.concatenate(values[name]), confidence_level)
         for name, statistic in statistics.items()
     }
 

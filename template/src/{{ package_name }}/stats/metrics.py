@@ -61,8 +61,10 @@ def compute_metrics(contract: Contract, target: Integers | Floats, outputs: Floa
         Value by name of the metric. A metric that is undefined for these rows, such as the ROC AUC of one
         class, is left out.
     """
-    ones = np.ones((1, len(target)))
-    values = {name: metric(target, outputs, ones)[0] for name, metric in METRICS[contract.task].items()}
+    unit_counts = np.ones((1, len(target)))
+    values = {
+        name: metric(target, outputs, unit_counts)[0] for name, metric in METRICS[contract.task].items()
+    }
     return {name: float(value) for name, value in values.items() if np.isfinite(value)}
 
 
