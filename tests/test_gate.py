@@ -277,12 +277,12 @@ MUTATIONS = [
         "it needs partner",
     ),
     Mutation(
-        "a model in production that cannot be fetched",
+        "a model in production that cannot be downloaded",
         lose_production,
         "evaluation.gate",
         "evaluation.gate",
         "stops",
-        "cannot be fetched",
+        "cannot be downloaded",
     ),
     Mutation(
         "a model in production that is broken",
