@@ -15,12 +15,12 @@ import msgspec
 from ..core.errors import ProjectError, cli
 from ..core.paths import MONITORING_REPORT
 from ..core.shell import call
-from ..monitoring.report import Finding, Monitoring, headline, markdown
+from ..monitoring.report import PROJECT, Finding, Monitoring, markdown, summary
 from .propose import find_open
 
 LABEL = "monitoring"
 CODEOWNERS = Path(".github/CODEOWNERS")
-OWNED_PATHS = {"drift": "/src/*/data/", "refused": "/src/*/data/", "failed": "/deploy/"}
+OWNED_PATHS = {"drift": "/src/*/data/", "rejected": "/src/*/data/", "errors": "/deploy/"}
 """The path in CODEOWNERS whose owners look at an alert; the project's owners look at the other alerts."""
 TRAINABLE = ("drift", "kpi")
 """Alerts that a new model may end."""
@@ -37,7 +37,7 @@ def _find_owner(rule: str) -> str:
 
 def _write_body(report: Monitoring, alerts: list[Finding]) -> str:
     """Write the issue's text: who should look, and the report."""
-    rules = dict.fromkeys(alert.rule for alert in alerts)
+    rules = dict.fromkeys(alert.check for alert in alerts)
     mentions = ", ".join(f"{_find_owner(rule)} for {rule}" for rule in rules)
     run = os.environ.get("SEEN_IN", "a run by hand")
     return f"{mentions}: please look. Reported by {run}.\n\n{markdown(report)}"[:MAX_CHARACTERS]
@@ -47,7 +47,7 @@ def _open_issue(report: Monitoring, alerts: list[Finding], issue: str) -> str:
     """Open the issue, or update the open one; return its address."""
     call("gh", "label", "create", LABEL, "--force", "--description", "Alerts of the model in production")
     action = ("edit", issue) if issue else ("create", "--label", LABEL)
-    title = f"Monitoring alert for model {report.model_version}"
+    title = f"Monitoring alert: {PROJECT}, model {report.model_version}"
     return call("gh", "issue", *action, "--title", title, "--body", _write_body(report, alerts))
 
 
@@ -55,7 +55,7 @@ def _start_training(alerts: list[Finding]) -> str:
     """Start the workflow `train` unless a new model is waiting; return what happened."""
     if address := find_open("model/main"):
         return f"train is not started, because a model is waiting for review: {address}"
-    reason = "; ".join(f"{alert.rule}, {alert.subject}" for alert in alerts)
+    reason = "; ".join(f"{alert.check}, {alert.subject}" for alert in alerts)
     fields = ("--raw-field", "event_type=train", "--raw-field", f"client_payload[reason]={reason}")
     call("gh", "api", "repos/{owner}/{repo}/dispatches", *fields)
     return f"train is started: {reason}"
@@ -66,18 +66,18 @@ def main() -> None:
     if not MONITORING_REPORT.exists():
         raise ProjectError(f"alert: {MONITORING_REPORT} is missing; run make monitor first")
     report = msgspec.json.decode(MONITORING_REPORT.read_bytes(), type=Monitoring)
-    alerts = [reason for reason in report.reasons if reason.verdict == "alert"]
+    alerts = [reason for reason in report.reasons if reason.status == "alert"]
     options = ("--label", LABEL, "--state", "open", "--limit", "1", "--json", "number", "--jq", ".[].number")
     issue = call("gh", "issue", "list", *options)
     if alerts:
         print(f"alert: {_open_issue(report, alerts, issue)}")
-        if any(alert.rule in TRAINABLE for alert in alerts):
+        if any(alert.check in TRAINABLE for alert in alerts):
             print(f"alert: {_start_training(alerts)}")
-    elif issue and report.verdict == "ok":
-        call("gh", "issue", "close", issue, "--comment", f"Production is ok: {headline(report)}")
+    elif issue and report.status == "ok":
+        call("gh", "issue", "close", issue, "--comment", f"Production is ok: {summary(report)}")
         print(f"alert: issue {issue} is closed")
     else:
-        print(f"alert: none, production is {report.verdict}")
+        print(f"alert: none, production is {report.status}")
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ from .settings import Rollout, load_rollout
 MOST_REQUESTS = 100_000  # more are drawn by chance
 UNANSWERED = 504
 READ = f"""
-SELECT DISTINCT ON (role, id, row) * FROM asked
-SEMI JOIN (SELECT DISTINCT id FROM asked ORDER BY hash(id) LIMIT {MOST_REQUESTS}) USING (id)
+SELECT DISTINCT ON (role, id, row) * FROM events
+SEMI JOIN (SELECT DISTINCT id FROM events ORDER BY hash(id) LIMIT {MOST_REQUESTS}) USING (id)
 """
 
 

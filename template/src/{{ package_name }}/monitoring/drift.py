@@ -1,25 +1,23 @@
-"""Drift: are the rows of production still like those that the model was made from?
+"""Drift: does production still get rows like those that the model was made from?
 
-One method for every column, from counts in bins alone: categories as they are, numbers between the
-tenths of the reference, missing values in a bin of their own.
+One method for every column, from counts in bins alone: categories as they are, numbers between the deciles of
+the reference, missing values in a bin of their own.
 
-- Size: the share of the rows that would have to fall into other bins for both distributions to be equal
-  (total variation distance, between 0 and 1).
-- Doubt: Pearson's chi-square test of homogeneity, and where it needs more rows a binomial test, corrected
-  for the number of columns (Holm, 1979).
+- Size: the total variation distance between reference and current distribution (0 to 1).
+- Significance: Pearson's chi-square test of homogeneity, or a binomial test where the chi-square test needs
+  more rows, corrected for the number of columns (Holm, 1979).
 
-A column is accused only if the test leaves no doubt and the size is over `monitor.warn_distance` (a warning)
-or `monitor.max_distance` (an alert): of many rows each difference is beyond doubt, of few each is large. So
-equal distributions are accused in at most 1 - `monitor.confidence_level` of all windows, all columns
-together.
+A column drifts if the difference is significant and the distance is above `monitor.warn_distance` (a warning)
+or `monitor.max_distance` (an alert): with many rows each difference is significant, with few each is large.
+Equal distributions are flagged in at most 1 - `monitor.confidence_level` of all windows, for
+all columns together.
 
-Rows may be too few to tell. Then a column is a warning and names how many would be enough: if rows that are
-all in one bin would leave doubt, or if a size over `monitor.max_distance` does.
+Too few rows cannot tell drift from chance. Then a column is a warning with the number of rows that would be
+enough: for a distance above `monitor.max_distance` as in these rows, and for rows that are all in one bin.
 
-That holds for rows that come by themselves. Where rows tell of the same case again (a customer asked about
-each day), k of them prove what one does: `monitor.design_effect` is that k, and divides the events' counts
-(the design effect: Rao and Scott, 1981). Hour, weekday and month of a time are shown and not judged: a
-window shorter than a year has its own.
+The tests assume independent rows. If rows repeat a case (a customer who is scored each day), set
+`monitor.design_effect` to the number of rows per case; it divides the counts (Rao and Scott, 1981). Hour,
+weekday and month of a time are shown but not tested: a window shorter than a year has its own.
 """
 
 from bisect import bisect_left
@@ -37,106 +35,138 @@ from ..params import Monitor
 from ..stats.distributions import Distribution, tally
 from ..stats.inference import adjust_holm, homogeneity_p_value
 
-Verdict = Literal["ok", "warn", "alert"]  # from best to worst
+Status = Literal["ok", "warn", "alert"]  # from best to worst
 Reference = dict[str, Distribution]
-MOST_ROWS = 1_000_000  # where the search for enough rows ends
+MAX_ROWS = 1_000_000  # upper end of the search for a sufficient number of rows
 
 
 class Drift(msgspec.Struct):
-    """How far one input or output of the model is from its reference."""
+    """Distance of one input or output of the model from its reference.
+
+    Attributes:
+        name: Column, with the prefix "prediction: " for an output.
+        bins: Names of the bins; the last one is "missing".
+        reference: Share of the rows in each bin, in the reference data.
+        current: Share of the rows in each bin, in the events.
+        distance: Total variation distance (0 to 1).
+        p_value: Of the test of homogeneity, without correction.
+        is_tested: False for a column that is only shown.
+        status: Result of the check.
+        required_rows: How many rows would be enough; 0 if there are enough.
+    """
 
     name: str
-    bins: list[str]  # the last: missing
-    then: list[float]  # share of the rows in each bin: in the reference,
-    now: list[float]  # and in the events
-    moved: float
+    bins: list[str]
+    reference: list[float]
+    current: list[float]
+    distance: float
     p_value: float
-    judged: bool
-    verdict: Verdict = "ok"
-    enough: int = 0  # rows that it takes to tell, if these are too few
+    is_tested: bool
+    status: Status = "ok"
+    required_rows: int = 0
 
     @property
-    def said(self) -> str:
-        """What moved, and where to most."""
-        most = int(np.argmax(np.abs(np.subtract(self.now, self.then))))
+    def message(self) -> str:
+        """The bin with the largest difference."""
+        index = int(np.argmax(np.abs(np.subtract(self.current, self.reference))))
         return (
-            f"{self.moved:.0%} of the rows are not as they were; "
-            f"most: {self.bins[most]}, {self.then[most]:.1%} then, {self.now[most]:.1%} now"
+            f"largest change: {self.bins[index]}, {self.reference[index]:.1%} in the reference, "
+            f"{self.current[index]:.1%} now"
         )
 
 
-def find_drift(
+def check_drift(
     con: Connection, table: str, reference: Reference, contract: Contract, monitor: Monitor
 ) -> list[Drift]:
-    """Compare each column of the events in `table` (SQL) with its reference; the worst come first."""
-    tables = {
-        name: as_table(then, tally(con, table, name, then), monitor.design_effect)
-        for name, then in reference.items()
-    }
-    found = [compare(name, reference[name], counts, contract) for name, counts in tables.items()]
-    judge(found, monitor)
-    level = (1 - monitor.confidence_level) / max(1, sum(drift.judged for drift in found))
-    for drift, counts in zip(found, tables.values(), strict=True):
-        if drift.judged and drift.verdict == "ok":
-            drift.enough = enough_rows(counts, level, monitor.max_distance) * monitor.design_effect
-            drift.verdict = "warn" if drift.enough else "ok"
-    return sorted(found, key=lambda drift: (not drift.judged, -drift.moved))
-
-
-def judge(found: list[Drift], monitor: Monitor) -> None:
-    """Accuse what is far from its reference and beyond doubt."""
-    judged = [drift for drift in found if drift.judged]
-    p_values = adjust_holm([drift.p_value for drift in judged])
-    for drift, p_value in zip(judged, p_values, strict=True):
-        if p_value <= 1 - monitor.confidence_level and drift.moved > monitor.warn_distance:
-            drift.verdict = "alert" if drift.moved > monitor.max_distance else "warn"
-
-
-def enough_rows(counts: NDArray, level: float, limit: float) -> int:
-    """How many rows it takes to tell drift from chance: 0 if those here are enough.
-
-    Enough leave no doubt of what moved over the limit here, nor of a value that is stuck: of those that would
-    be over the limit, the most usual.
+    """Compare each column of the events with its reference.
 
     Args:
-        counts: Of shape (2, bins): of the reference, and of the events as far as they are not alike.
-        level: The p-value that leaves no doubt.
-        limit: A size, as `monitor.max_distance`.
+        con: Database with the events.
+        table: SQL of a table or view with one row per prediction.
+        reference: Distribution of each event column, from the bundle.
+        contract: Contract of the model.
+        monitor: Limits and confidence level.
+
+    Returns:
+        The tested columns, largest distance first, then those that are only shown.
     """
-    then, now = counts / counts.sum(axis=1, keepdims=True)
-    bins, rows = np.arange(len(then)), counts[1].sum()
-    shapes = [now] if np.abs(now - then).sum() / 2 > limit else []
-    if over := [index for index in bins if 1 - then[index] > limit]:
-        shapes.append(bins == max(over, key=lambda index: then[index]))
-
-    def is_enough(rows: float) -> bool:
-        return all(homogeneity_p_value(np.array([counts[0], rows * shape])) <= level for shape in shapes)
-
-    return 0 if is_enough(rows) else bisect_left(range(MOST_ROWS), True, int(rows) + 1, key=is_enough)
-
-
-def as_table(then: Distribution, now: Distribution, alike: int) -> NDArray:
-    """The counts of two distributions in the same bins, of shape (2, bins), as far as rows are not alike."""
-    counts = np.array([[*then.counts, then.missing], [*now.counts, now.missing]], float)
-    return counts / [[1], [alike]]
+    counts = {
+        name: _count_table(distribution, tally(con, table, name, distribution), monitor.design_effect)
+        for name, distribution in reference.items()
+    }
+    drifts = {name: _compare(name, reference[name], counts[name], contract) for name in reference}
+    tested = {name: drift for name, drift in drifts.items() if drift.is_tested}
+    flag_drift(list(tested.values()), monitor)
+    alpha = (1 - monitor.confidence_level) / max(1, len(tested))
+    for name, drift in tested.items():
+        if drift.status == "ok":
+            drift.required_rows = required_rows(counts[name], alpha, monitor.max_distance)
+            drift.required_rows *= monitor.design_effect
+            drift.status = "warn" if drift.required_rows else "ok"
+    return sorted(drifts.values(), key=lambda drift: (not drift.is_tested, -drift.distance))
 
 
-def compare(name: str, then: Distribution, counts: NDArray, contract: Contract) -> Drift:
-    """Hold two distributions in the same bins against each other."""
-    shares: NDArray = counts / counts.sum(axis=1, keepdims=True)
+def flag_drift(tested: list[Drift], monitor: Monitor) -> None:
+    """Set the status of columns with a significant and large distance.
+
+    Args:
+        tested: All columns of one window that are tested.
+        monitor: Limits and confidence level.
+    """
+    p_values = adjust_holm([drift.p_value for drift in tested])
+    for drift, p_value in zip(tested, p_values, strict=True):
+        if p_value <= 1 - monitor.confidence_level and drift.distance > monitor.warn_distance:
+            drift.status = "alert" if drift.distance > monitor.max_distance else "warn"
+
+
+def required_rows(counts: NDArray[np.float64], alpha: float, max_distance: float) -> int:
+    """Find how many rows are needed to tell drift from chance.
+
+    With that many rows, two shapes are significant: the current one, if its distance is above the limit; and
+    a value that is stuck in the most frequent bin for which the distance would be above the limit.
+
+    Args:
+        counts: Rows of reference and events in each bin, divided by the design effect: `(2, n_bins)`.
+        alpha: Significance level.
+        max_distance: Total variation distance, as `monitor.max_distance`.
+
+    Returns:
+        The number of effective rows; 0 if the events are enough.
+    """
+    reference, current = counts / counts.sum(axis=1, keepdims=True)
+    bins, n_rows = np.arange(len(reference)), counts[1].sum()
+    shapes = [current] if np.abs(current - reference).sum() / 2 > max_distance else []
+    if candidates := [index for index in bins if 1 - reference[index] > max_distance]:
+        shapes.append(bins == max(candidates, key=lambda index: reference[index]))
+
+    def is_enough(n_rows: float) -> bool:
+        return all(homogeneity_p_value(np.array([counts[0], n_rows * shape])) <= alpha for shape in shapes)
+
+    return 0 if is_enough(n_rows) else bisect_left(range(MAX_ROWS), True, int(n_rows) + 1, key=is_enough)
+
+
+def _count_table(reference: Distribution, current: Distribution, design_effect: int) -> NDArray[np.float64]:
+    """Return the effective counts of two distributions in the same bins, `(2, n_bins)`."""
+    counts = np.array([[*part.counts, part.missing] for part in (reference, current)], float)
+    return counts / [[1], [design_effect]]
+
+
+def _compare(name: str, reference: Distribution, counts: NDArray[np.float64], contract: Contract) -> Drift:
+    """Compare two distributions in the same bins."""
+    shares = counts / counts.sum(axis=1, keepdims=True)
     return Drift(
-        name=f"answer: {plain_name(name)}" if is_output(name) else plain_name(name),
-        bins=[*bin_names(name, then, contract), "missing"],
-        then=shares[0].tolist(),
-        now=shares[1].tolist(),
-        moved=float(np.abs(shares[1] - shares[0]).sum() / 2),
+        name=f"prediction: {plain_name(name)}" if is_output(name) else plain_name(name),
+        bins=[*_bin_names(name, reference, contract), "missing"],
+        reference=shares[0].tolist(),
+        current=shares[1].tolist(),
+        distance=float(np.abs(shares[1] - shares[0]).sum() / 2),
         p_value=homogeneity_p_value(counts),
-        judged=name not in set(unjudged(contract)),
+        is_tested=name not in set(_untested_columns(contract)),
     )
 
 
-def unjudged(contract: Contract) -> Iterator[str]:
-    """The calendar, and of two labels the first, which mirrors the second."""
+def _untested_columns(contract: Contract) -> Iterator[str]:
+    """Yield the calendar's columns and, of two labels, the first, which mirrors the second."""
     for column in contract.features:
         if column.kind == "time":
             yield from map(feature_column, column.encoded_names)
@@ -144,14 +174,13 @@ def unjudged(contract: Contract) -> Iterator[str]:
         yield output_column(contract.labels[0])
 
 
-def bin_names(name: str, like: Distribution, contract: Contract) -> list[str]:
-    """What the bins hold, in words."""
-    if not like.edges:
+def _bin_names(name: str, reference: Distribution, contract: Contract) -> list[str]:
+    """Name the categories, or the intervals of a number."""
+    if not reference.edges:
         return list(contract.column(plain_name(name)).categories)
-    whole = any(it.kind == "integer" and feature_column(it.name) == name for it in contract.features)
-    edges = [f"{edge:.5g}" for edge in like.edges]
-    starts = [f"{edge + 1:.5g}" for edge in like.edges] if whole else edges
-    inner = [
-        end if start == end else f"{start} to {end}" for start, end in zip(starts, edges[1:], strict=False)
-    ]
+    is_integer = any(c.kind == "integer" and feature_column(c.name) == name for c in contract.features)
+    edges = [f"{edge:.5g}" for edge in reference.edges]
+    starts = [f"{edge + 1:.5g}" for edge in reference.edges] if is_integer else edges
+    pairs = zip(starts, edges[1:], strict=False)
+    inner = [end if start == end else f"{start} to {end}" for start, end in pairs]
     return [f"below {edges[0]}", edges[0], *inner, f"above {edges[-1]}"]

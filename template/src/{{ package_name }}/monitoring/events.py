@@ -1,4 +1,4 @@
-"""Reading what servers recorded, wherever it lies."""
+"""Read prediction events and labels from a folder or an object store."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,45 +13,67 @@ _ROLE = f"if(role = {literal(FALLBACK_0_2)}, {literal(FALLBACK)}, role)"
 
 
 def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
-    """The Parquet or CSV files at an address, from the folder of a day on; those elsewhere are fetched.
+    """Find the Parquet and CSV files at an address; those of an object store are downloaded.
 
     Labels in a subfolder of events are left out.
+
+    Args:
+        address: Path, or URL of an object store.
+        folder: Folder for downloads; it must not exist.
+        first_day: Leaves out folders of earlier days (YYYY-MM-DD).
+
+    Returns:
+        Paths of local files, sorted by address.
+
+    Raises:
+        ProjectError: The address cannot be read.
     """
     try:
         store, root = fsspec.core.url_to_fs(address)
-        found = [
+        paths = [
             path
             for path in sorted(store.find(root))
             if path.endswith((".parquet", ".csv"))
             and path.split("/")[-2] >= first_day
             and not {LABELS_FOLDER, LABELS_FOLDER_0_2} & {*path.removeprefix(root).split("/")}
         ]
-        if "file" in store.protocol or not found:
-            return found
+        if "file" in store.protocol or not paths:
+            return paths
         folder.mkdir()
-        fetched = [str(folder / f"{index}{Path(path).suffix}") for index, path in enumerate(found)]
-        store.get(found, fetched)
+        downloads = [str(folder / f"{index}{Path(path).suffix}") for index, path in enumerate(paths)]
+        store.get(paths, downloads)
     except Exception as error:  # every store raises errors of its own
         raise ProjectError(f"{address} cannot be read: {error!r}") from None
-    return fetched
+    return downloads
 
 
 def read_events(
-    con: Connection, address: str, since: datetime | None, folder: Path, every: bool = False
+    con: Connection, address: str, since: datetime | None, folder: Path, all_predictions: bool = False
 ) -> int:
-    """Make the table `asked` of the events since then, and the view `kept` of all answered ones.
+    """Create the table `events` of the requests' rows since a time, and the view `predictions`.
 
-    Gives the number of events in `asked`; without any file there is neither.
+    Args:
+        con: Database without these two.
+        address: Path, or URL of an object store.
+        since: UTC without an offset; None for all events.
+        folder: Folder for downloads; it must not exist.
+        all_predictions: Whether `predictions` (the successful rows) reaches back before `since`.
+
+    Returns:
+        The number of events; without any file, neither table nor view is created.
+
+    Raises:
+        ProjectError: The address or a file cannot be read.
     """
-    # A file lies in the folder of its first request's day, and may reach into the next.
-    first_day = f"{since - timedelta(days=1):%Y-%m-%d}" if since and not every else ""
+    # A file is in the folder of its first request's day, and may reach into the next.
+    first_day = f"{since - timedelta(days=1):%Y-%m-%d}" if since and not all_predictions else ""
     files = find_files(address, folder, first_day)
     if not files:
         return 0
     condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
     with explain_errors(f"the events in {address} cannot be read"):
         source = f"read_parquet({text_list(tuple(files))}, union_by_name=true)"
-        events = f"SELECT * REPLACE ({_ROLE} AS role) FROM {source}"
-        con.sql(f"CREATE VIEW kept AS {events} WHERE status = 200")
-        con.sql(f"CREATE TABLE asked AS {events} WHERE {condition}")
-    return fetch_one(con, "SELECT count(*) FROM asked")[0]
+        rows = f"SELECT * REPLACE ({_ROLE} AS role) FROM {source}"
+        con.sql(f"CREATE VIEW predictions AS {rows} WHERE status = 200")
+        con.sql(f"CREATE TABLE events AS {rows} WHERE {condition}")
+    return fetch_one(con, "SELECT count(*) FROM events")[0]

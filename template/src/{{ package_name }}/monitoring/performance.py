@@ -1,9 +1,9 @@
-"""Performance: how good the answers were, for rows whose truth has come.
+"""Performance: the KPIs of predictions whose ground-truth label has arrived.
 
-Truth is a CSV or Parquet file, or a folder of them, with the columns `id` (of the request), the target, and
+Labels are a CSV or Parquet file, or a folder of them, with the columns `id` (of the request), the target, and
 `row` where requests had several rows. The first label of a row counts: by the column `received_at` that the
-server writes (`told_at` in 0.2), or by its place in the files. A KPI is accused when all of its bootstrap
-interval misses its threshold: falsely in at most (1 - `monitor.confidence_level`) / 2 of all windows.
+server writes (`told_at` in 0.2), or by its place in the files. A KPI is missed if its whole bootstrap
+interval misses the threshold: a false alert in at most (1 - `monitor.confidence_level`) / 2 of all windows.
 """
 
 from functools import partial
@@ -20,175 +20,223 @@ from ..contract.tables import Connection, encode_column, explain_errors, fetch_o
 from ..core.errors import ProjectError
 from ..model.bundle import Model
 from ..params import Params
-from ..stats.inference import Estimate, Statistic, bootstrap
+from ..stats.inference import Estimate, Floats, Statistic, bootstrap
 from ..stats.metrics import METRICS
-from .drift import Verdict
+from .drift import Status
 
-MOST_ROWS = 10_000  # more are drawn by chance: intervals would hardly be narrower, but take long
+MAX_ROWS = 10_000  # larger samples would hardly narrow the intervals, but take long
+Segments = dict[str, NDArray[np.intp]]  # positions of the rows by segment; "" for all rows
 
 
-class Labels(NamedTuple):
-    """What came of joining labels and events."""
+class LabelCounts(NamedTuple):
+    """Result of joining labels and events.
 
-    rows: int  # of events that have a label
-    conflicts: int  # of them, those that were labelled again, and otherwise
-    invalid: int  # labels of these events that the contract forbids
-    ambiguous: int  # labels whose id belongs to several requests
+    Attributes:
+        rows: Events that have a label.
+        conflicts: Events with a later label that differs.
+        invalid: Labels that violate the contract.
+        ambiguous: Labels whose id belongs to several different requests.
+    """
+
+    rows: int = 0
+    conflicts: int = 0
+    invalid: int = 0
+    ambiguous: int = 0
 
     @property
-    def problems(self) -> dict[str, str]:
-        """What is wrong with labels, by kind."""
-        texts = {
+    def warnings(self) -> dict[str, str]:
+        """A message for each kind of problem that occurs."""
+        messages = {
             "conflicts": f"{self.conflicts:,} rows have a later label that differs: the first counts",
-            "invalid": f"{self.invalid:,} labels are not what the contract allows, and left out",
+            "invalid": f"{self.invalid:,} labels violate the contract and are left out",
             "ambiguous": f"{self.ambiguous:,} labels are left out: different requests have the same id",
         }
-        return {kind: text for kind, text in texts.items() if getattr(self, kind)}
+        return {kind: message for kind, message in messages.items() if getattr(self, kind)}
 
 
-NO_LABELS = Labels(0, 0, 0, 0)
+NO_LABELS = LabelCounts()
 
 
-class Measured(msgspec.Struct):
-    """A KPI over rows with truth: all of them, or a segment's."""
+class KpiResult(msgspec.Struct):
+    """A KPI over the labelled rows, or over those of a segment.
+
+    Attributes:
+        metric: Name of the metric.
+        rows: Number of labelled rows.
+        estimate: Value and bootstrap interval.
+        limit: The KPI's threshold, in words.
+        segment: Such as "colour = red"; empty for all rows.
+        status: `alert` if the KPI is missed; only for all rows.
+    """
 
     metric: str
     rows: int
-    found: Estimate
+    estimate: Estimate
+    limit: str
     segment: str = ""
-    verdict: Verdict = "ok"
-    said: str = ""
+    status: Status = "ok"
 
 
-def join_truth(con: Connection, files: list[str], model: Model) -> Labels:
-    """Make the table `judged` of this model's events whose truth is in `files`: one row for each label.
+def join_labels(con: Connection, files: list[str], model: Model) -> LabelCounts:
+    """Create the table `labelled`: the predictions of this model that have a label, one row each.
 
-    Truth comes late: it is looked up in all events that are kept, not only in those since the last run.
+    Labels arrive late, so they are joined with all predictions, not only those since the last run.
+
+    Args:
+        con: Database with the view `predictions` (see `read_events`).
+        files: CSV or Parquet files with labels.
+        model: The model of the bundle.
+
+    Returns:
+        The number of labelled rows and of problems.
 
     Raises:
-        ProjectError: truth cannot be read, or lacks a column.
+        ProjectError: The labels cannot be read or lack a column.
     """
     read_labels(con, files, model.contract.column(model.contract.target))
-    ours = f"model_version = {literal(model.metadata.version)}"
-    con.sql(f"CREATE TABLE judged AS FROM kept JOIN labels USING (id, row) WHERE {ours}")
-    ambiguous = drop_ambiguous(con, model.contract)
-    conflicts, invalid = fetch_one(
-        con, "SELECT count(*) FILTER (conflict), coalesce(sum(invalid), 0)::BIGINT FROM judged"
+    version = literal(model.metadata.version)
+    con.sql(
+        "CREATE TABLE labelled AS FROM predictions JOIN labels USING (id, row) "
+        f"WHERE model_version = {version}"
     )
-    con.sql("DELETE FROM judged WHERE truth IS NULL")
-    return Labels(fetch_one(con, "SELECT count(*) FROM judged")[0], conflicts, invalid, ambiguous)
+    ambiguous = _drop_ambiguous(con, model.contract)
+    conflicts, invalid = fetch_one(
+        con, "SELECT count(*) FILTER (conflict), coalesce(sum(invalid), 0)::BIGINT FROM labelled"
+    )
+    con.sql("DELETE FROM labelled WHERE label IS NULL")
+    return LabelCounts(fetch_one(con, "SELECT count(*) FROM labelled")[0], conflicts, invalid, ambiguous)
 
 
 def read_labels(con: Connection, files: list[str], target: Column) -> None:
-    """Make the table `labels`: for each id and row the first label, and what else was told of it."""
+    """Create the table `labels`: the first label of each id and row, and whether a later one differs.
+
+    Args:
+        con: Database without that table.
+        files: CSV or Parquet files with labels.
+        target: The contract's target.
+
+    Raises:
+        ProjectError: The labels cannot be read or lack a column.
+    """
     reader = "read_csv({}, all_varchar=true, union_by_name=true)"
     if files[0].endswith(".parquet"):
         reader = "read_parquet({}, union_by_name=true)"
-    with explain_errors("monitor: truth cannot be read"):
-        con.sql(f"CREATE VIEW told AS FROM {reader.format(text_list(tuple(files)))}")
-        columns = con.view("told").columns
+    with explain_errors("monitor: the labels cannot be read"):
+        con.sql(f"CREATE VIEW label_files AS FROM {reader.format(text_list(tuple(files)))}")
+        columns = con.view("label_files").columns
     if absent := [name for name in ("id", target.name) if name not in columns]:
-        raise ProjectError(f"monitor: truth lacks {', '.join(absent)}; it has {', '.join(columns)}")
+        raise ProjectError(f"monitor: the labels lack {', '.join(absent)}; they have {', '.join(columns)}")
     row = "row::INTEGER" if "row" in columns else "0"
     times = [name for name in (LABEL_TIME, LABEL_TIME_0_2) if name in columns]
     order = f"coalesce({', '.join(times)})" if times else "NULL"
-    with explain_errors("monitor: truth cannot be read"):
+    with explain_errors("monitor: the labels cannot be read"):
         con.sql(f"""
             CREATE TABLE labels AS
-            SELECT id, row, arg_min(truth, (time, place)) AS truth, min(truth) < max(truth) AS conflict,
-                count(*) FILTER (truth IS NULL) AS invalid
+            SELECT id, row, arg_min(label, (time, place)) AS label, min(label) < max(label) AS conflict,
+                count(*) FILTER (label IS NULL) AS invalid
             FROM (
-                SELECT id::VARCHAR AS id, {row} AS row, ({encode_column(target)[0]})::DOUBLE AS truth,
+                SELECT id::VARCHAR AS id, {row} AS row, ({encode_column(target)[0]})::DOUBLE AS label,
                     {order} AS time, row_number() OVER () AS place
-                FROM told WHERE {quote(target.name)} IS NOT NULL
+                FROM label_files WHERE {quote(target.name)} IS NOT NULL
             ) GROUP BY id, row
         """)
 
 
-def drop_ambiguous(con: Connection, contract: Contract) -> int:
-    """Leave one event for each label in `judged`, and none where it is unknown which is meant.
+def _drop_ambiguous(con: Connection, contract: Contract) -> int:
+    """Keep one event per label in `labelled`; return the number of labels whose request is ambiguous.
 
-    A request that was sent again is the same event. Different requests of one id (of a nightly job, say) are
-    ambiguous: a label could be that of any. Gives the number of labels that are left out.
+    A request that was sent twice is one event. Different requests with the same id (of a nightly job, for
+    example) are ambiguous: the label may belong to any of them.
     """
-    names = map(quote, feature_columns(contract) + output_columns(contract))
-    content = f"hash({', '.join(names)})"
+    content = f"hash({', '.join(map(quote, feature_columns(contract) + output_columns(contract)))})"
     con.sql(f"""
         CREATE TABLE ambiguous AS SELECT DISTINCT id FROM
-        (SELECT id FROM judged GROUP BY id, row HAVING min({content}) < max({content}))
+        (SELECT id FROM labelled GROUP BY id, row HAVING min({content}) < max({content}))
     """)
-    left_out = fetch_one(con, "SELECT count(DISTINCT (id, row)) FROM judged SEMI JOIN ambiguous USING (id)")[
-        0
-    ]
-    con.sql("DELETE FROM judged WHERE id IN (FROM ambiguous)")
-    con.sql("DELETE FROM judged WHERE rowid NOT IN (SELECT min(rowid) FROM judged GROUP BY id, row)")
-    return left_out
+    query = "SELECT count(DISTINCT (id, row)) FROM labelled SEMI JOIN ambiguous USING (id)"
+    (n_labels,) = fetch_one(con, query)
+    con.sql("DELETE FROM labelled WHERE id IN (FROM ambiguous)")
+    con.sql("DELETE FROM labelled WHERE rowid NOT IN (SELECT min(rowid) FROM labelled GROUP BY id, row)")
+    return n_labels
 
 
-def measure_truth(
+def evaluate_kpis(
     con: Connection, contract: Contract, kpis: tuple[Kpi, ...], settings: Params
-) -> list[Measured]:
-    """The KPIs over `judged`: on the whole, where they are held against their thresholds, and by segment.
+) -> list[KpiResult]:
+    """Evaluate the KPIs over the table `labelled`, and over its segments.
 
-    Segments are those that are features, for events hold nothing else.
+    Args:
+        con: Database with the table `labelled`.
+        contract: Contract of the model. Only segments that are features can be evaluated.
+        kpis: KPIs with their thresholds.
+        settings: Confidence level, bootstrap and minimum size of a segment.
+
+    Returns:
+        The defined results; a metric can be undefined, such as the ROC AUC of one class.
     """
     columns = [c for c in contract.features if c.segment and c.encoded_names == (c.name,)]
     names = output_columns(contract) + [feature_column(column.name) for column in columns]
-    drawn = f"SELECT * FROM judged ORDER BY hash(id, row) LIMIT {MOST_ROWS}"
+    sample = f"SELECT * FROM labelled ORDER BY hash(id, row) LIMIT {MAX_ROWS}"
     arrays = con.sql(
-        f"SELECT truth, {', '.join(map(quote, names))} FROM ({drawn}) ORDER BY time, id, row"
+        f"SELECT label, {', '.join(map(quote, names))} FROM ({sample}) ORDER BY time, id, row"
     ).fetchnumpy()
-    truth = arrays["truth"] if contract.task == "regression" else arrays["truth"].astype(int)
+    target = arrays["label"] if contract.task == "regression" else arrays["label"].astype(int)
     outputs = np.column_stack([arrays[name] for name in output_columns(contract)])
-    parts = {"": np.arange(len(truth))}
+    segments = {"": np.arange(len(target))}
     for column in columns:
-        parts |= segment_rows(column, arrays[feature_column(column.name)], settings.gate.min_segment_rows)
-    return [found for kpi in kpis for found in measure(kpi, truth, outputs, parts, contract, settings)]
+        segments |= _segment_rows(column, arrays[feature_column(column.name)], settings.gate.min_segment_rows)
+    results = [
+        result for kpi in kpis for result in _evaluate(kpi, target, outputs, segments, contract, settings)
+    ]
+    return sorted(results, key=lambda result: result.status == "ok")
 
 
-def segment_rows(column: Column, values: NDArray, least: int) -> dict[str, NDArray]:
-    """Positions of the rows of each segment that has enough of them."""
-    found = {}
+def _segment_rows(column: Column, values: Floats, min_rows: int) -> Segments:
+    """Find the rows of each segment that has enough of them; NaN is a segment of its own."""
+    segments = {}
     for value in np.unique(values):
         rows = np.flatnonzero(np.isnan(values) if np.isnan(value) else values == value)
-        named = column.categories[int(value)] if column.categories else f"{value:g}"
-        found["missing" if np.isnan(value) else named] = rows
-    return {f"{column.name} = {name}": rows for name, rows in found.items() if len(rows) >= least}
+        name = "missing" if np.isnan(value) else f"{value:g}"
+        if column.categories and not np.isnan(value):
+            name = column.categories[int(value)]
+        segments[f"{column.name} = {name}"] = rows
+    return {name: rows for name, rows in segments.items() if len(rows) >= min_rows}
 
 
-def measure(
+def _evaluate(
     kpi: Kpi,
-    truth: NDArray,
-    outputs: NDArray,
-    parts: dict[str, NDArray],
+    target: NDArray[np.generic],
+    outputs: Floats,
+    segments: Segments,
     contract: Contract,
     settings: Params,
-) -> list[Measured]:
-    """One KPI for each part of the rows; what those leave undefined (an AUC of one class) is left out."""
+) -> list[KpiResult]:
+    """Evaluate one KPI for all rows and each segment: target `(n_rows,)`, outputs `(n_rows, n_outputs)`."""
     metric, monitor = METRICS[contract.task][kpi.metric], settings.monitor
 
-    def of(rows: NDArray, counts: NDArray) -> NDArray:
-        return metric(truth[rows], outputs[rows], counts[:, rows])
+    def score(rows: NDArray[np.intp], counts: Floats) -> Floats:
+        return metric(target[rows], outputs[rows], counts[:, rows])
 
-    statistics: dict[str, Statistic] = {name: partial(of, rows) for name, rows in parts.items()}
+    statistics: dict[str, Statistic] = {name: partial(score, rows) for name, rows in segments.items()}
     estimates = bootstrap(
-        statistics, len(truth), settings.gate.n_bootstrap, monitor.confidence_level, monitor.design_effect
+        statistics, len(target), settings.gate.n_bootstrap, monitor.confidence_level, monitor.design_effect
     )
-    found = [
-        Measured(kpi.metric, len(parts[name]), value, name)
-        for name, value in estimates.items()
-        if np.isfinite(value.value)
+    limit = f"{kpi.direction} {kpi.threshold:g}"
+    return [
+        KpiResult(
+            metric=kpi.metric,
+            rows=len(segments[name]),
+            estimate=estimate,
+            limit=limit,
+            segment=name,
+            status="ok" if name else _status(estimate, kpi),
+        )
+        for name, estimate in estimates.items()
+        if estimate.is_defined
     ]
-    for whole in found:
-        if not whole.segment:
-            judge(whole, kpi)
-    return found
 
 
-def judge(whole: Measured, kpi: Kpi) -> None:
-    """Accuse a KPI that is missed beyond doubt."""
-    best = whole.found.high if kpi.sign > 0 else whole.found.low
-    whole.verdict = "alert" if kpi.sign * (best - kpi.threshold) < 0 else "ok"
-    whole.said = (
-        f"is {whole.found} over {whole.rows:,} rows with truth; must be {kpi.direction} {kpi.threshold:g}"
-    )
+def _status(estimate: Estimate, kpi: Kpi) -> Status:
+    """Return `alert` if the whole interval misses the threshold."""
+    best = estimate.high if kpi.sign > 0 else estimate.low
+    return "alert" if kpi.sign * (best - kpi.threshold) < 0 else "ok"

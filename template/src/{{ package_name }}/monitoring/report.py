@@ -1,4 +1,4 @@
-"""The monitor's report: for machines, and for people as Markdown and as one self-contained page."""
+"""The monitor's report: JSON for machines, Markdown for terminals and issues, a self-contained HTML page."""
 
 import base64
 from datetime import datetime
@@ -12,210 +12,301 @@ import msgspec
 import numpy as np
 
 from ..core.files import table, write, write_json
-from .drift import Drift, Verdict
-from .performance import Measured
+from .drift import Drift, Status
+from .performance import KpiResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = 12  # columns in the picture, and bins of each
-LEAST = 0.002  # share of the rows from which a bin is drawn
-ACROSS = 3
-SIGNS: dict[Verdict, str] = {"ok": "ok", "warn": "WARN", "alert": "ALERT"}
-COLOURS: dict[Verdict, str] = {"ok": "C0", "warn": "C1", "alert": "C3"}
-CAPTION = "Each column, then (grey) and now: an alert is red, a warning orange."
+PROJECT = __name__.partition(".")[0]
+CODEOWNERS = Path(".github/CODEOWNERS")
+RUNBOOK = "docs/runbook.md"
+MAX_PLOTS = 12  # columns in the picture, and bins of each
+MIN_SHARE = 0.002  # smaller bins are not drawn
+PLOTS_PER_ROW = 3
+STATUSES: dict[Status, str] = {"ok": "ok", "warn": "WARN", "alert": "ALERT"}
+COLOURS: dict[Status, str] = {"ok": "C0", "warn": "C1", "alert": "C3"}
+CAPTION = "Share of the rows in % by column, largest distance first: reference (grey) and current (coloured)."
+ADVICE = {
+    "errors": "Read the server's log. If it began with a deployment, roll back.",
+    "rejected": "Send a rejected request with curl: the response names column and rule. Fix the client, or "
+    "widen the contract and retrain.",
+    "kpi": "Retrain on newer rows (make ingest pipeline).",
+    "drift": "If the population changed, retrain on newer rows; otherwise fix the upstream data.",
+    "labels": "Send each label once, when it is final, and a new id with each request.",
+    "traffic": "Check that EVENTS is where the server writes; with little traffic, lower monitor.min_rows.",
+}
+"""What to do about a finding, by its check, most urgent first."""
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222;
-       max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; display: block; overflow-x: auto }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd }
-img { max-width: 100% } .alert { color: #b00 } .warn { color: #a60 } .ok { color: #070 }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8888 }
+img { max-width: 100%; background: #fff }
 """
 
 
 class Traffic(msgspec.Struct):
-    """What one model answered, in one role."""
+    """Requests to one model in one role.
+
+    Attributes:
+        model_version: Version of the model.
+        role: champion, challenger or fallback.
+        requests: Number of requests.
+        rejected: Requests that violate the contract (status 422).
+        errors: Requests that the server failed to process (5xx).
+        rows: Number of predictions.
+        first: Time of the first event, in UTC.
+        last: Time of the last event, in UTC.
+        median_ms: Median latency of a request.
+        p99_ms: 99th percentile of the latency.
+    """
 
     model_version: str
     role: str
     requests: int
-    refused: int  # requests that broke the contract (422),
-    failed: int  # and that the server could not answer (5xx)
+    rejected: int
+    errors: int
     rows: int
     first: datetime
     last: datetime
     median_ms: float
-    slowest_ms: float  # one of a hundred requests takes longer
+    p99_ms: float
 
 
-class Finding(msgspec.Struct):
-    """What speaks against production being as it was."""
+class Finding(msgspec.Struct, omit_defaults=True):
+    """A check that does not pass.
 
-    verdict: Verdict
-    rule: str
+    Attributes:
+        status: `warn` or `alert`.
+        check: A key of `ADVICE`.
+        subject: Column, metric or kind of problem.
+        message: What was observed.
+        value: The measured value.
+        limit: Its limit, with the parameter that sets it.
+    """
+
+    status: Status
+    check: str
     subject: str
-    said: str
+    message: str
+    value: str = ""
+    limit: str = ""
 
     def __str__(self) -> str:
-        return f"{SIGNS[self.verdict]} {self.rule}, {self.subject}: {self.said}"
+        parts = [self.value, self.limit and f"limit {self.limit}", self.message]
+        return f"{STATUSES[self.status]} {self.check}, {self.subject}: {'; '.join(filter(None, parts))}"
 
 
 class Monitoring(msgspec.Struct):
-    """The monitor's answer: the machine-readable report. Times are UTC."""
+    """Result of one run of the monitor; all times are in UTC.
 
-    verdict: Verdict
-    reasons: list[Finding]  # the gravest first
+    Attributes:
+        status: The worst status of all findings.
+        reasons: The findings, worst first.
+        model_version: The model that was checked.
+        created_at: When the monitor ran.
+        since: Start of the window; None for all events.
+        next_since: Where the next run starts.
+        rows: Predictions of this model in the window.
+        labelled_rows: Predictions of this model that have a label.
+        traffic: Requests by model and role.
+        drift: Distances by column.
+        performance: KPIs, over all rows and by segment.
+    """
+
+    status: Status
+    reasons: list[Finding]
     model_version: str
-    made: datetime
+    created_at: datetime
     since: datetime | None
-    go_on_from: datetime | None  # where the next run begins
-    rows: int  # of this model
-    truth_rows: int
+    next_since: datetime | None
+    rows: int
+    labelled_rows: int
     traffic: list[Traffic]
     drift: list[Drift]
-    performance: list[Measured]
+    performance: list[KpiResult]
 
 
-class Section(NamedTuple):
-    """A part of the report: a title, what it means, and a table."""
+class _Section(NamedTuple):
+    """A part of the report: title, explanation, table."""
 
     title: str
     text: str
     rows: list[dict[str, Any]]
 
 
-def write_all(found: Monitoring, path: Path) -> None:
-    """Write the report as `.md` and `.html`, and last, for it says where to go on, as `.json`."""
+def write_report(result: Monitoring, path: Path) -> None:
+    """Write the report.
+
+    Args:
+        result: What the monitor observed.
+        path: The JSON file, which is written last because it has the start of the next run; the others have
+            the same name with `.md` and `.html`.
+    """
     path.parent.mkdir(exist_ok=True)
-    write(path.with_suffix(".md"), markdown(found).encode())
-    write(path.with_suffix(".html"), page(found).encode())
-    write_json(path, found)
+    write(path.with_suffix(".md"), markdown(result).encode())
+    write(path.with_suffix(".html"), _html(result).encode())
+    write_json(path, result)
 
 
-def headline(found: Monitoring) -> str:
-    """Which rows of which model, over which time."""
-    times = [*(part.first for part in found.traffic), *(part.last for part in found.traffic)]
-    others = sum(part.rows for part in found.traffic) - found.rows
-    apart = f" {others:,} rows of other models are counted below, and not judged." if others else ""
+def title(result: Monitoring) -> str:
+    """Return the report's title.
+
+    Args:
+        result: What the monitor observed.
+
+    Returns:
+        Such as "Monitoring of customer_churn: alert".
+    """
+    return f"Monitoring of {PROJECT}: {result.status}"
+
+
+def summary(result: Monitoring) -> str:
+    """Summarise in one paragraph what was checked.
+
+    Args:
+        result: What the monitor observed.
+
+    Returns:
+        Number of rows, model, window and time of the run.
+    """
+    times = [*(part.first for part in result.traffic), *(part.last for part in result.traffic)]
+    other_rows = sum(part.rows for part in result.traffic) - result.rows
+    note = f" {other_rows:,} rows of other models are counted below, but not checked." if other_rows else ""
     return (
-        f"{found.rows:,} rows of model {found.model_version}, from {min(times):%Y-%m-%d %H:%M} to "
-        f"{max(times):%Y-%m-%d %H:%M} UTC; looked at {found.made:%Y-%m-%d %H:%M}.{apart}"
+        f"{result.rows:,} rows of model {result.model_version}, from {min(times):%Y-%m-%d %H:%M} to "
+        f"{max(times):%Y-%m-%d %H:%M} UTC; checked at {result.created_at:%Y-%m-%d %H:%M} UTC.{note}"
     )
 
 
-def sections(found: Monitoring) -> list[Section]:
-    """What follows the verdict."""
-    truth = f"{found.truth_rows:,} rows have truth. In brackets: where the figure lies, given these rows."
-    drift = (
-        "Moved: the share of the rows that would have to fall into other bins for both distributions to be "
-        "equal. Doubt: how likely a test finds as much between equal ones. Too few: these rows cannot tell "
-        "drift from chance. Inputs are held against the "
-        "training split, answers against those for the test split. The calendar is shown, and not judged."
-    )
-    return [
-        Section("Drift", drift, [drift_row(it) for it in found.drift]),
-        Section("Performance", truth, [measured_row(it) for it in found.performance]),
-        Section("Traffic", "", [traffic_row(it) for it in found.traffic]),
-    ]
+def markdown(result: Monitoring) -> str:
+    """Return the report for a terminal, an issue or a chat.
 
+    Args:
+        result: What the monitor observed.
 
-def drift_row(it: Drift) -> dict[str, Any]:
-    return {
-        "": ("TOO FEW" if it.enough else SIGNS[it.verdict]) if it.judged else "",
-        "column": it.name,
-        "moved": f"{it.moved:.1%}",
-        "doubt": f"{it.p_value:.1g}" if it.p_value > 1e-9 else "< 1e-9",
-        "missing then": f"{it.then[-1]:.1%}",
-        "missing now": f"{it.now[-1]:.1%}",
-    }
-
-
-def measured_row(it: Measured) -> dict[str, Any]:
-    of = it.segment or "all rows"
-    return {
-        "": "" if it.segment else SIGNS[it.verdict],
-        "KPI": it.metric,
-        "of": of,
-        "rows": f"{it.rows:,}",
-        "found": str(it.found),
-    }
-
-
-def traffic_row(it: Traffic) -> dict[str, Any]:
-    return {
-        "model": it.model_version,
-        "role": it.role,
-        "requests": f"{it.requests:,}",
-        "refused": f"{it.refused:,}",
-        "failed": f"{it.failed:,}",
-        "rows": f"{it.rows:,}",
-        "newest": f"{it.last:%Y-%m-%d %H:%M}",
-        "median, ms": f"{it.median_ms:.2g}",
-        "99 of 100 within, ms": f"{it.slowest_ms:.2g}",
-    }
-
-
-def markdown(found: Monitoring) -> str:
-    """The report for a terminal, an issue or a chat."""
-    parts = [
-        f"# Monitoring: {found.verdict}",
-        headline(found),
-        "\n".join(f"- {reason}" for reason in found.reasons),
-    ]
-    for section in sections(found):
-        if section.rows:
-            parts += [f"## {section.title}", section.text, table(section.rows)]
+    Returns:
+        A Markdown document.
+    """
+    parts = [f"# {title(result)}", f"{summary(result)} {_contact()}"]
+    for section in _sections(result):
+        parts += [f"## {section.title}", section.text, table(section.rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def page(found: Monitoring) -> str:
-    """The report as HTML, with a picture."""
+def _contact() -> str:
+    """Name the project's owner (CODEOWNERS) and the runbook."""
+    lines = CODEOWNERS.read_text(encoding="utf-8").splitlines() if CODEOWNERS.exists() else []
+    owners = [line.removeprefix("* ") for line in lines if line.startswith("* ")]
+    return f"Owner: {owners[-1] if owners else 'unknown'}. Runbook: {RUNBOOK}."
+
+
+def _sections(result: Monitoring) -> list[_Section]:
+    """Return the sections that have rows."""
+    checks = {finding.check for finding in result.reasons}
+    advice = " ".join(f"{check}: {text}" for check, text in ADVICE.items() if check in checks)
+    kpis = (
+        f"{result.labelled_rows:,} rows have a label. The interval is a bootstrap interval; a KPI is missed "
+        "if all of it misses the limit. Segments are shown, but not checked."
+    )
+    drift = (
+        "Distance: total variation distance from the reference (0 to 100 %), which is the training split for "
+        "inputs and the test split for predictions. p-value: of a test that both distributions are equal. "
+        "TOO FEW: these rows cannot tell drift from chance. Columns without a status are not checked."
+    )
+    sections = [
+        _Section("Findings", advice, list(map(_finding_row, result.reasons))),
+        _Section("KPIs", kpis, list(map(_kpi_row, result.performance))),
+        _Section("Drift", drift, list(map(_drift_row, result.drift))),
+        _Section("Traffic", "", list(map(_traffic_row, result.traffic))),
+    ]
+    return [section for section in sections if section.rows]
+
+
+def _finding_row(finding: Finding) -> dict[str, Any]:
+    return msgspec.structs.asdict(finding) | {"status": STATUSES[finding.status]}
+
+
+def _drift_row(drift: Drift) -> dict[str, Any]:
+    status = ("TOO FEW" if drift.required_rows else STATUSES[drift.status]) if drift.is_tested else ""
+    return {
+        "status": status,
+        "column": drift.name,
+        "distance": f"{drift.distance:.1%}",
+        "p-value": f"{drift.p_value:.1g}" if drift.p_value > 1e-9 else "< 1e-9",
+        "missing, reference": f"{drift.reference[-1]:.1%}",
+        "missing, current": f"{drift.current[-1]:.1%}",
+    }
+
+
+def _kpi_row(result: KpiResult) -> dict[str, Any]:
+    return {
+        "status": "" if result.segment else STATUSES[result.status],
+        "KPI": result.metric,
+        "rows of": result.segment or "all",
+        "rows": f"{result.rows:,}",
+        "value": f"{result.estimate.value:.3g}",
+        "interval": f"{result.estimate.low:.3g} to {result.estimate.high:.3g}",
+        "limit": "" if result.segment else result.limit,
+    }
+
+
+def _traffic_row(traffic: Traffic) -> dict[str, Any]:
+    return {
+        "model": traffic.model_version,
+        "role": traffic.role,
+        "requests": f"{traffic.requests:,}",
+        "rejected": f"{traffic.rejected:,}",
+        "errors": f"{traffic.errors:,}",
+        "rows": f"{traffic.rows:,}",
+        "last": f"{traffic.last:%Y-%m-%d %H:%M}",
+        "median, ms": f"{traffic.median_ms:.2g}",
+        "99th percentile, ms": f"{traffic.p99_ms:.2g}",
+    }
+
+
+def _html(result: Monitoring) -> str:
+    """Return the report as a page with a picture."""
     from tabulate import tabulate
 
-    parts = [
-        f"<h1 class={found.verdict}>Monitoring: {found.verdict}</h1><p>{escape(headline(found))}</p>",
-        f"<ul>{''.join(f'<li>{escape(str(reason))}</li>' for reason in found.reasons)}</ul>",
-    ]
-    if found.drift:
-        data = base64.b64encode(draw(found.drift)).decode()
-        parts.append(f'<p>{CAPTION}</p><img alt="{CAPTION}" src="data:image/png;base64,{data}">')
-    for section in sections(found):
-        if section.rows:
-            shown = tabulate(section.rows, headers="keys", tablefmt="html", disable_numparse=True)
-            parts.append(f"<h2>{section.title}</h2><p>{escape(section.text)}</p>{shown}")
-    head = f"<meta charset=utf-8><title>Monitoring: {found.verdict}</title><style>{STYLE}</style>"
+    parts = [f"<h1>{title(result)}</h1><p>{escape(summary(result))} {_contact()}</p>"]
+    for section in _sections(result):
+        html = tabulate(section.rows, headers="keys", tablefmt="html", disable_numparse=True)
+        parts.append(f"<h2>{section.title}</h2><p>{escape(section.text)}</p>{html}")
+        if section.title == "Drift":
+            picture = base64.b64encode(_plot(result.drift[:MAX_PLOTS])).decode()
+            parts.append(f'<p>{CAPTION}</p><img alt="{CAPTION}" src="data:image/png;base64,{picture}">')
+    head = (
+        "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{title(result)}</title><style>{STYLE}</style>"
+    )
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
-def draw(drifts: list[Drift]) -> bytes:
-    """Draw then and now of the columns that moved most, as PNG."""
+def _plot(drifts: list[Drift]) -> bytes:
+    """Draw reference and current distributions, as PNG."""
     from matplotlib.figure import Figure
 
-    shown = drifts[:SHOWN]
-    down = -(-len(shown) // ACROSS)
-    figure = Figure(figsize=(4.2 * ACROSS, 2.9 * down), layout="constrained")
-    for index, drift in enumerate(shown):
-        draw_column(figure.add_subplot(down, ACROSS, index + 1), drift)
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=90)
-    return drawn.getvalue()
+    n_rows = -(-len(drifts) // PLOTS_PER_ROW)
+    figure = Figure(figsize=(4.2 * PLOTS_PER_ROW, 2.9 * n_rows), layout="constrained")
+    for index, drift in enumerate(drifts):
+        _plot_column(figure.add_subplot(n_rows, PLOTS_PER_ROW, index + 1), drift)
+    png = BytesIO()
+    figure.savefig(png, dpi=90)
+    return png.getvalue()
 
 
-def draw_column(axes: "Axes", drift: Drift) -> None:
-    """Draw the share of the rows in each bin, the fullest if there are many."""
-    fullest = np.maximum(drift.then, drift.now)
-    kept = sorted(np.argsort(-fullest, kind="stable")[:SHOWN])
-    kept = [index for index in kept if fullest[index] > LEAST][::-1]
-    places = np.arange(len(kept))
-    axes.barh(places + 0.2, [100 * drift.then[index] for index in kept], 0.4, color="0.7")
-    axes.barh(
-        places - 0.2,
-        [100 * drift.now[index] for index in kept],
-        0.4,
-        color=COLOURS[drift.verdict],
-        label="now",
-    )
-    axes.set_yticks(places, [shorten(drift.bins[index], 24, placeholder="…") for index in kept])
-    axes.set_title(f"{drift.name}: {drift.moved:.0%} moved, in % of rows", fontsize=9)
+def _plot_column(axes: "Axes", drift: Drift) -> None:
+    """Draw the share of the rows in each bin; only the largest, if there are many."""
+    largest = np.maximum(drift.reference, drift.current)
+    bins = sorted(np.argsort(-largest, kind="stable")[:MAX_PLOTS])
+    bins = [index for index in bins if largest[index] > MIN_SHARE][::-1]
+    places, colour = np.arange(len(bins)), COLOURS[drift.status]
+    axes.barh(places + 0.2, [100 * drift.reference[index] for index in bins], 0.4, color="0.7")
+    axes.barh(places - 0.2, [100 * drift.current[index] for index in bins], 0.4, color=colour)
+    axes.set_yticks(places, [shorten(drift.bins[index], 24, placeholder="…") for index in bins])
+    axes.set_xlim(0, 100)
+    axes.set_title(f"{drift.name}: {STATUSES[drift.status]}, distance {drift.distance:.0%}", fontsize=9)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
