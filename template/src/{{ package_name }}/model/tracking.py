@@ -254,7 +254,7 @@ def main() -> None:
     sync()
     waiting = len(list_pending())
     print(f"sync-mlflow: {waiting} entries wait" if waiting else "sync-mlflow: MLflow is up to date")
-    sys.exit(waiting > 0)
+    sys.exit(1 if waiting else 0)
 
 
 if __name__ == "__main__":
