@@ -95,7 +95,7 @@ def read(path: Path) -> list[Project]:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(entries, list):
             raise TypeError(f"{entries!r} is none")
-        return [Project(it) if isinstance(it, str) else Project(**it) for it in entries]
+        return [Project(entry) if isinstance(entry, str) else Project(**entry) for entry in entries]
     except (OSError, yaml.YAMLError, TypeError) as error:
         form = "a YAML list of paths, addresses, or {repository: …, branch: …}"
         raise FleetError(f"{path} must be {form}: {error}") from None
@@ -123,14 +123,14 @@ def run(*command: str | Path, folder: Path, minutes: float = 10, **environment: 
     except OSError as error:
         raise FleetError(f"{name}: {error}") from None
     try:
-        said, complaint = process.communicate(timeout=60 * minutes)
+        output, errors = process.communicate(timeout=60 * minutes)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise FleetError(f"{name}: stopped after {minutes:g} minutes") from None
     if process.returncode:
-        told = f"{said}{complaint}".strip() or f"{name}: exit code {process.returncode}"
-        raise FleetError(f"{told.splitlines()[-1]}\n{told}")
-    return said.strip()
+        log = f"{output}{errors}".strip() or f"{name}: exit code {process.returncode}"
+        raise FleetError(f"{log.splitlines()[-1]}\n{log}")
+    return output.strip()
 
 
 def recorded(folder: Path, name: str) -> str:
@@ -191,7 +191,7 @@ def update(project: Project, order: Order, row: Row, folder: Path) -> str:
     taken = run("git", "log", "-1", "--no-show-signature", "--format=%ct", "--", ANSWERS, folder=folder)
     row.days = int((time.time() - int(taken)) / 86_400)
     try:
-        told = take(order, folder)
+        report = take(order, folder)
     finally:
         row.newest = recorded(folder, "_commit")
     branch = f"template/{row.newest.removeprefix('v')}"
@@ -204,7 +204,7 @@ def update(project: Project, order: Order, row: Row, folder: Path) -> str:
     run("git", "add", "--all", folder=folder)  # hooks look at what git knows
     run(*order.test, folder=folder, minutes=order.minutes)
     run("git", "add", "--all", folder=folder)
-    run("git", "commit", "--quiet", f"--message=Template {row.newest}", f"--message={told}", folder=folder)
+    run("git", "commit", "--quiet", f"--message=Template {row.newest}", f"--message={report}", folder=folder)
     run("git", "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}", folder=folder)
     return f"pushed: {branch}"
 

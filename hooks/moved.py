@@ -40,9 +40,9 @@ def render(answers_file: str, folder: Path) -> None:
     recorded = read_committed(answers_file)
     if recorded is None:
         raise FileNotFoundError(f"{answers_file}, which names the template, is not committed")
-    answers = yaml.safe_load(recorded)
-    source, version = answers["_src_path"], answers["_commit"]
-    data = {name: answer for name, answer in answers.items() if not name.startswith("_")}
+    project_answers = yaml.safe_load(recorded)
+    source, version = project_answers["_src_path"], project_answers["_commit"]
+    data = {name: answer for name, answer in project_answers.items() if not name.startswith("_")}
     copier.run_copy(source, folder, data=data, vcs_ref=version, defaults=True, quiet=True)
 
 

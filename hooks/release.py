@@ -31,10 +31,10 @@ class HistoryError(Exception):
 
 def git(*args: str, folder: Path) -> str:
     """Run git, which must succeed."""
-    done = subprocess.run(("git", *args), cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HistoryError(done.stderr.strip())
-    return done.stdout
+    result = subprocess.run(("git", *args), cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise HistoryError(result.stderr.strip())
+    return result.stdout
 
 
 def head(folder: Path) -> str:
@@ -52,7 +52,9 @@ def releases(folder: Path) -> dict[Version, str]:
     if git("rev-parse", "--is-shallow-repository", folder=folder).strip() == "true":
         raise HistoryError("releases are found in the history, which was cut off: git fetch --unshallow")
     log = git("log", "--first-parent", "--reverse", "--format=%H", "--", "pyproject.toml", folder=folder)
-    versions = [(version_in(git("show", f"{it}:pyproject.toml", folder=folder)), it) for it in log.split()]
+    versions = [
+        (version_in(git("show", f"{commit}:pyproject.toml", folder=folder)), commit) for commit in log.split()
+    ]
     return {
         now: commit
         for (before, _), (now, commit) in pairwise(versions)
@@ -68,12 +70,12 @@ def sections(folder: Path) -> list[re.Match[str]]:
 def faults(folder: Path) -> Iterator[str]:
     """Say what keeps HEAD from being a release."""
     version = version_in((folder / "pyproject.toml").read_text(encoding="utf-8"))
-    done = releases(folder)
+    released = releases(folder)
     if str(version) != f"{version.major}.{version.minor}.{version.micro}":
         yield f"the version {version} is none of a release: write X.Y.Z"
-    elif done.get(version) != head(folder):
-        yield f"the version {version} was not set by this commit, but by {done.get(version, 'none')}"
-    if newer := [other for other in done if other > version]:
+    elif released.get(version) != head(folder):
+        yield f"the version {version} was not set by this commit, but by {released.get(version, 'none')}"
+    if newer := [other for other in released if other > version]:
         yield f"the version {version} is older than {max(newer)}, which is released"
     newest = next(iter(sections(folder)), None)
     if newest is None or newest["version"] != str(version):
@@ -122,20 +124,20 @@ def main() -> None:
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--tag", action="store_true", help="print its tag, or nothing if it is no release")
     instead.add_argument("--notes", action="store_true", help="print the changelog's section instead")
-    given = parser.parse_args()
-    if given.command:
-        if found := retag(ROOT):
-            sys.exit("\n".join(f"error: {line}" for line in found))
+    options = parser.parse_args()
+    if options.command:
+        if misplaced := retag(ROOT):
+            sys.exit("\n".join(f"error: {line}" for line in misplaced))
         return
-    if given.tag:
-        print(*(f"v{it}" for it, commit in releases(ROOT).items() if commit == head(ROOT)))
+    if options.tag:
+        print(*(f"v{version}" for version, commit in releases(ROOT).items() if commit == head(ROOT)))
         return
-    if found := list(faults(ROOT)):
-        sys.exit("\n".join(f"error: {fault}" for fault in found))
+    if problems := list(faults(ROOT)):
+        sys.exit("\n".join(f"error: {problem}" for problem in problems))
     newest = sections(ROOT)[0]
     tag = f"v{newest['version']}"
     command = f"git tag --annotate {tag} --message {tag} && git push origin {tag}"
-    print(newest["notes"].strip() if given.notes else command)
+    print(newest["notes"].strip() if options.notes else command)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def _find_newest() -> str:
 
 def _read_changelog(release: str) -> str:
     """Read the sections of the template's changelog that are new to the project."""
-    answers = load_answers()
-    source, current = answers["_src_path"], answers["_commit"].removeprefix("v")
+    project_answers = load_answers()
+    source, current = project_answers["_src_path"], project_answers["_commit"].removeprefix("v")
     source = HOSTS.get(source[:3], source[:3]) + source[3:]
     with TemporaryDirectory() as folder:
         call("git", "clone", "--quiet", "--depth=1", f"--branch=v{release}", source, folder)

@@ -113,12 +113,12 @@ def _read_lines(path: Path) -> Lines:
     return Counter(path.read_bytes().splitlines() if path.is_file() else ())
 
 
-def _render(answers: dict[str, str], folder: Path) -> None:
+def _render(project_answers: dict[str, str], folder: Path) -> None:
     """Render the project as the template had made it, at its release."""
     import copier  # after git is isolated: Copier keeps the environment that it is imported in
 
-    source, release = answers["_src_path"], answers["_commit"]
-    data = {name: answer for name, answer in answers.items() if not name.startswith("_")}
+    source, release = project_answers["_src_path"], project_answers["_commit"]
+    data = {name: answer for name, answer in project_answers.items() if not name.startswith("_")}
     try:
         copier.run_copy(source, folder, data=data, vcs_ref=release, defaults=True, quiet=True)
     except Exception as error:  # Copier, git and the network have different errors
@@ -128,12 +128,12 @@ def _render(answers: dict[str, str], folder: Path) -> None:
         ) from None
 
 
-def _read_own_lines(answers: dict[str, str]) -> dict[Path, Lines]:
+def _read_own_lines(project_answers: dict[str, str]) -> dict[Path, Lines]:
     """Return the lines of each file that are not the template's; raise `ProjectError` without the package."""
-    package = Path("src", answers.get("package_name", ""))
+    package = Path("src", project_answers.get("package_name", ""))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _render(answers, folder)
+        _render(project_answers, folder)
         if (folder / package).exists() and not package.exists():
             raise ProjectError(
                 f"{package} is missing. If you renamed the package, write its name as package_name into"
@@ -207,11 +207,11 @@ def main() -> None:
     """Update the project, or leave it as it is."""
     _check_clean()
     _isolate_git()
-    answers = load_answers()
-    own_lines = _read_own_lines(answers)
+    project_answers = load_answers()
+    own_lines = _read_own_lines(project_answers)
     with checkout("HEAD") as tree:
         _run_copier(own_lines, tree)
-        _check_package(answers.get("package_name", ""), tree)
+        _check_package(project_answers.get("package_name", ""), tree)
         _check_lines(own_lines, tree)
         _take_over(tree)
     if paths := conflicts():
