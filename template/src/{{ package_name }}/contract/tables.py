@@ -47,6 +47,9 @@ def explain_errors(context: str) -> Generator[None]:
     Args:
         context: Begins the message: which file or query failed.
 
+    Yields:
+        Nothing.
+
     Raises:
         ProjectError: DuckDB raised an error.
     """
