@@ -199,13 +199,13 @@ def status_if(passed: bool, otherwise: Status = "fail") -> Status:
 def _at_least(check: str, subject: str, value: float, limit: float, parameter: str) -> Check:
     """Check a number against a lower limit."""
     status = status_if(value >= limit)
-    return Check(check, subject, status, f"{value:.4g}", f"≥ {limit:g}", parameter, value=value)
+    return Check(check, subject, status, _number(value), f"≥ {_number(limit)}", parameter, value=value)
 
 
 def _at_most(check: str, subject: str, value: float, limit: float, parameter: str = "") -> Check:
     """Check a number against an upper limit."""
     status = status_if(value <= limit)
-    return Check(check, subject, status, f"{value:.4g}", f"≤ {limit:g}", parameter, value=value)
+    return Check(check, subject, status, _number(value), f"≤ {_number(limit)}", parameter, value=value)
 
 
 def compare(metric: str, estimate: Estimate, reference: str) -> str:
