@@ -1,56 +1,149 @@
 """Ingest: fetch rows from the source and add them to `data/raw.parquet`, each key once.
 
-Rows stay as the source has them; `validate` reads them by the contract. The stage runs when its
-parameters change or when asked to (`make ingest`), so that a pipeline run is about one known state
-of the data.
+Rows stay as the source has them; `validate` reads them by the contract. The stage runs when its parameters
+change or on `make ingest`, so that every other stage works on one fixed state of the data.
 """
 
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import glob
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import declarations, params
 from ..contract import Contract
 from ..contract.tables import Connection, connect, explain_errors, fetch_one, literal, text_list
 from ..core.errors import ProjectError, cli
+from ..core.files import dvc_hash, locked_hashes, readable_json
 from ..core.paths import RAW
-from ..declarations import Declarations
-from .merge import Part, count_rounded, describe, fold, key_text, merge
-from .source import identity, reason_to_replace
+from .merge import Table, count_rounded, fold, inspect_table, key_text, merge
 
-CHUNK = 100_000
+if TYPE_CHECKING:
+    import pandas as pd
+
+Sample = Callable[[], "pd.DataFrame"]
+
+CHUNK_ROWS = 100_000
+SAMPLE = params.Ingest()
+# Parts of the names of parameters in an address whose values are masked.
+SECRETS = "sig|token|secret|password|pwd|key|credential|expires|date"
 
 
-def fetch(con: Connection, ingest: params.Ingest, problem: Declarations, folder: Path) -> list[Part]:
-    """Open the source as tables; what has to be downloaded goes to `folder`."""
+def mask_secrets(source: str) -> str:
+    """Replace passwords and signatures in the address of a source, which change while it stays the same.
+
+    Args:
+        source: `ingest.source`: a path, glob or address.
+
+    Returns:
+        The address with `***` in place of each secret.
+    """
+    without_password = re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", source)
+    return re.sub(rf"(?i)([?&][^=&]*(?:{SECRETS})[^=&]*)=[^&]*", r"\1=***", without_password)
+
+
+def source_identity(ingest: params.Ingest) -> dict[str, str]:
+    """Describe a source without its secrets, as Parquet metadata of its rows.
+
+    Args:
+        ingest: The parameters that name the source.
+
+    Returns:
+        `source` and `query`.
+    """
+    return {"source": mask_secrets(ingest.source), "query": ingest.query or ""}
+
+
+def _read_identity(con: Connection, ingest: params.Ingest, raw: Path) -> dict[str, str]:
+    """Read which source the rows in `raw` come from; empty if that is unknown."""
+    query = f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({literal(raw)})"
+    metadata = dict(con.sql(query).fetchall())
+    if "source" in metadata:
+        return {name: metadata[name] for name in source_identity(ingest)}
+    # Files of 0.2.0 and older have no metadata, but dvc.lock has the hash of the last run's parameters.
+    hashes = locked_hashes("ingest", "deps").values()
+    candidates = (source for source in (ingest, SAMPLE) if dvc_hash(readable_json(source)) in hashes)
+    return next(map(source_identity, candidates), {})
+
+
+def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:
+    """Decide whether fetched rows replace the rows in `raw` or are added to them.
+
+    Args:
+        con: Any connection.
+        ingest: The parameters that name the source.
+        raw: Parquet file of the rows ingested so far; it may not exist.
+
+    Returns:
+        Why the rows are replaced; empty if the fetched rows are added.
+
+    Raises:
+        ProjectError: The source has changed, and the user must decide.
+    """
+    mode = os.environ.get("INGEST")  # set by `make ingest`
+    if not raw.exists() or mode == "keep":
+        return ""
+    if mode == "reset":
+        return "RESET=1: earlier rows are replaced"
+    former, current = _read_identity(con, ingest, raw), source_identity(ingest)
+    if former == current:
+        return ""
+    if former == source_identity(SAMPLE):
+        return "the rows of the sample are replaced by the rows of the source"
+    was, new = (former["source"], current["source"]) if former else ("another source", "this one")
+    if former.get("source") == current["source"]:
+        was, new = "another query", "this one"
+    raise ProjectError(
+        f"ingest: the rows in {raw} come from {was}; params.yaml now names {new}. No row was changed. "
+        "If this is another table, replace the rows: `make ingest RESET=1`. If it is the same table at a "
+        "new address, add its rows: `make ingest KEEP=1`."
+    )
+
+
+def fetch_tables(con: Connection, ingest: params.Ingest, folder: Path, sample: Sample | None) -> list[Table]:
+    """Open the source as one table or more.
+
+    Args:
+        con: Connection that will read the tables.
+        ingest: The parameters that name the source.
+        folder: Folder for downloaded files; it must exist as long as the tables are read.
+        sample: Function that returns the rows of source `sample`; None if the project has none.
+
+    Returns:
+        The tables. Files with the same column types share a table.
+
+    Raises:
+        ProjectError: The source does not exist or cannot be read.
+    """
     if ingest.source == "sample":
-        if problem.fetch is None:
-            raise ProjectError("ingest.source is 'sample', which problem.py lacks; CI trains on it")
-        con.register("sample", problem.fetch())
-        return [describe(con, "sample")]
+        if sample is None:
+            raise ProjectError("ingest.source is 'sample', but problem.py has no function `sample`")
+        con.register("sample", sample())
+        return [inspect_table(con, "sample")]
     if ingest.query:
         database = os.path.expandvars(ingest.source)  # passwords come from the environment
-        return parquet_tables(con, tuple(query_parts(database, ingest.query, folder)))
-    files = local_files(ingest.source, folder)
+        return _open_parquet(con, tuple(_run_query(database, ingest.query, folder)))
+    files = _find_files(ingest.source, folder)
     if ".parquet" in ingest.source or ".pq" in ingest.source:
-        return parquet_tables(con, files)
-    # CSV is read as text: the contract decides on types, and says so where a value does not fit.
-    return [describe(con, f"read_csv({text_list(files)}, all_varchar=true, union_by_name=true)")]
+        return _open_parquet(con, files)
+    # CSV is read as text: `validate` casts it to the contract's types and reports values that do not fit.
+    return [inspect_table(con, f"read_csv({text_list(files)}, all_varchar=true, union_by_name=true)")]
 
 
-def parquet_tables(con: Connection, files: tuple[str, ...]) -> list[Part]:
-    """One table for neighbouring files with the same types: those of others need care."""
-    typed = groupby(files, lambda file: describe(con, f"read_parquet({literal(file)})").columns)
+def _open_parquet(con: Connection, files: tuple[str, ...]) -> list[Table]:
+    """Open neighbouring files of the same types as one table; DuckDB would promote differing types."""
+    groups = groupby(files, lambda file: inspect_table(con, f"read_parquet({literal(file)})").types)
     return [
-        describe(con, f"read_parquet({text_list(tuple(group))}, union_by_name=true)") for _, group in typed
+        inspect_table(con, f"read_parquet({text_list(tuple(group))}, union_by_name=true)")
+        for _, group in groups
     ]
 
 
-def query_parts(address: str, query: str, folder: Path) -> Iterator[str]:
-    """Run `query` at the database `address`, chunk by chunk into parquet files in `folder`."""
+def _run_query(address: str, query: str, folder: Path) -> Iterator[str]:
+    """Run a query at a database and write its rows, chunk by chunk, to Parquet files in `folder`."""
     import pandas as pd
     import sqlalchemy
     import sqlalchemy.exc
@@ -59,18 +152,20 @@ def query_parts(address: str, query: str, folder: Path) -> Iterator[str]:
     try:
         engine = sqlalchemy.create_engine(address)
         with engine.connect().execution_options(stream_results=True) as connection:
-            chunks = pd.read_sql(sqlalchemy.text(query), connection, chunksize=CHUNK, dtype_backend="pyarrow")
+            chunks = pd.read_sql(
+                sqlalchemy.text(query), connection, chunksize=CHUNK_ROWS, dtype_backend="pyarrow"
+            )
             for index, chunk in enumerate(tqdm(chunks, desc="ingest", unit=" chunks")):
-                part = folder / f"{index:06}.parquet"
-                chunk.to_parquet(part, index=False)
-                yield str(part)
+                path = folder / f"{index:06}.parquet"
+                chunk.to_parquet(path, index=False)
+                yield str(path)
     except (sqlalchemy.exc.SQLAlchemyError, pd.errors.DatabaseError, ImportError) as error:
-        said = str(error).splitlines()[0]
-        raise ProjectError(f"ingest.source: the database does not answer ingest.query: {said}") from None
+        cause = str(error).splitlines()[0]
+        raise ProjectError(f"ingest.query failed at the database of ingest.source: {cause}") from None
 
 
-def local_files(source: str, folder: Path) -> tuple[str, ...]:
-    """Find the files of a path, glob or address; what is elsewhere is downloaded to `folder`."""
+def _find_files(source: str, folder: Path) -> tuple[str, ...]:
+    """Find the files of a path, glob or address; remote files are downloaded to `folder`."""
     import fsspec
 
     cache = {"cache_storage": str(folder), "same_names": True}
@@ -80,82 +175,99 @@ def local_files(source: str, folder: Path) -> tuple[str, ...]:
         else:
             files = glob(source)  # noqa: PTH207 (a path may be absolute)
     except IndexError:
-        files = ()  # how fsspec says that a glob has no match
-    except Exception as error:  # every storage client raises errors of its own
-        raise ProjectError(f"ingest.source: {source!r} cannot be read: {error!r}") from None
+        files = ()  # fsspec's answer to a glob without a match
+    except Exception as error:  # every storage client has its own errors
+        raise ProjectError(f"ingest.source: {mask_secrets(source)!r} cannot be read: {error!r}") from None
     if not files:
         raise ProjectError(
-            f"ingest.source: nothing at {source!r}. Give 'sample', a path, a glob, an address with "
-            "its scheme (https://…, s3://…), or a SQLAlchemy address together with ingest.query."
+            f"ingest.source: no file at {mask_secrets(source)!r}. Use 'sample', a path, a glob, an address "
+            "with its scheme (https://…, s3://…), or a SQLAlchemy address together with ingest.query."
         )
     return (files,) if isinstance(files, str) else tuple(sorted(files))
 
 
-def write_rows(con: Connection, query: str, raw: Path, source: dict[str, str]) -> int:
+def _check_key(con: Connection, fetched: list[Table], key: str) -> None:
+    """Stop if the source lacks the key or has it as rounded floats."""
+    names = dict.fromkeys(name for table in fetched for name in table.names)
+    if key not in names:
+        raise ProjectError(
+            f"ingest: the source has no column {key!r}, which is the contract's key; its columns are "
+            f"{', '.join(names)}. The contract must name the key as the source does."
+        )
+    _reject_rounded_keys(con, fetched, key, "the source", "Read the key as an integer or as text.")
+
+
+def _reject_rounded_keys(con: Connection, tables: list[Table], key: str, place: str, action: str) -> None:
+    """Stop at keys whose original value is lost."""
+    if rounded := sum(count_rounded(con, table, key) for table in tables):
+        raise ProjectError(
+            f"ingest: {place} has the key {key!r} as a float, and {rounded:,} of its values are so large "
+            f"that one float stands for several keys. {action}"
+        )
+
+
+def _earlier_rows(con: Connection, fetched: list[Table], contract: Contract, raw: Path) -> list[Table]:
+    """Open the rows ingested before, without the keys that were fetched again."""
+    if not raw.exists():
+        return []
+    earlier = inspect_table(con, literal(raw))
+    if fold(contract.key) not in earlier.types:
+        print(f"ingest: {raw} has no column {contract.key!r}: it belongs to another problem and is replaced")
+        return []
+    _reject_rounded_keys(con, [earlier], contract.key, str(raw), "Replace the rows: make ingest RESET=1.")
+    # Rows without a key cannot be matched: only the last fetch's stay, and `validate` rejects them.
+    tables = (f"SELECT {key_text(table, contract)} AS key FROM {table.sql}" for table in fetched)
+    keys = f"SELECT key FROM ({' UNION ALL '.join(tables)}) WHERE key IS NOT NULL"
+    unchanged = f"(FROM {earlier.sql} WHERE {key_text(earlier, contract)} NOT IN ({keys}))"
+    return [Table(unchanged, earlier.names, earlier.types)]
+
+
+def _write_raw(con: Connection, query: str, raw: Path, identity: dict[str, str]) -> int:
     """Write the rows of a query to `raw`, with the source's identity as metadata; return their count."""
-    fresh = raw.with_suffix(".new.parquet")
-    metadata = ", ".join(f"{name}: {literal(value)}" for name, value in source.items())
-    con.sql(f"COPY ({query}) TO {literal(fresh)} (KV_METADATA {{{metadata}}})")
-    fresh.replace(raw)
+    draft = raw.with_suffix(".new.parquet")
+    metadata = ", ".join(f"{name}: {literal(value)}" for name, value in identity.items())
+    con.sql(f"COPY ({query}) TO {literal(draft)} (KV_METADATA {{{metadata}}})")
+    draft.replace(raw)
     return fetch_one(con, f"SELECT count(*) FROM {literal(raw)}")[0]
 
 
-def check_keys(con: Connection, fetched: list[Part], key: str) -> None:
-    """Refuse a source without the key, or with one of which nobody can know what it was."""
-    names = list(dict.fromkeys(name for part in fetched for name, _ in part.columns.values()))
-    if key not in names:
-        raise ProjectError(
-            f"ingest: the source has no column {key!r}, the contract's key; it has "
-            f"{', '.join(names)}. The key keeps the name that it has in the source."
-        )
-    refuse_rounded_keys(con, fetched, key, "the source", "Fetch it as an integer or as text.")
+def ingest(
+    con: Connection, settings: params.Ingest, contract: Contract, folder: Path, sample: Sample | None = None
+) -> tuple[int, int]:
+    """Fetch rows and add them to `data/raw.parquet`.
 
+    Args:
+        con: Connection for all tables.
+        settings: The parameters that name the source.
+        contract: Its key decides which rows are the same.
+        folder: Folder for downloaded files.
+        sample: Function that returns the rows of source `sample`; None if the project has none.
 
-def refuse_rounded_keys(con: Connection, parts: list[Part], key: str, what: str, way_out: str) -> None:
-    """Stop at keys of which nobody can know what they were."""
-    rounded = sum(count_rounded(con, part, key) for part in parts)
-    if rounded:
-        raise ProjectError(
-            f"ingest: {what} has the key {key!r} as a float, and {rounded:,} of its values are so large that "
-            f"one float stands for several keys. {way_out}"
-        )
+    Returns:
+        The number of fetched rows, and of all rows in the file.
 
-
-def known_rows(con: Connection, fetched: list[Part], contract: Contract, raw: Path) -> list[Part]:
-    """The rows ingested before whose keys are not fetched: none, if it is another table altogether."""
-    if not raw.exists():
-        return []
-    old = describe(con, literal(raw))
-    if fold(contract.key) not in old.columns:
-        print(f"ingest: {raw} has no {contract.key!r}: another problem's table; starting anew")
-        return []
-    refuse_rounded_keys(con, [old], contract.key, str(raw), "Start anew: make ingest RESET=1.")
-    # Rows without a key cannot be told apart: the last fetch's stay, and `validate` rejects them.
-    tables = (f"SELECT {key_text(part, contract)} AS key FROM {part.table}" for part in fetched)
-    keys = f"SELECT key FROM ({' UNION ALL '.join(tables)}) WHERE key IS NOT NULL"
-    return [Part(f"(FROM {old.table} WHERE {key_text(old, contract)} NOT IN ({keys}))", old.columns)]
-
-
-def ingest(con: Connection, settings: params.Ingest, problem: Declarations, folder: Path) -> tuple[int, int]:
-    """Fetch rows and add them to `data/raw.parquet`; return how many came, and how many there are."""
-    contract, replaces = problem.contract, reason_to_replace(con, settings, RAW)
-    fetched = fetch(con, settings, problem, folder)
-    check_keys(con, fetched, contract.key)
-    known = [] if replaces else known_rows(con, fetched, contract, RAW)
-    merged = merge(con, [*known, *fetched], contract, exact="" if known else contract.key)
-    total = write_rows(con, merged, RAW, identity(settings))
-    if replaces:
-        print(f"ingest: {replaces}")
-    return sum(fetch_one(con, f"SELECT count(*) FROM {part.table}")[0] for part in fetched), total
+    Raises:
+        ProjectError: The source is another one, cannot be read, or has no usable key.
+    """
+    reason = reason_to_replace(con, settings, RAW)
+    fetched = fetch_tables(con, settings, folder, sample)
+    _check_key(con, fetched, contract.key)
+    earlier = [] if reason else _earlier_rows(con, fetched, contract, RAW)
+    query = merge(con, [*earlier, *fetched], contract, integer_key=not earlier)
+    n_rows = _write_raw(con, query, RAW, source_identity(settings))
+    if reason:
+        print(f"ingest: {reason}")
+    return sum(fetch_one(con, f"SELECT count(*) FROM {table.sql}")[0] for table in fetched), n_rows
 
 
 def main() -> None:
+    """Run the stage."""
     settings, problem = params.load(), declarations.load()
     RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
-        with explain_errors(f"ingest.source: {settings.ingest.source!r} cannot be read"):
-            rows, total = ingest(con, settings.ingest, problem, Path(folder))
-        print(f"ingest: {rows:,} rows fetched; {total:,} rows in all")
+        with explain_errors(f"ingest.source: {mask_secrets(settings.ingest.source)!r} cannot be read"):
+            fetched = ingest(con, settings.ingest, problem.contract, Path(folder), problem.fetch)
+        print("ingest: {:,} rows fetched; {:,} rows in {}".format(*fetched, RAW))
 
 
 if __name__ == "__main__":

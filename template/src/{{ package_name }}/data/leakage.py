@@ -1,75 +1,60 @@
-"""Target leakage: features that know the answer, alone or in a simple combination of two.
+"""Target leakage: features that reveal the target, alone or in a simple combination of two.
 
-Each candidate is judged by a small decision tree, fitted on one half of a sample and scored on the
-other: AUC (of the worst class) for classification and ranking, R² for regression. A real feature
-helps; one that all but reaches 1 by itself was most likely written down after the fact.
+Each candidate is scored by a small decision tree, fitted on one half of a sample and scored on the other: AUC
+(of the worst class) for classification and ranking, R² for regression. A feature that scores close to 1 by
+itself was most likely recorded after the target was known.
 """
 
-from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from ..contract import Contract
+from ..contract.dataset import Dataset
 
 MAX_FEATURES_IN_PAIRS = 40
-DEPTH = 5
+TREE = {"max_depth": 5, "min_samples_leaf": 5, "random_state": 0}
 
 
-def find_leaks(features: pd.DataFrame, target: NDArray, contract: Contract, limit: float) -> list[str]:
-    """Name the features, and pairs of otherwise harmless ones, whose score reaches `limit`.
+def score_features(dataset: Dataset, limit: float) -> dict[str, float]:
+    """Score how well each feature, and each pair of features below the limit, predicts the target.
 
     Args:
-        features: float32 numbers, one column for each of `contract.feature_names`.
-        target: numbers, or positions in the target's categories; as long as `features`.
+        dataset: A sample of rows in random order. Features that are encoded as several numbers are left out.
+        limit: Score from which a feature counts as a leak, and is not tried in pairs. Of the others, the best
+            40 are.
+
+    Returns:
+        Feature (`a`) or pair (`a and b`) to its score, at most 1.
     """
-    regression = contract.task == "regression"
-    plain = [column.name for column in contract.features if column.encoded_names == (column.name,)]
-    values = {name: np.nan_to_num(features[name].to_numpy(float), nan=-1e9) for name in plain}
-    alone = {name: score(values[name][:, None], target, regression) for name in plain}
-    harmless = sorted((name for name in plain if alone[name] < limit), key=alone.__getitem__)
-    pairs = {
-        f"{first} with {second}": score(combine(values[first], values[second]), target, regression)
-        for first, second in combinations(harmless[-MAX_FEATURES_IN_PAIRS:], 2)
-    }
-    return [
-        f"{name} all but determines {contract.target} (score {found:.3f})"
-        for name, found in (alone | pairs).items()
-        if found >= limit
-    ]
+    target, is_regression = dataset.target, dataset.contract.task == "regression"
+    names = [column.name for column in dataset.contract.features if column.encoded_names == (column.name,)]
+    values = {name: np.nan_to_num(dataset.features[name].to_numpy(np.float64), nan=-1e9) for name in names}
+    scores = {name: _score(values[name][:, None], target, is_regression) for name in names}
+    paired = sorted((name for name in names if scores[name] < limit), key=scores.__getitem__)
+    for first, second in combinations(paired[-MAX_FEATURES_IN_PAIRS:], 2):
+        pair = _combine(values[first], values[second])
+        scores[f"{first} and {second}"] = _score(pair, target, is_regression)
+    return scores
 
 
-def combine(first: NDArray, second: NDArray) -> NDArray:
-    """Both columns, and what is easily computed from them: difference, sum, product, ratio."""
+def _combine(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Stack two features with their difference, sum, product and ratio, to shape (n_rows, 6)."""
     ratio = np.divide(first, second, out=np.zeros_like(first), where=second != 0)
     return np.column_stack([first, second, first - second, first + second, first * second, ratio])
 
 
-def score(columns: NDArray, target: NDArray, regression: bool) -> float:
-    """AUC or R² of a small tree on `columns`, of shape (rows, n), over the half it has not seen."""
+def _score(columns: NDArray[np.float64], target: NDArray[np.generic], is_regression: bool) -> float:
+    """Fit a tree on every second row of `columns` (n_rows, n_columns) and score it on the rest."""
+    from sklearn.metrics import roc_auc_score
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-    fit, held = slice(0, None, 2), slice(1, None, 2)
-    settings = {"max_depth": DEPTH, "min_samples_leaf": 5, "random_state": 0}
-    if regression:
-        return float(
-            DecisionTreeRegressor(**settings)
-            .fit(columns[fit], target[fit])
-            .score(columns[held], target[held])
-        )
-    tree = DecisionTreeClassifier(**settings).fit(columns[fit], target[fit])
-    return min(class_scores(tree.predict_proba(columns[held]), tree.classes_, target[held]), default=0.0)
-
-
-def class_scores(probabilities: NDArray, classes: NDArray, target: NDArray) -> Iterator[float]:
-    """AUC of each class against the others."""
-    from sklearn.metrics import roc_auc_score
-
-    for index, label in enumerate(classes):
-        truth = target == label
-        if truth.any() and not truth.all():
-            yield float(roc_auc_score(truth, probabilities[:, index]))
-        if len(classes) == 2:
-            return  # the other class has the same score
+    train, test = slice(0, None, 2), slice(1, None, 2)
+    if is_regression:
+        regressor = DecisionTreeRegressor(**TREE).fit(columns[train], target[train])
+        return float(regressor.score(columns[test], target[test]))
+    tree = DecisionTreeClassifier(**TREE).fit(columns[train], target[train])
+    is_class = (target[test] == label for label in tree.classes_)
+    pairs = zip(is_class, tree.predict_proba(columns[test]).T, strict=True)
+    aucs = (float(roc_auc_score(hits, scores)) for hits, scores in pairs if hits.any() and not hits.all())
+    return min(aucs, default=0.0)

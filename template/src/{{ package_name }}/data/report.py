@@ -1,86 +1,122 @@
-"""The data report for people: Markdown, with a picture of each column's distribution."""
+"""The data report: JSON for programs, Markdown for people."""
 
 from pathlib import Path
-from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from ..contract import Column, Contract
 from ..core.files import table
-from ..stats.distributions import Statistics
+from ..core.paths import CLEAN, REJECTED
+from ..stats.distributions import ColumnSummary
+from .quality import DataCheck
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-SHOWN = 12
-ACROSS = 4
+STATUSES = ("fail", "warn", "pass")  # in the order of the report
+BARS = "·▁▂▃▄▅▆▇█"
+MAX_CATEGORIES = 6
 
 
-class Findings(msgspec.Struct):
-    """What validation found: the machine-readable report."""
+class DataReport(msgspec.Struct):
+    """The content of `data.json`."""
 
     rows: int
     rejected: int
-    reasons: dict[str, int]
-    failures: list[str]
-    columns: dict[str, Statistics]
-    warnings: list[str] = []
+    reasons: dict[str, int]  # broken rule to the number of rows
+    checks: list[DataCheck]
+    columns: dict[str, ColumnSummary]
+
+    def with_status(self, status: str) -> list[DataCheck]:
+        """Select checks.
+
+        Args:
+            status: `pass`, `warn` or `fail`.
+
+        Returns:
+            The checks of that status.
+        """
+        return [check for check in self.checks if check.status == status]
 
 
-def write_report(findings: Findings, contract: Contract, folder: Path) -> None:
-    """Write `data.md` and `distributions.png` into `folder`."""
-    drawn = [column for column in contract.kept if findings.columns[column.name].counts]
-    if drawn:
-        draw(drawn, findings.columns, folder / "distributions.png")
-    verdict = "\n- ".join(["**Not fit for training:**\n", *findings.failures])
-    clean = findings.rows - findings.rejected
+def load_data_report(path: Path) -> DataReport:
+    """Read `data.json`, also as written by 0.2.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+    """
+    content = msgspec.json.decode(path.read_bytes())
+    failures = [DataCheck("validation", "table", "fail", text) for text in content.get("failures", [])]  # 0.2
+    return msgspec.convert({"checks": msgspec.to_builtins(failures)} | content, DataReport)
+
+
+def format_distribution(column: Column, summary: ColumnSummary) -> str:
+    """Write the distribution of a column as text.
+
+    Args:
+        column: The column.
+        summary: Its summary.
+
+    Returns:
+        A bar for each bin of a number; the shares of the most frequent categories, in the contract's order;
+        empty for a time or a text.
+    """
+    counts, peak = summary.counts, max(summary.counts, default=0)
+    if summary.edges:
+        return "".join(BARS[-(-8 * count // peak)] for count in counts)
+    frequent = sorted(range(len(counts)), key=lambda index: -counts[index])[:MAX_CATEGORIES]
+    shares = (
+        f"{column.categories[index]} {counts[index] / max(sum(counts), 1):.0%}" for index in sorted(frequent)
+    )
+    return ", ".join(shares) + (", …" if len(counts) > MAX_CATEGORIES else "")
+
+
+def write_markdown(report: DataReport, contract: Contract, path: Path) -> None:
+    """Write the report for people.
+
+    Args:
+        report: The report.
+        contract: The contract of the rows.
+        path: Path of the Markdown file.
+    """
+    failed, warned = len(report.with_status("fail")), len(report.with_status("warn"))
+    reasons = [{"broken rule": rule, "rows": count} for rule, count in report.reasons.items()]
     parts = [
         "# Data report",
-        verdict if findings.failures else "**Fit for training.**",
-        "\n".join(f"- Warning: {warning}" for warning in findings.warnings),
-        f"{findings.rows:,} rows: {clean:,} clean, {findings.rejected:,} rejected.",
-        table([{"rule broken": rule, "rows": count} for rule, count in findings.reasons.items()]),
-        "![Distribution of each column](distributions.png)" if drawn else "",
-        table([describe(column, findings.columns[column.name]) for column in contract.kept]),
+        f"**{'Not fit' if failed else 'Fit'} for training**: {failed} checks failed, {warned} warnings.",
+        f"{report.rows:,} rows: {report.rows - report.rejected:,} clean (`{CLEAN}`), "
+        f"{report.rejected:,} rejected (`{REJECTED}`, each with its reasons).",
+        "## Checks",
+        table([_check_row(check) for status in STATUSES for check in report.with_status(status)]),
+        "## Rejected rows" if reasons else "",
+        table(reasons),
+        "## Columns",
+        table([_column_row(column, report.columns[column.name]) for column in contract.kept]),
     ]
-    (folder / "data.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
-def describe(column: Column, found: Statistics) -> dict[str, Any]:
-    """One line of the table of columns."""
+def _check_row(check: DataCheck) -> dict[str, Any]:
+    """Return the row of a check in the report."""
+    row = {"status": check.status, "check": check.check, "subject": check.subject, "result": check.message}
+    limit = {"value": check.value, "limit": check.limit, "parameter": check.parameter}
+    return row | limit | {"what to do": check.action}
+
+
+def _column_row(column: Column, summary: ColumnSummary) -> dict[str, Any]:
+    """Return the row of a column in the report."""
     return {
         "column": f"`{column.name}`",
-        "what it is": column.description,
-        "must be": column.rule,
-        "missing": f"{found.missing / found.rows:.1%}" if found.missing else "",
-        "distinct (about)": found.distinct,
-        "min": found.min,
-        "mean": found.mean,
-        "max": found.max,
+        "description": column.description,
+        "rule": column.rule,
+        "missing": f"{summary.missing / summary.rows:.1%}" if summary.missing else "",
+        "distinct (about)": summary.distinct,
+        "min": summary.min,
+        "mean": summary.mean,
+        "max": summary.max,
+        "distribution": format_distribution(column, summary),
     }
-
-
-def draw(columns: list[Column], statistics: dict[str, Statistics], path: Path) -> None:
-    """Draw a small picture for each column."""
-    from matplotlib.figure import Figure
-
-    down = -(-len(columns) // ACROSS)
-    figure = Figure(figsize=(3.6 * ACROSS, 2.2 * down))
-    for index, column in enumerate(columns):
-        draw_column(figure.add_subplot(down, ACROSS, index + 1), column, statistics[column.name])
-    figure.subplots_adjust(0.08, 0.3 / down, 0.99, 1 - 0.3 / down, wspace=0.6, hspace=0.45)
-    figure.savefig(path, dpi=80, metadata={"Software": None})
-
-
-def draw_column(axes: "Axes", column: Column, found: Statistics) -> None:
-    """Draw a number's histogram, or the most frequent categories."""
-    axes.set_title(column.name, fontsize=9)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    if found.edges:
-        axes.stairs(found.counts, found.edges, fill=True)
-        return
-    ranked = sorted(zip(found.counts, column.categories, strict=True))[-SHOWN:]
-    names = [shorten(name, 22, placeholder="…") for _, name in ranked]
-    axes.barh(names, [count for count, _ in ranked])

@@ -1,9 +1,10 @@
-"""Split: train and test, by time if the contract has one, else by a hash of the key.
+"""Split: training and test rows, by time if the contract has one, else by a hash of the key.
 
-The hash keeps a row where it is when others are added; so metrics stay comparable as data grows.
+A hash keeps each row in its split when rows are added; so metrics stay comparable as data grows.
 """
 
 import math
+from pathlib import Path
 
 import msgspec
 
@@ -14,113 +15,168 @@ from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import CLEAN, SPLIT_REPORT, TEST, TRAIN
 
+DUPLICATES = ("duplicate_share", "expected_duplicate_share", "excess_duplicate_share")
+RENAMED = dict(zip(("twins", "chance", "copies"), DUPLICATES, strict=True))  # fields of 0.2
 
-class Overlap(msgspec.Struct):
-    """Rows in each split, and what of the test split training has seen."""
+
+class SplitReport(msgspec.Struct):
+    """The content of `split.json`: the size of both splits, and test rows that training has too.
+
+    A test row is a duplicate if a training row has the same features, target and time. Rows of few distinct
+    values are duplicates by chance; only the excess is a sign of copied rows.
+    """
 
     train: int
     test: int
     shared_keys: int
-    twins: float  # share of test rows that equal a training row in every feature, the target and the time
-    chance: float = 0.0  # share that would if columns were independent: simple rows have twins
-    copies: float = 0.0  # share beyond chance and its standard error, twice
+    duplicate_share: float
+    expected_duplicate_share: float = 0.0  # if the columns were independent
+    excess_duplicate_share: float = 0.0  # beyond the expected share and twice its standard error
 
 
-def is_test(con: Connection, contract: Contract, share: float) -> str:
-    """SQL for whether a row belongs to the test split."""
+def load_split_report(path: Path) -> SplitReport:
+    """Read `split.json`, also as written by 0.2 and before.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+    """
+    content = msgspec.json.decode(path.read_bytes())
+    fields = {RENAMED.get(name, name): value for name, value in content.items()}
+    return msgspec.convert({"excess_duplicate_share": fields["duplicate_share"]} | fields, SplitReport)
+
+
+def _is_test(con: Connection, contract: Contract, test_size: float) -> str:
+    """Build SQL for whether a row belongs to the test split."""
     if contract.time is None:
-        drawn = f"md5_number_lower({quote(contract.key)}::VARCHAR) % 1000000"
-        return f"{drawn} < {round(share * 1_000_000)}"
+        bucket = f"md5_number_lower({quote(contract.key)}::VARCHAR) % 1000000"
+        return f"{bucket} < {round(test_size * 1_000_000)}"
     time = quote(contract.time)
-    (start,) = fetch_one(con, f"SELECT quantile_disc({time}, {1 - share}) FROM {literal(CLEAN)}")
+    (start,) = fetch_one(con, f"SELECT quantile_disc({time}, {1 - test_size}) FROM {literal(CLEAN)}")
     return f"{time} > {literal(str(start))}"
 
 
-def split(con: Connection, contract: Contract, share: float) -> None:
-    """Write the clean rows to the two splits."""
-    test = is_test(con, contract, share)
-    con.sql(f"COPY (FROM {literal(CLEAN)} WHERE NOT ({test})) TO {literal(TRAIN)}")
-    con.sql(f"COPY (FROM {literal(CLEAN)} WHERE {test}) TO {literal(TEST)}")
+def split(con: Connection, contract: Contract, test_size: float) -> None:
+    """Write the clean rows to `data/splits/train.parquet` and `data/splits/test.parquet`.
+
+    Args:
+        con: Any connection.
+        contract: Its time or key decides which rows are the test split.
+        test_size: Share of the rows in the test split, between 0 and 1: the newest, if there is a time.
+    """
+    is_test = _is_test(con, contract, test_size)
+    con.sql(f"COPY (FROM {literal(CLEAN)} WHERE NOT ({is_test})) TO {literal(TRAIN)}")
+    con.sql(f"COPY (FROM {literal(CLEAN)} WHERE {is_test}) TO {literal(TEST)}")
 
 
-def content_columns(contract: Contract) -> list[str]:
-    """What makes two rows equal: features, target and time, but not a key that only identifies."""
+def _content_columns(contract: Contract) -> list[str]:
+    """List features, target and time, without a key that only identifies rows."""
     names = [column.name for column in contract.features] + [contract.target]
     if contract.time and contract.time not in names:
         names.append(contract.time)
     return [name for name in names if name != contract.key or name == contract.time]
 
 
-def measure_overlap(con: Connection, contract: Contract) -> Overlap:
-    """Compare the splits by key, and by all else."""
-    key, names = quote(contract.key), content_columns(contract)
-    content = f"hash({', '.join(map(quote, names))})"
+def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
+    """Compare the test split with the training split, by key and by content.
+
+    Args:
+        con: A connection that nothing else uses.
+        contract: The contract of the rows.
+
+    Returns:
+        The report.
+    """
+    hashes = ", ".join(f"hash({quote(name)})" for name in _content_columns(contract))
     for name, path in (("train", TRAIN), ("test", TEST)):
-        con.sql(f"CREATE TABLE {name} AS SELECT {key} AS key, {content} AS content FROM {literal(path)}")
-    train, test, shared, twins = fetch_one(
+        columns = f"{quote(contract.key)} AS key, [{hashes}] AS hashes, hash(hashes) AS content"
+        con.sql(f"CREATE VIEW {name} AS SELECT {columns} FROM {literal(path)}")
+    train_rows, test_rows, shared_keys, duplicates = fetch_one(
         con,
         """
         SELECT (SELECT count(*) FROM train), (SELECT count(*) FROM test),
             (SELECT count(*) FROM test SEMI JOIN train USING (key)),
-            (SELECT avg((content IN (SELECT content FROM train))::INTEGER) FROM test)
-    """,
+            (SELECT count(*) FROM test SEMI JOIN train USING (content))
+        """,
     )
-    chance = chance_of_twins(con, names, content, train) if twins else 0.0
-    error = math.sqrt(chance * (1 - chance) / max(test, 1))
-    return Overlap(train, test, shared, twins or 0.0, chance, max(0.0, (twins or 0.0) - chance - 2 * error))
+    share = duplicates / max(test_rows, 1)
+    expected = _expected_duplicate_share(con) if duplicates else 0.0
+    error = math.sqrt(expected * (1 - expected) / max(test_rows, 1))
+    return SplitReport(
+        train_rows, test_rows, shared_keys, share, expected, max(0.0, share - expected - 2 * error)
+    )
 
 
-def chance_of_twins(con: Connection, names: list[str], content: str, train: int) -> float:
-    """The share of test rows that would have a twin in training if the columns were independent.
+def _expected_duplicate_share(con: Connection) -> float:
+    """Estimate the share of test rows with a duplicate in training if the columns were independent.
 
     For each test row, the frequencies of its values among the training rows *of other content* are
-    multiplied: copies cannot explain themselves.
+    multiplied: copies must not count as evidence that they are likely.
     """
-    con.sql(f"""
-        CREATE TABLE rows AS SELECT file_row_number AS row, coalesce(same, 0) AS same, 1.0::DOUBLE AS equal
-        FROM (SELECT file_row_number, {content} AS content
-              FROM read_parquet({literal(TEST)}, file_row_number = true))
-        LEFT JOIN (SELECT content, count(*) AS same FROM train GROUP BY content) USING (content)
-    """)
-    for name in names:
-        value = f"hash({quote(name)}) AS value"
-        con.sql(f"""
-            CREATE OR REPLACE TABLE rows AS
-            SELECT row, same, equal * coalesce((n - same) / nullif({train} - same, 0), 0) AS equal FROM rows
-            JOIN (SELECT file_row_number AS row, {value}
-                  FROM read_parquet({literal(TEST)}, file_row_number = true)) USING (row)
-            LEFT JOIN (SELECT {value}, count(*) AS n FROM {literal(TRAIN)} GROUP BY value) USING (value)
-        """)
-    return fetch_one(con, f"SELECT avg(1 - pow(1 - equal, {train} - same)) FROM rows")[0]
+    query = """
+        WITH total AS (SELECT count(*) AS n_total FROM train),
+            equal AS (SELECT content, count(*) AS n_equal FROM train GROUP BY content),
+            tested AS (
+                SELECT any_value(hashes) AS hashes, count(*) AS n, coalesce(any_value(n_equal), 0) AS n_equal,
+                    any_value(n_total) - coalesce(any_value(n_equal), 0) AS n_other
+                FROM test LEFT JOIN equal USING (content), total GROUP BY content),
+            frequencies AS (
+                SELECT position, value, count(*) AS n_value
+                FROM (SELECT unnest(range(len(hashes))) AS position, unnest(hashes) AS value FROM train)
+                GROUP BY ALL),
+            likelihoods AS (
+                SELECT n, n_other,
+                    product(coalesce((n_value - n_equal) / nullif(n_other, 0), 0)) AS likelihood
+                FROM (SELECT *, unnest(range(len(hashes))) AS position, unnest(hashes) AS value FROM tested)
+                LEFT JOIN frequencies USING (position, value)
+                GROUP BY hashes, n, n_other)
+        SELECT sum(n * (1 - pow(1 - likelihood, n_other))) / sum(n) FROM likelihoods
+    """
+    return round(fetch_one(con, query)[0], 9)  # the last digits depend on the number of threads
 
 
-def problems(overlap: Overlap, settings: params.Split) -> list[str]:
-    """Say why the splits would flatter a model."""
-    found = []
-    if not overlap.train or not overlap.test:
-        found.append(f"{overlap.train} rows to train, {overlap.test} to test: see split.test_size")
-    if overlap.shared_keys:
-        found.append(f"{overlap.shared_keys} test rows have their key in training too")
-    if overlap.copies > settings.max_overlap_share:
-        found.append(
-            f"{overlap.twins:.1%} of the test rows equal a training row in every feature, the target and the "
-            f"time if there is one; chance explains {overlap.chance:.1%}, and the rest is over "
-            f"split.max_overlap_share ({settings.max_overlap_share:.1%}). Remove copies at the source; "
-            "raise the limit only if columns that depend on each other make equal rows natural."
+def problems(report: SplitReport, settings: params.Split) -> list[str]:
+    """List why the test split cannot be trusted.
+
+    Args:
+        report: Sizes and overlap of the splits.
+        settings: The limits.
+
+    Returns:
+        A message for each problem.
+    """
+    messages = []
+    if not report.train or not report.test:
+        sizes = f"{report.train} training rows and {report.test} test rows"
+        messages.append(f"{sizes}: change split.test_size, which is {settings.test_size}")
+    if report.shared_keys:
+        messages.append(f"{report.shared_keys} test rows have a key that is in training too")
+    if report.excess_duplicate_share > settings.max_overlap_share:
+        messages.append(
+            f"{report.duplicate_share:.1%} of the test rows equal a training row in features, target and "
+            f"time, {report.expected_duplicate_share:.1%} are expected by chance: the excess is over "
+            f"split.max_overlap_share ({settings.max_overlap_share:.1%}). Remove copies at the source; raise "
+            "the limit only if dependent columns make equal rows natural"
         )
-    return found
+    return messages
 
 
 def main() -> None:
+    """Run the stage."""
     settings, contract = params.load(), declarations.load().contract
     TRAIN.parent.mkdir(parents=True, exist_ok=True)
     with connect(settings.memory_gb) as con:
         split(con, contract, settings.split.test_size)
-        overlap = measure_overlap(con, contract)
-    write_json(SPLIT_REPORT, overlap)
-    print(f"split: {overlap.train:,} rows to train on, {overlap.test:,} to test on")
-    if found := problems(overlap, settings.split):
-        raise ProjectError("training and test are not apart\n- " + "\n- ".join(found))
+        report = measure_overlap(con, contract)
+    write_json(SPLIT_REPORT, report)
+    print(f"split: {report.train:,} training rows, {report.test:,} test rows")
+    if messages := problems(report, settings.split):
+        raise ProjectError("training and test split overlap or are empty\n- " + "\n- ".join(messages))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from ..contract.expectations import Kpi
 from ..core import paths
 from ..core.errors import ProjectError, cli
 from ..core.files import dvc_hash, locked_hashes, table
+from ..data.report import format_distribution, load_data_report
+from ..data.split import load_split_report
 from ..declarations import Declarations
 
 ANSWERS_FILE = Path(".copier-answers.yml")
@@ -39,6 +41,7 @@ def _read_reports() -> Reports:
     """All that the cards are made from; "project" holds the answers to the template's questions."""
     try:
         reports = {name: msgspec.json.decode(path.read_bytes()) for name, path in REPORTS.items()}
+        reports |= {"split": load_split_report(REPORTS["split"]), "data": load_data_report(REPORTS["data"])}
     except FileNotFoundError as error:
         raise ProjectError(f"cards: {error.filename} is missing; `make pipeline` writes it") from None
     return reports | {"project": yaml.safe_load(ANSWERS_FILE.read_text(encoding="utf-8"))}
@@ -104,8 +107,8 @@ def _model_card(reports: Reports, problem: Declarations) -> str:
         f"**Intended use.** {about.purpose}",
         f"**Limitations.** {about.limits}",
         f"**Owner.** @{project['owner']}, {project['owner_contact']}",
-        f"**Data.** {about.data} Licence: {about.data_licence}. {split['train']:,} rows for training, "
-        f"{split['test']:,} for evaluation. See the [data card]({paths.DATA_CARD.name}).",
+        f"**Data.** {about.data} Licence: {about.data_licence}. {split.train:,} rows for training, "
+        f"{split.test:,} for evaluation. See the [data card]({paths.DATA_CARD.name}).",
         f"## Verdict: {gate['verdict']}",
         "\n".join(f"- {reason}" for reason in gate["reasons"]),
         "## Metrics",
@@ -139,9 +142,10 @@ def _data_card(reports: Reports, problem: Declarations) -> str:
             "description": column.description,
             "valid values": column.rule,
             "role": ", ".join(text for role, text in roles.items() if getattr(column, role)),
-            "missing": data["columns"].get(column.name, {}).get("missing", ""),
+            "missing": summary.missing if summary else "",
+            "distribution": format_distribution(column, summary) if summary else "",
         }
-        for column in contract.columns
+        for column, summary in ((column, data.columns.get(column.name)) for column in contract.columns)
     ]
     parts = [
         f"# Data card: {reports['project']['project_name']}",
@@ -149,13 +153,12 @@ def _data_card(reports: Reports, problem: Declarations) -> str:
         f"**Motivation.** {about.purpose}",
         f"**Collection.** {about.data}",
         f"**Distribution.** Licence: {about.data_licence}.",
-        f"**Composition.** {data['rows']:,} rows; key `{contract.key}`, target `{contract.target}`, task "
-        f"{contract.task}. {split['train']:,} rows for training, {split['test']:,} for evaluation.",
-        f"**Preprocessing.** {data['rejected']:,} rows were rejected because they break the contract.",
-        table([{"rule": rule, "rows rejected": count} for rule, count in data["reasons"].items()]),
+        f"**Composition.** {data.rows:,} rows; key `{contract.key}`, target `{contract.target}`, task "
+        f"{contract.task}. {split.train:,} rows for training, {split.test:,} for evaluation.",
+        f"**Preprocessing.** {data.rejected:,} rows were rejected because they break the contract.",
+        table([{"rule": rule, "rows rejected": count} for rule, count in data.reasons.items()]),
         "## Columns",
         table(columns),
-        "![Distribution of each column](../reports/data/distributions.png)",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -242,11 +242,11 @@ def check_data(evidence: Evidence) -> Checks:
         counts = np.bincount(evidence.test.target, minlength=len(contract.labels))
         for label, count in zip(contract.labels, counts.tolist(), strict=True):
             yield _at_least("data", f"label {label}", count, gate.min_label_rows, "gate.min_label_rows")
-    yield _at_most("data", "keys in both splits", split["shared_keys"], 0)
+    yield _at_most("data", "keys in both splits", split.shared_keys, 0)
     limit, parameter = evidence.params.split.max_overlap_share, "split.max_overlap_share"
-    yield _at_most("data", "duplicate share", split["copies"], limit, parameter)
-    failures = evidence.reports["data"]["failures"]
-    message = "; ".join(failures) or "no leakage and no other failure"
+    yield _at_most("data", "duplicate share", split.excess_duplicate_share, limit, parameter)
+    failures = evidence.reports["data"].with_status("fail")
+    message = "; ".join(map(str, failures)) or "no leakage and no other failure"
     yield Check("data", "validation", status_if(not failures), message, "≤ 0", value=len(failures))
 
 

@@ -18,6 +18,8 @@ from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, SPLIT_REPORT, TEST
+from ..data.report import load_data_report
+from ..data.split import load_split_report
 from ..declarations import Declarations
 from ..model import registry
 from ..model.bundle import Model
@@ -97,7 +99,11 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
     test = load_dataset(TEST, model.contract, problem.baseline)
     features = test.features.to_numpy()
     production, differences = _predict_production(model.contract, settings.gate.comparison_reset_tag)
-    reports = {"data": DATA_REPORT / "data.json", "split": SPLIT_REPORT, "bundle": BUNDLE_REPORT}
+    reports = {
+        "data": load_data_report(DATA_REPORT / "data.json"),
+        "split": load_split_report(SPLIT_REPORT),
+        "bundle": msgspec.json.decode(BUNDLE_REPORT.read_bytes()),
+    }
     return Evidence(
         params=settings,
         problem=problem,
@@ -110,7 +116,7 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
         changed_outputs=tuple(
             model.run(apply_change(features, test, model.contract)) for test in problem.behavioural_tests
         ),
-        reports={name: msgspec.json.decode(path.read_bytes()) for name, path in reports.items()},
+        reports=reports,
     )
 
 

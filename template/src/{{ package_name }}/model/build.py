@@ -18,7 +18,7 @@ from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
-from ..stats.distributions import Distribution, distribution, model_columns
+from ..stats.distributions import Distribution, compute_distribution, model_columns
 from .bundle import Metadata, Model, Session, content_version, hash_files
 from .onnx import convert_estimator
 from .parity import Run, check_parity
@@ -54,7 +54,7 @@ def compute_reference(run: Run, test: Dataset, memory_gb: float) -> dict[str, Di
         con.sql(f"CREATE TABLE inputs AS SELECT {selected} FROM {literal(TRAIN)}")
         con.register("outputs", pd.DataFrame(outputs, columns=labels))
         return {
-            name: distribution(con, "outputs" if name in labels else "inputs", name, categories)
+            name: compute_distribution(con, "outputs" if name in labels else "inputs", name, categories)
             for name, categories in model_columns(contract).items()
         }
 

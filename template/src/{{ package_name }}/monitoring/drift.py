@@ -32,7 +32,7 @@ from ..contract import Contract
 from ..contract.events import feature_column, is_output, output_column, plain_name
 from ..contract.tables import Connection
 from ..params import Monitor
-from ..stats.distributions import Distribution, tally
+from ..stats.distributions import Distribution, count_like
 from ..stats.inference import adjust_holm, homogeneity_p_value
 
 Status = Literal["ok", "warn", "alert"]  # from best to worst
@@ -91,7 +91,7 @@ def check_drift(
         The tested columns, largest distance first, then those that are only shown.
     """
     counts = {
-        name: _count_table(distribution, tally(con, table, name, distribution), monitor.design_effect)
+        name: _count_table(distribution, count_like(con, table, name, distribution), monitor.design_effect)
         for name, distribution in reference.items()
     }
     drifts = {name: _compare(name, reference[name], counts[name], contract) for name in reference}

@@ -1,4 +1,7 @@
-"""Statistics: of a table's columns for reports, of a model's inputs and outputs as reference for drift."""
+"""Distributions: of a table's columns for the data report, of a model's inputs and outputs for drift."""
+
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -6,62 +9,78 @@ from ..contract import Column, Contract
 from ..contract.events import feature_column, output_columns
 from ..contract.tables import Connection, fetch_one, quote
 
-BINS = 20
-TENTHS = [tenth / 10 for tenth in range(11)]
+N_BINS = 20
+DECILES = [tenth / 10 for tenth in range(11)]
 
 
-class Statistics(msgspec.Struct, omit_defaults=True):
-    """What one column holds; lists are counted item by item, `text` by its distinct values only."""
+class ColumnSummary(msgspec.Struct, omit_defaults=True):
+    """Counts and limits of one column; lists are counted item by item, `text` by its distinct values only."""
 
     rows: int
     missing: int
-    distinct: int  # estimated in one pass (HyperLogLog)
+    distinct: int  # an estimate from one pass (HyperLogLog)
     min: float | None = None
     max: float | None = None
     mean: float | None = None
-    edges: list[float] = []  # bounds of a number's bins, all of one width: one more than counts
-    counts: list[int] = []  # rows in each bin of a number, or of each category, in the contract's order
+    edges: list[float] = []  # of a number's bins, all of one width: one more than `counts`
+    counts: list[int] = []  # rows in each bin of a number, or of each category in the contract's order
 
 
-def describe(con: Connection, table: str, contract: Contract) -> dict[str, Statistics]:
-    """Describe the contract's columns in `table` (SQL: a name, or a quoted parquet path)."""
-    return {column.name: describe_column(con, table, column) for column in contract.kept}
+def summarize_columns(con: Connection, table: str, contract: Contract) -> dict[str, ColumnSummary]:
+    """Summarize the contract's columns in a table.
+
+    Args:
+        con: Connection that can read the table.
+        table: The table as SQL: a name, or a quoted Parquet path.
+        contract: Its columns, but for the personal ones, are summarized.
+
+    Returns:
+        Name of each column to its summary.
+    """
+    return {column.name: _summarize_column(con, table, column) for column in contract.kept}
 
 
-def describe_column(con: Connection, table: str, column: Column) -> Statistics:
-    """Describe one column."""
+def _summarize_column(con: Connection, table: str, column: Column) -> ColumnSummary:
+    """Summarize one column."""
     name = quote(column.name)
-    count = f"count(*), count(*) - count({name})"
     distinct = f"least(approx_count_distinct({name}), count({name}))"
-    found = Statistics(*fetch_one(con, f"SELECT {count}, {distinct} FROM {table}"))
-    values = f"(SELECT {f'unnest({name})' if column.length else name} AS x FROM {table})"
+    summary = ColumnSummary(
+        *fetch_one(con, f"SELECT count(*), count(*) - count({name}), {distinct} FROM {table}")
+    )
+    value = f"unnest({name})" if column.length else name
+    values = f"(FROM (SELECT {value} AS x FROM {table}) WHERE x IS NOT NULL)"
     if column.kind in ("number", "integer"):
-        describe_numbers(con, values, found)
+        _summarize_numbers(con, values, summary)
     if column.kind == "category":
-        counts = dict(con.sql(f"SELECT x, count(*) FROM {values} GROUP BY x").fetchall())
-        found.counts = [counts.get(category, 0) for category in column.categories]
-    return found
+        summary.counts = _count_rows(con, values, "x", column.categories)
+    return summary
 
 
-def describe_numbers(con: Connection, values: str, found: Statistics) -> None:
+def _summarize_numbers(con: Connection, values: str, summary: ColumnSummary) -> None:
     """Add limits, mean and histogram of the numbers `x` in `values` (SQL)."""
-    found.min, found.max, mean = fetch_one(con, f"SELECT min(x), max(x), avg(x) FROM {values}")
-    if found.min is None or found.max is None:
+    low, high, mean = fetch_one(con, f"SELECT min(x), max(x), avg(x) FROM {values}")
+    if low is None:
         return
-    found.mean = float(f"{mean:.9g}")  # the last digits depend on the number of threads
-    width = (found.max - found.min) / BINS or 1.0
-    found.edges = [found.min + width * index for index in range(BINS + 1)]
-    place = f"least({BINS - 1}, floor((x - {found.min!r}) / {width!r}))::INTEGER"
-    counts = dict(con.sql(f"SELECT {place}, count(*) FROM {values} GROUP BY 1").fetchall())
-    found.counts = [counts.get(index, 0) for index in range(BINS)]
+    summary.min, summary.max = low, high
+    summary.mean = float(f"{mean:.9g}")  # the last digits depend on the number of threads
+    width = (high - low) / N_BINS or 1.0
+    summary.edges = [low + width * index for index in range(N_BINS + 1)]
+    place = f"least({N_BINS - 1}, floor((x - {low!r}) / {width!r}))::INTEGER"
+    summary.counts = _count_rows(con, values, place, range(N_BINS))
+
+
+def _count_rows(con: Connection, table: str, value: str, keys: Iterable[Any]) -> list[int]:
+    """Count the rows of a table (SQL) for each value of an SQL expression."""
+    counts = dict(con.sql(f"SELECT {value}, count(*) FROM {table} GROUP BY 1").fetchall())
+    return [counts.get(key, 0) for key in keys]
 
 
 class Distribution(msgspec.Struct, omit_defaults=True):
-    """How often an input or output of a model has which values.
+    """Counts of the values of one input or output of a model.
 
-    Of a category, the bins are its categories. Of a number, `edges` are the distinct tenths of the
-    reference, which suit any scale and no outlier can stretch; the bins lie below the first edge, at it,
-    up to each further one, and above the last.
+    A category has a bin for each of its categories. For a number, `edges` are the distinct deciles of the
+    reference, which fit any scale and resist outliers; the bins are: below the first edge, equal to it, up to
+    each further edge, and above the last.
     """
 
     counts: list[int]
@@ -70,7 +89,14 @@ class Distribution(msgspec.Struct, omit_defaults=True):
 
 
 def model_columns(contract: Contract) -> dict[str, int]:
-    """Inputs and outputs, as events call them: how many categories each has, 0 for a number."""
+    """List the inputs and outputs of a model.
+
+    Args:
+        contract: The contract of the model.
+
+    Returns:
+        Event column of each input and output to its number of categories; 0 for a number.
+    """
     inputs = {
         feature_column(name): 0 if column.length else len(column.categories)
         for column in contract.features
@@ -79,26 +105,46 @@ def model_columns(contract: Contract) -> dict[str, int]:
     return inputs | dict.fromkeys(output_columns(contract), 0)
 
 
-def distribution(con: Connection, table: str, name: str, categories: int) -> Distribution:
-    """The distribution of one such column in `table` (SQL)."""
-    if categories:
-        return tally(con, table, name, Distribution([0] * categories, 0))
-    (tenths,) = fetch_one(con, f"SELECT quantile_disc({known(name)}, {TENTHS}) FROM {table}")
-    edges = sorted(set(tenths or [0.0]))
-    return tally(con, table, name, Distribution([0] * (len(edges) + 2), 0, edges))
+def compute_distribution(con: Connection, table: str, column: str, n_categories: int) -> Distribution:
+    """Compute the distribution of one input or output, with bins of its own.
+
+    Args:
+        con: Connection that can read the table.
+        table: The table as SQL: a name, or a quoted Parquet path.
+        column: Name of the column: float32 numbers, or positions in the categories.
+        n_categories: Number of categories; 0 for a number.
+
+    Returns:
+        The distribution, a reference for `count_like`.
+    """
+    if n_categories:
+        return count_like(con, table, column, Distribution([0] * n_categories, 0))
+    (deciles,) = fetch_one(con, f"SELECT quantile_disc({_nan_to_null(column)}, {DECILES}) FROM {table}")
+    edges = sorted(set(deciles or [0.0]))
+    return count_like(con, table, column, Distribution([0] * (len(edges) + 2), 0, edges))
 
 
-def tally(con: Connection, table: str, name: str, like: Distribution) -> Distribution:
-    """Count a column of `table` (SQL) in the bins of another distribution."""
-    place = f"{known(name)}::INTEGER"
-    if like.edges:
-        above = " + ".join(f"({known(name)} > {edge!r})::INTEGER" for edge in like.edges)
-        place = f"({known(name)} >= {like.edges[0]!r})::INTEGER + {above}"
-    counts = dict(con.sql(f"SELECT {place}, count(*) FROM {table} GROUP BY 1").fetchall())
-    found = [counts.get(index, 0) for index in range(len(like.counts))]
-    return Distribution(found, counts.get(None, 0), like.edges)
+def count_like(con: Connection, table: str, column: str, reference: Distribution) -> Distribution:
+    """Count the values of a column in the bins of another distribution.
+
+    Args:
+        con: Connection that can read the table.
+        table: The table as SQL: a name, or a quoted Parquet path.
+        column: Name of the column: float32 numbers, or positions in the categories.
+        reference: The distribution whose bins are used.
+
+    Returns:
+        The column's distribution, with the bins of the reference.
+    """
+    value = _nan_to_null(column)
+    place = f"{value}::INTEGER"
+    if reference.edges:
+        above = " + ".join(f"({value} > {edge!r})::INTEGER" for edge in reference.edges)
+        place = f"({value} >= {reference.edges[0]!r})::INTEGER + {above}"
+    *counts, missing = _count_rows(con, table, place, [*range(len(reference.counts)), None])
+    return Distribution(counts, missing, reference.edges)
 
 
-def known(name: str) -> str:
-    """SQL for a number that is NaN to a model where it is missing."""
-    return f"nullif({quote(name)}, 'NaN'::FLOAT)"
+def _nan_to_null(column: str) -> str:
+    """Build SQL for a number of a model's input, where NaN stands for a missing value."""
+    return f"nullif({quote(column)}, 'NaN'::FLOAT)"
