@@ -258,7 +258,7 @@ MUTATIONS = [
         "data.validate",
         "data.validate",
         "stops",
-        "label: churn is 'Yes' in 0 rows",
+        "class size: churn = Yes: 0 rows",
     ),
     Mutation(
         "preprocessing in the bundle that differs from the estimator's",

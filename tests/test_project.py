@@ -111,7 +111,7 @@ def test_distributions_do_not_depend_on_threads(work: Project) -> None:
     output = work.script(f"""
         import duckdb
         from {work.package}.contract import Column, Contract
-        from {work.package}.stats.distributions import describe
+        from {work.package}.stats.distributions import summarize_columns
         contract = Contract(task="regression", key="k", target="x", columns=(
             Column("k", "text"), Column("x", "number"), Column("y", "number")))
         con = duckdb.connect()
@@ -119,7 +119,7 @@ def test_distributions_do_not_depend_on_threads(work: Project) -> None:
         con.sql("CREATE TABLE t AS SELECT i::VARCHAR AS k, random() * 1e6 AS x, random() AS y "
                 "FROM range(2_000_000) r(i)")
         con.sql("SET threads = 4")
-        print(len({{str(describe(con, "t", contract)) for _ in range(12)}}))
+        print(len({{str(summarize_columns(con, "t", contract)) for _ in range(12)}}))
     """)
     assert output.strip() == "1"
 

@@ -156,7 +156,7 @@ def test_ingest_reads_from_an_object_store(
     for name in ("0", "*"):
         work.params(f"ingest: {{source: '{store.scheme}://{BUCKET}/rows/{name}.parquet'}}")
         output = work.stages("data.ingest")
-    assert "7,043 rows fetched; 7,043 rows in all" in output
+    assert "7,043 rows fetched; 7,043 rows in data/raw.parquet" in output
     assert work.rows(f"FROM 'data/raw.parquet' EXCEPT FROM '{tmp_path}/before.parquet'") == []
 
 
