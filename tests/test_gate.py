@@ -242,7 +242,7 @@ MUTATIONS = [
         "data.split",
         "data.split",
         "stops",
-        "see split.test_size",
+        "change split.test_size",
     ),
     Mutation(
         "a tiny test split",
