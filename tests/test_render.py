@@ -43,9 +43,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 102, 6_200),
-    Size({}, 109, 7_000),
-    Size({"observability": "prometheus"}, 116, 7_250),
+    Size({"deployment": "none", "observability": "none"}, 102, 6_550),
+    Size({}, 109, 7_400),
+    Size({"observability": "prometheus"}, 116, 7_650),
 ]
 
 
