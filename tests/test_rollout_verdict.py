@@ -81,7 +81,7 @@ def test_analysis_promotes_equal_predictions(project: Project, tmp_path: Path, m
     for requests, compared in ((300, {"shadow": 300, "canary": 100}[mode]), (0, 0)):
         events = answered(project, tmp_path / str(requests), mode, requests=requests)
         result = project.stage("deployment.analysis", mode, events)
-        assert result.stdout == f"rollout: keep\n- requests, seen: {compared} of 500 that are needed\n"
+        assert result.stdout == f"rollout: keep\n- requests, seen: {compared} of 500 that are needed.\n"
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_tune_loses_no_trial_with_a_worker(tuned: Project) -> None:
     assert output.count("loky failed (1 of 3 times)") == 1
     complete(trials(tuned), 4)
     tuned.replace("os.path.exists('died') or ", "")
-    assert "no answer from loky" in tuned.refusal("training.tune")
+    assert "tune: loky failed, for the reason above" in tuned.refusal("training.tune")
 
 
 def test_studies_of_different_inputs_are_separate(tuned: Project) -> None:
@@ -219,20 +219,31 @@ def test_studies_of_different_inputs_are_separate(tuned: Project) -> None:
     output = tuned.script(f"""
         import msgspec
         from pathlib import Path
-        from {tuned.package} import params
+        from {tuned.package} import declarations, params
         from {tuned.package}.core.paths import TRAIN
         from {tuned.package}.training.tune import study_name
+
+        def name(train, fixed={{}}):
+            return study_name(declarations.load(), train, fixed)
+
         train = params.load().train
         replace = msgspec.structs.replace
-        same = [study_name(train, {{}}), study_name(replace(train, estimator={{"max_iter": 5}}), {{}})]
-        other = [study_name(replace(train, seed=1), {{}}), study_name(replace(train, n_splits=3), {{}})]
-        other.append(study_name(train, {{"max_bins": 50}}))
-        for path in (TRAIN, Path("src/{tuned.package}/problem.py")):
-            path.write_bytes(path.read_bytes() + b"#")
-            other.append(study_name(train, {{}}))
+        same = [name(train), name(replace(train, estimator={{"max_iter": 5}}))]
+        problem = Path("src/{tuned.package}/problem.py")
+        problem.write_text(problem.read_text() + "# A comment.\\n")
+        same.append(name(train))
+        other = [name(replace(train, seed=1)), name(replace(train, n_splits=3))]
+        other.append(name(train, {{"max_bins": 50}}))
+        TRAIN.write_bytes(TRAIN.read_bytes() + b"#")
+        other.append(name(train))
+        estimator = "    return HistGradient"
+        problem.write_text(problem.read_text().replace(estimator, "    seed += 1\\n" + estimator))
+        other.append(name(train))
+        Path("src/{tuned.package}/custom/own.py").write_text("FACTOR = 2\\n")
+        other.append(name(train))
         print(len({{*same}}), len({{*same, *other}}))
     """)
-    assert output.split() == ["1", "6"]
+    assert output.split() == ["1", "7"]
 
 
 @pytest.mark.parametrize("before", [PARAMS.format(trials=1), "# Ours.\n", "train:\n  seed: 1 # one\n"])
@@ -242,8 +253,8 @@ def test_written_parameters_are_read_unchanged(tuned: Project, before: str) -> N
     settings = {"max_iter": 9, "rate": 1e-05, "big": 2e22, "small": 1.5e-7, "loss": "no", "flag": True}
     tuned.script(f"""
         from {tuned.package} import params
-        from {tuned.package}.training.tune import write
-        write({settings})
+        from {tuned.package}.training.tune import write_settings
+        write_settings({settings})
         assert params.load().train.estimator == {settings}, params.load()
     """)
     after = (tuned.folder / "params.yaml").read_text()
