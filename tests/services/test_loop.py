@@ -117,10 +117,11 @@ def test_loop_closes(live: GitHub, project: Project) -> None:
 
     old, failed = ask_and_monitor(live, project, "new")
     assert failed == [("monitor", "make monitor")]
-    accused = set(re.findall(r"^- ALERT (.+?):", live.issue, re.M))
-    assert accused == {"drift, internet_service", "drift, monthly_charges"}
+    findings = live.issue.partition("\n## Findings\n")[2].partition("\n## ")[0]
+    alerts = set(re.findall(r"^\| ALERT +\| (\S+) +\| (\S+) +\|", findings, re.M))
+    assert alerts == {("drift", "internet_service"), ("drift", "monthly_charges")}
     assert live.issue.startswith("create\n--label\nmonitoring\n")
-    assert "@your-org/ml-team for drift: please look. Seen in https://github.com/" in live.issue
+    assert "@your-org/ml-team for drift: please look. Reported by https://github.com/" in live.issue
     assert (live.artifacts / "monitoring/monitoring.html").exists()
 
     deliver(live, project, "new")

@@ -29,10 +29,11 @@ LATE = 2  # seconds that the late challenger takes, beside its model
 # The server, which writes its events and is seen to be healthy sooner, and has the FAULT that it is told.
 WRAPPER = """
 import asyncio, os, random, time
-from {package}.serving import app, model, writer
+from {package}.model import bundle
+from {package}.serving import app, writer
 
 writer.INTERVAL = 0.5
-fault, load, call = os.environ.get("FAULT"), model.Model.__init__, app.Server.__call__
+fault, load, call = os.environ.get("FAULT"), bundle.Model.__init__, app.Server.__call__
 
 def load_faulty(self, folder):
     load(self, folder)
@@ -55,7 +56,7 @@ async def late(self, scope, receive, send):
         await asyncio.sleep({late})
     await call(self, scope, receive, send)
 
-model.Model.__init__, app.Server.__call__, create_app = load_faulty, late, app.create_app
+bundle.Model.__init__, app.Server.__call__, create_app = load_faulty, late, app.create_app
 """
 IMAGE = """\
 FROM {image}

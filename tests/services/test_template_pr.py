@@ -1,4 +1,4 @@
-"""The workflow `standards`, run by a local runner: from the template's next release to a pull request."""
+"""The workflow `template-pr`, run by a local runner: from a new release to a pull request."""
 
 import os
 import subprocess
