@@ -100,7 +100,7 @@ CASES = {
     "star": ("from .validation.metrics import *", "from .stats.metrics import *"),
     "a name that left its module": (
         "from .data.validate import Findings, main",
-        "from .data.report import Findings\nfrom .data.validate import main",
+        "from .data.report import DataReport as Findings\nfrom .data.validate import main",
     ),
     "a split module of which nothing is used": ("from . import stage", "from .core import paths as stage"),
     "a module that lost a name which is not used": (
@@ -182,6 +182,28 @@ def test_an_import_that_cannot_be_rewritten_is_reported(moves: Moves, text: str)
     assert rewritten == text
     assert problem.startswith("src/leavers/problem.py:1: ")
     assert REPORTED[text] in problem
+
+
+def top_level_names(path: Path) -> set[str]:
+    """Return the names that a module of the template defines or imports."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        names |= {node.name} if isinstance(node, ast.FunctionDef | ast.ClassDef) else set()
+    return names
+
+
+def test_table_names_what_the_template_has() -> None:
+    """Every new module is one of the package, and every new name is defined in its module."""
+    package_folder = ROOT / "template/src/{{ package_name }}"
+    assert [new for new in TABLE["modules"].values() if not (package_folder / new).exists()] == []
+    places = [new.rpartition(".") for new in TABLE["names"].values()]
+    assert [
+        (module, name)
+        for module, _, name in places
+        if name not in top_level_names(package_folder.joinpath(*module.split(".")).with_suffix(".py"))
+    ] == []
 
 
 def notebook(*sources: object, indent: int = 1) -> str:

@@ -14,6 +14,7 @@ from releases import append, conflicts, start, status, tags, update
 from test_render import excluded, pairwise
 
 CONVERTER = "src/customer_churn/model/onnx.py"
+FIRST_CONVERTER = "src/customer_churn/packaging/onnx.py"  # of 0.1.0
 
 
 def content(project: Path) -> dict[str, bytes]:
@@ -108,7 +109,7 @@ def test_oldest_and_newest_copier_render_the_same(
 ) -> None:
     """As commands of their own, with what they depend on today."""
     project = start(Renderer(template, tmp_path / "renders", "v0.1.0"), tmp_path / "project")
-    append(project / CONVERTER.replace("conversion", "onnx"), "# ours\n")
+    append(project / FIRST_CONVERTER, "# ours\n")
     commit(project, "ours")
     run("uvx", "--from", copier, "copier", "update", "--defaults", "--trust", "--quiet", cwd=project)
     assert not conflicts(project)
