@@ -360,9 +360,9 @@ def test_build_fails_without_parity(work: Project) -> None:
         work.problem.read_text()
         + dedent("""
 
-        import skl2onnx
+        from .model import onnx as conversion
 
-        def spoiled(*args, _convert=skl2onnx.convert_sklearn, **settings):
+        def spoiled(*args, _convert=conversion.convert_sklearn, **settings):
             from onnx import numpy_helper
 
             model = _convert(*args, **settings)
@@ -377,7 +377,7 @@ def test_build_fails_without_parity(work: Project) -> None:
                             attribute.t.CopyFrom(numpy_helper.from_array(values, attribute.t.name))
             return model
 
-        skl2onnx.convert_sklearn = spoiled
+        conversion.convert_sklearn = spoiled
         """)
     )
     error = work.refusal("model.build")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .contract import Column, Contract
+from .contract.expectations import Kpi, ModelCardInfo
 
 # Imported inside the functions otherwise, because every stage imports this file.
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ CONTRACT = Contract(
         Column("country", "category", categories=("DE", "FR", "PL"), segment=True),
         Column("foreign", "integer", 0, 1, nullable=True),
     ),
+)
+
+KPIS = (Kpi("roc_auc", "at least", 0.7, "Finance", "Few payments are checked by hand.", primary=True),)
+
+MODEL_CARD = ModelCardInfo(
+    "Finds payments to check by hand.", "Made-up payments: not for real ones.", "Random numbers.", "none"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .contract import Column, Contract
+from .contract.expectations import Kpi, ModelCardInfo
 
 # Imported inside the functions otherwise, because every stage imports this file.
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ CONTRACT = Contract(
         Column("digit", "category", categories=DIGITS),
         Column("pixels", "number", 0, 16, length=64),
     ),
+)
+
+KPIS = (
+    Kpi("accuracy", "at least", 0.9, "Post office", "Few letters are sorted again by hand.", primary=True),
+)
+
+MODEL_CARD = ModelCardInfo(
+    "Reads a handwritten digit.", "One digit at a time, centred.", "Digits of scikit-learn.", "BSD 3"
 )
 
 

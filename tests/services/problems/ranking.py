@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .contract import Column, Contract
+from .contract.expectations import Kpi, ModelCardInfo
 
 # Imported inside the functions otherwise, because every stage imports this file.
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ CONTRACT = Contract(
         Column("basket", "category", categories=SHELF, length=5),
         Column("age", "integer", 0, 120, nullable=True),
     ),
+)
+
+KPIS = (Kpi("mrr", "at least", 0.8, "Shop", "The next book is among the first suggestions.", primary=True),)
+
+MODEL_CARD = ModelCardInfo(
+    "Suggests the next book of a basket.", "Made-up orders: not for real ones.", "Random numbers.", "none"
 )
 
 
