@@ -115,6 +115,13 @@ MEASURED = {
     'predict_output_count{job="server",instance="blue",output="Yes"}': "0+120x5",
 }
 SHARES = {'{instance="blue",status="200"}': 0.9, '{instance="blue",status="422"}': 0.1}
+# What servers of 0.2 export under other names, which rules and dashboard read beside the new names.
+OLD_METRICS = {
+    "event_waiting_rows",
+    "predict_seconds_bucket",
+    "truth_dropped_rows_total",
+    "truth_write_failures_total",
+}
 FIGURES: dict[str, dict[str, float]] = {
     "limit:error_share": {"": 0.01},
     "limit:refused_share": {"": 0.05},
@@ -363,13 +370,13 @@ def stack(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory
     """Watch a server as in production, only faster."""
     require("prometheus", "prometheus-alertmanager")
     folder, notifications = tmp_path_factory.mktemp("stack"), list[tuple[str, str, str]]()
-    prometheus, tells = free_port(), free_port()
     with ExitStack() as parts:
         parts.enter_context(pytest.MonkeyPatch.context()).setenv("PRICE_PER_HOUR", "0.36")
         server = parts.enter_context(recording(project, slim, folder, folder / "events"))
         webhook = f"http://127.0.0.1:{parts.enter_context(listening(notifications))}/?a=1&b=2"
         routes = alertmanager(project.folder, ALERT_WEBHOOK=webhook)
         (folder / "routes.yml").write_text(re.sub(r"(group_\w+): \w+", r"\1: 1s", routes))
+        prometheus, tells = free_port(), free_port()  # as late as possible: others look for free ports too
         hurry(project.folder, folder, server.port, tells)
         own = ("--config.file=routes.yml", "--cluster.listen-address=", "--storage.path=notices")
         at = f"--web.listen-address=127.0.0.1:{tells}"
@@ -392,6 +399,25 @@ def test_every_panel_has_data(stack: Stack, project: Project) -> None:
         query = expression.replace("$output", "Yes").replace("$__rate_interval", "1m")
         until(lambda query=query: stack.query(query) != [])
     assert {series["metric"]["job"] for series in stack.query("model_info")} == {"server", "gateway"}
+
+
+def named_series(expression: str) -> set[str]:
+    """Return the names of the series that a PromQL expression reads."""
+    nested = r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(?:by|on)\s*\([^)]*\)'
+    names = re.findall(r"(?<![\w:.])[a-zA-Z_][\w:]*\b(?!\s*\()", re.sub(nested, " ", expression))
+    return {*names} - {"and", "or", "unless", "offset", "group_left"}
+
+
+def test_rules_and_dashboard_read_metrics_that_the_server_exports(stack: Stack, project: Project) -> None:
+    """An alert on a metric that no server exports would be silent forever."""
+    dashboard = project.json("deploy/monitoring/grafana/dashboards/model.json")
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    own = [rule for kind in ("record", "alert") for rule in rules(project.folder, kind)]
+    named = {name for query in [*queries, *(rule["expr"] for rule in own)] for name in named_series(query)}
+    recorded = {rule["record"] for rule in own if "record" in rule}
+    overriding = {name for name in named if name.startswith(("custom:", "own:"))}
+    exported = {*re.findall(r"^\w+", stack.server.get("/metrics").body.decode(), re.M)}
+    assert named - exported - recorded - overriding == {"up", "ALERTS", *OLD_METRICS}
 
 
 @pytest.mark.proof("A server that hangs is told to the webhook, and so is its return")

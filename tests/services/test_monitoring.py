@@ -64,15 +64,15 @@ for _ in range({times}):
     loud += any(drift.status != "ok" for drift in found)
 print(wrong / {times}, loud / {times})
 """
-# What was told in a CSV file, as the server writes it, at a time.
-TELL = """
+# The labels of a CSV file as the server writes them, received at an hour.
+RECEIVE = """
 import duckdb, sys
 from pathlib import Path
 
-source, target, hour = sys.argv[1:]
+source, target, column, hour = sys.argv[1:]
 Path(target).parent.mkdir(parents=True)
-told = f"SELECT * REPLACE (row::INTEGER AS row), TIMESTAMP '2026-01-01' + to_hours({hour}) AS told_at"
-rows = f"{told} FROM read_csv('{source}', all_varchar=true)"
+labels = f"SELECT * REPLACE (row::INTEGER AS row), TIMESTAMP '2026-01-01' + to_hours({hour}) AS {column}"
+rows = f"{labels} FROM read_csv('{source}', all_varchar=true)"
 duckdb.sql(rows).write_parquet(target)
 """
 
@@ -228,11 +228,13 @@ def test_monitor_computes_kpis_from_labels(work: Project, usual: Path, tmp_path:
 
 @pytest.mark.proof("Who tells other labels later moves no KPI, and is reported")
 def test_monitor_uses_the_first_of_two_labels(work: Project, usual: Path, tmp_path: Path) -> None:
-    """Correct labels, and later inverted ones: the KPI uses the correct ones, and the others are counted."""
+    """Correct labels from a server of 0.2, then inverted ones: the first count, conflicts are reported."""
     events = shutil.copytree(usual, tmp_path / "events")
-    for number, answer in enumerate(("churn", "CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END")):
-        path = truth(work, tmp_path / "told.csv", answer)
-        work.script(TELL, path, events / f"truth/2026-01-0{2 - number}/{number}.parquet", str(number))
+    inverted = "CASE churn WHEN 'No' THEN 'Yes' ELSE 'No' END"
+    versions = [("churn", "truth/2026-01-02", "told_at"), (inverted, "labels/2026-01-01", "received_at")]
+    for hour, (label, folder, column) in enumerate(versions):
+        path = truth(work, tmp_path / "labels.csv", label)
+        work.script(RECEIVE, path, events / folder / "0.parquet", column, str(hour))
     results = monitor(work, events)
     message = f"{results['rows']:,} rows have a later label that differs: the first counts"
     assert results["reasons"] == [
