@@ -56,11 +56,12 @@ def test_train_proposes_nothing_for_the_same_model(fork: GitHub) -> None:
 
 
 def test_train_fails_when_the_gate_blocks(fork: GitHub) -> None:
-    """Nothing is pushed or proposed, and the summary lists the reasons."""
+    """Nothing is pushed or proposed; the summary lists the reasons, and MLflow records the model."""
     edit(fork, "params.yaml", "gate:", "gate:\n  max_size_mb: 0.001")
     run = fork.act("workflow_dispatch", "train", payload={"inputs": {"reason": "to see it blocked"}})
     assert run.failed == [("train", "make gate")], run.log
-    assert run.ran("train")[-1].startswith("tee -a")
+    *_, summary, upload = run.ran("train")
+    assert (summary.split()[0], upload) == ("tee", "make sync-mlflow")
     assert "# Gate: block" in run.log
     assert not any("make propose" in step for step in run.ran("train"))
     assert not (fork.folder / "pull-request").exists()
