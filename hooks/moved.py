@@ -9,18 +9,29 @@ table of moves, it also rewrites the project's imports of the moved modules (imp
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import copier
-import imports
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH, which hooks/fleet.py sets, leaves it out
+import imports
 
 LABELS = ("before updating", "last update", "after updating")
 """How Copier labels the sides of a conflict."""
+RECORD = "UPDATE_REWRITTEN"
+"""Variable of `make update`: the file that takes the lines that a migration rewrote, which are not lost."""
+DIRECT = "GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 uvx copier update --defaults --trust"
+
+
+class UpdaterError(Exception):
+    """The program that runs the update would take a rewritten import for a lost line."""
 
 
 def git(*args: str | Path, content: bytes = b"") -> bytes:
@@ -107,6 +118,7 @@ def undo() -> str:
     Returns:
         What was done, for the reader. Nothing outside of the folder is touched.
     """
+    git("reset", "--quiet", "HEAD", "--", ".")  # restore refuses a conflict in a file that HEAD does not have
     git("restore", "--source=HEAD", "--staged", "--worktree", "--", ".")
     shown = git("config", "--default", "normal", "--get", "status.showUntrackedFiles").strip()
     if shown in (b"no", b"false"):  # Copier may have started beside files that git does not know
@@ -115,14 +127,47 @@ def undo() -> str:
     return "It is as it was before the update."
 
 
-def rewrite_imports(moves: imports.Moves) -> None:
-    """Rewrite the imports of moved modules in every Python file and notebook that git does not ignore."""
+def rewrite_imports(moves: imports.Moves, base: Path) -> None:
+    """Rewrite the imports of moved modules in every Python file and notebook that git does not ignore.
+
+    Args:
+        moves: what moved.
+        base: the project as the template had made it.
+
+    Raises:
+        UpdaterError: release 0.2.1's `make update` runs this, and a line of the project's own is rewritten.
+    """
     patterns = ("*.py", "*.ipynb")
     names = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns)
     for path in sorted({Path(os.fsdecode(name)) for name in names.split(b"\0") if name}):
         if path.is_file():
+            before = read_lines(path)
             for problem in imports.rewrite_file(path, moves):
                 report(problem)
+            record_rewritten(path, before - read_lines(path), base)
+
+
+def read_lines(path: Path) -> Counter[bytes]:
+    """Count the lines of a file; there are none if it is missing."""
+    return Counter(path.read_bytes().splitlines() if path.is_file() else ())
+
+
+def record_rewritten(path: Path, rewritten: Counter[bytes], base: Path) -> None:
+    """Tell the program that runs the update which lines were rewritten; 0.2.1's cannot be told."""
+    if RECORD in os.environ:
+        with Path(os.environ[RECORD]).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps([str(path), line.decode()]) + "\n" for line in rewritten.elements())
+    elif is_unaware() and (own := sorted(rewritten - read_lines(base / path))):
+        raise UpdaterError(
+            f"`make update` of release 0.2.1 takes a rewritten import for a lost line, here in {path}:"
+            f" {own[0].decode()}\nUpdate with Copier itself this once: {DIRECT}"
+        )
+
+
+def is_unaware() -> bool:
+    """Whether release 0.2.1's program runs the update, which knows nothing of rewritten lines."""
+    keys = {value for name, value in os.environ.items() if name.startswith("GIT_CONFIG_KEY_")}
+    return {"apply.ignoreWhitespace", "diff.orderFile", "init.templateDir"} <= keys
 
 
 def report(message: str) -> None:
@@ -154,8 +199,10 @@ def main() -> None:
             render(options.answers, Path(folder))
             for old, new in pairs:
                 move(old, new, Path(folder, old))
-        if table:
-            rewrite_imports(imports.read_moves(options.package, table))
+            if table:
+                rewrite_imports(imports.read_moves(options.package, table), Path(folder))
+    except UpdaterError as error:
+        sys.exit(f"moved: {error}\n{undo()}")
     except Exception as error:
         sys.exit(
             f"moved: {error}\nOnly the project's folder, {Path.cwd()}, is taken back. {undo()} Mend that and"

@@ -152,6 +152,16 @@ def test_moved_restores_the_project_on_failure(project: Path, capfd: pytest.Capt
     assert f"Only the project's folder, {project}, is taken back. It is as it was before" in message
 
 
+def test_moved_restores_the_project_after_a_conflict(template: Path, project: Path) -> None:
+    """The conflict is in a file that the last commit does not have, under its new name."""
+    (project / "old").write_text(TEXT.replace("two", "mine"))
+    updated(project)
+    assert conflicts(project) == {"UU new"}
+    hook = (sys.executable, template / "hooks/moved.py", "--package=any", "--moves=missing.yaml", "old=new")
+    assert subprocess.run(hook, cwd=project, check=False).returncode == 1
+    assert not status(project)
+
+
 def test_moved_failure_touches_nothing_outside_the_project(project: Path) -> None:
     """Copier starts although others have not committed their work there."""
     repository = project.parent
