@@ -1,5 +1,6 @@
 """What a team changed comes through every update: merged, in a conflict that git knows, or reported."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from helpers import Renderer, answers, commit, files
+from helpers import ROOT, Renderer, answers, commit, files
 from project import Project
 from releases import Lines, added, append, conflicts, lines, lost, start, status, update
 
@@ -183,6 +184,30 @@ def test_commit_hook_rejects_conflict_markers(clashed: Edited) -> None:
     assert "Merge conflict string" in result.stdout
 
 
+def run_updater(project: Path, module: str, sources: Path) -> subprocess.CompletedProcess[str]:
+    """Run a release's program for updates in a project, as `make update ARGS=--trust` does."""
+    identity = {f"GIT_{who}_{what}": "t@x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = os.environ | identity | {"PYTHONPATH": str(sources), "PYTHONSAFEPATH": "1"}
+    command = (sys.executable, "-m", module, "--trust", "--quiet")
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_own_imports_of_moved_modules_are_rewritten(template: Path, tmp_path: Path) -> None:
+    """The program of 0.2.1 takes them for lost lines: it changes nothing, and the migration names the way."""
+    project = start(Renderer(template, tmp_path / "renders", "v0.2.1"), tmp_path / "project")
+    append(package(project) / "ours.py", "from .stage import RAW, ProjectError\nRAW, ProjectError\n")
+    commit(project, "ours")
+    result = run_updater(project, "customer_churn.update", project / "src")
+    assert result.returncode
+    assert "GIT_CONFIG_NOSYSTEM=1 uvx copier update --defaults --trust" in result.stdout + result.stderr
+    assert not status(project)
+    result = run_updater(project, "{{ package_name }}.automation.update", ROOT / "template/src")
+    assert not result.returncode, result.stdout + result.stderr
+    rewritten = "from .core.paths import RAW\nfrom .core.errors import ProjectError\nRAW, ProjectError\n"
+    assert (package(project) / "ours.py").read_text() == rewritten
+    assert not (package(project) / "validation").exists()
+
+
 SIDES = re.compile(r"<<<<<<< before updating\n.*?=======\n(.*?)>>>>>>> after updating\n", re.S)
 
 
@@ -220,7 +245,7 @@ def test_make_update_lists_conflicts(
     append(folder / ".gitignore", "/ours/\n")
     commit(folder, "ours")
     work = Project(folder, "customer_churn", installed=False).using(project)
-    error = work.refusal("update")
+    error = work.refusal("automation.update")
     assert "changed the same lines" in error
     assert ".gitignore" in error
     assert conflicts(folder) == {"UU .gitignore"}
@@ -232,5 +257,5 @@ def test_make_update_names_a_missing_template(project: Project, newest: Renderer
     edit(folder / ".copier-answers.yml", f"_src_path: {newest.source}", "_src_path: ../gone")
     commit(folder, "ours")
     work = Project(folder, "customer_churn", installed=False).using(project)
-    assert "_src_path in .copier-answers.yml must be" in work.refusal("update")
+    assert "_src_path in .copier-answers.yml must be" in work.refusal("automation.update")
     assert not status(folder)

@@ -1,5 +1,6 @@
 """`make update` loses no line of a project's, whatever git is set to and whatever goes wrong on the way."""
 
+import json
 import os
 import subprocess
 import sys
@@ -170,6 +171,43 @@ def test_update_that_would_lose_lines_changes_nothing(project: Path) -> None:
     assert f"would lose these lines of yours:\nREADME.md: {MINE[1]}\n" in result.stderr
     assert "x.rej: not merged" in result.stderr
     assert state(project) == before
+
+
+REWRITING = """\
+import json, os, pathlib
+path = pathlib.Path("README.md")
+lines = path.read_text().splitlines()
+with open(os.environ["UPDATE_REWRITTEN"], "a") as record:
+    record.write(json.dumps([str(path), lines.pop()]) + "\\n")
+path.write_text("\\n".join(lines[:-1] if "{more}" else lines) + "\\n")
+"""
+
+
+@pytest.mark.parametrize("more", ["", "yes"], ids=["what it says", "more than it says"])
+def test_update_accepts_what_a_migration_says_that_it_rewrote(
+    project: Path, template: Path, tmp_path: Path, more: str
+) -> None:
+    """Such as an import of a module that moved; a line that it does not mention is lost."""
+    script, clone = tmp_path / "migration.py", tmp_path / "rewriting"
+    script.write_text(REWRITING.replace("{more}", more))
+    git("clone", "--quiet", "--branch=v2.0.0", template, clone, cwd=tmp_path)
+    command = json.dumps([sys.executable, str(script)])
+    append(clone / "copier.yml", f"_migrations: [{{version: 5.0.0, command: {command}}}]\n")
+    commit(clone, "third")
+    git("tag", "v5.0.0", cwd=clone)
+    path = project / ".copier-answers.yml"
+    path.write_text(path.read_text().replace(str(template), str(clone)))
+    commit(project, "address")
+    result = make_update(project, "--trust", release="v5.0.0")
+    text = (project / "README.md").read_text()
+    if more:
+        assert f"would lose these lines of yours:\nREADME.md: {MINE[1]}\n" in result.stderr
+        assert MINE[2] in text
+    else:
+        assert result.stderr.endswith("Edit them, then `git add`:\nDockerfile\n\n"), result.stderr
+        assert "new 20" in text
+        assert MINE[1] in text
+        assert MINE[2] not in text
 
 
 def test_update_merges_files_that_the_user_ignores(project: Path, tmp_path: Path) -> None:

@@ -4,10 +4,11 @@
 
 The arguments are those of `copier update`. Copier merges and marks conflicts in a temporary checkout, where a
 file that it deletes although you changed it is restored. The project changes only if Copier succeeds and each
-line of yours is still in a file.
+line of yours is still in a file, or a migration rewrote it.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -38,6 +39,8 @@ GIT_SETTINGS = {
     "status.showUntrackedFiles": "normal",
 }
 """Git settings that Copier's merge needs: with other values, it loses edits or stops half-way."""
+REWRITTEN = "UPDATE_REWRITTEN"
+"""Variable that names a file: a migration adds `[path, line]` in JSON for each line that it rewrote."""
 MAX_LINES = 20
 """Lost lines that are shown."""
 
@@ -113,6 +116,15 @@ def _read_lines(path: Path) -> Lines:
     return Counter(path.read_bytes().splitlines() if path.is_file() else ())
 
 
+def _read_rewritten(path: Path) -> dict[Path, Lines]:
+    """Return the lines of each file that a migration rewrote, as they were before."""
+    rewritten: dict[Path, Lines] = {}
+    for entry in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        name, line = json.loads(entry)
+        rewritten.setdefault(Path(name), Counter())[line.encode()] += 1
+    return rewritten
+
+
 def _render(project_answers: dict[str, str], folder: Path) -> None:
     """Render the project as the template had made it, at its release."""
     import copier  # after git is isolated: Copier keeps the environment that it is imported in
@@ -143,18 +155,30 @@ def _read_own_lines(project_answers: dict[str, str]) -> dict[Path, Lines]:
         return {path: _read_lines(path) - _read_lines(folder / path) for path in paths}
 
 
-def _run_copier(own_lines: dict[Path, Lines], tree: Path) -> None:
-    """Update a checkout; restore deleted files whose own lines are in no file that the update wrote."""
+def _run_copier(own_lines: dict[Path, Lines], tree: Path) -> dict[Path, Lines]:
+    """Update a checkout; restore deleted files whose own lines are in no file that the update wrote.
+
+    Returns:
+        The lines that migrations rewrote.
+    """
     command = (sys.executable, "-m", "copier", "update", "--defaults", *sys.argv[1:])
-    result = subprocess.run(command, cwd=tree, stderr=subprocess.STDOUT, check=False)  # reports in order
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder, "rewritten")
+        environment = os.environ | {REWRITTEN: str(record)}
+        result = subprocess.run(  # reports in order
+            command, cwd=tree, env=environment, stderr=subprocess.STDOUT, check=False
+        )
+        rewritten = _read_rewritten(record)
     if result.returncode:
         print("update: nothing was changed", file=sys.stderr)
         sys.exit(result.returncode)
-    written = [_read_lines(tree / path) for path in _list_files(tree, "--modified", "--others")]
+    paths = _list_files(tree, "--modified", "--others")
+    written = [_read_lines(tree / path) + rewritten.get(path, Counter()) for path in paths]
     for path, own in own_lines.items():
         if own and not (tree / path).exists() and not any(own.keys() <= lines.keys() for lines in written):
             call("git", "--literal-pathspecs", "checkout", "HEAD", "--", path, folder=tree)
             print(f"update: {path} is no longer the template's; you had changed it, so it stays, as your own")
+    return rewritten
 
 
 def _check_package(name: str, tree: Path) -> None:
@@ -166,12 +190,14 @@ def _check_package(name: str, tree: Path) -> None:
         )
 
 
-def _check_lines(own_lines: dict[Path, Lines], tree: Path) -> None:
+def _check_lines(own_lines: dict[Path, Lines], rewritten: dict[Path, Lines], tree: Path) -> None:
     """Raise `ProjectError` if a line of the project or a part of the merge would be in no file."""
     new = _list_files(tree, "--others")
     own_lines = own_lines | {path: _read_lines(path) for path in new}  # ignored files would be overwritten
     missing = {
-        path: own - _read_lines(tree / path) for path, own in own_lines.items() if (tree / path).exists()
+        path: own - _read_lines(tree / path) - rewritten.get(path, Counter())
+        for path, own in own_lines.items()
+        if (tree / path).exists()
     }
     lost = [
         f"{path}: {line.decode(errors='replace')[:100]}" for path in missing for line in sorted(missing[path])
@@ -210,9 +236,9 @@ def main() -> None:
     project_answers = load_answers()
     own_lines = _read_own_lines(project_answers)
     with checkout("HEAD") as tree:
-        _run_copier(own_lines, tree)
+        rewritten = _run_copier(own_lines, tree)
         _check_package(project_answers.get("package_name", ""), tree)
-        _check_lines(own_lines, tree)
+        _check_lines(own_lines, rewritten, tree)
         _take_over(tree)
     if paths := conflicts():
         raise ProjectError(
