@@ -239,7 +239,7 @@ def check_data(evidence: Evidence) -> Checks:
     gate, split, contract = evidence.params.gate, evidence.reports["split"], evidence.contract
     yield _at_least("data", "test rows", len(evidence.test), gate.min_test_rows, "gate.min_test_rows")
     if contract.task == "classification":
-        counts = np.bincount(evidence.test.target, minlength=len(contract.labels))
+        counts = np.bincount(evidence.test.target.astype(np.int64), minlength=len(contract.labels))
         for label, count in zip(contract.labels, counts.tolist(), strict=True):
             yield _at_least("data", f"label {label}", count, gate.min_label_rows, "gate.min_label_rows")
     yield _at_most("data", "keys in both splits", split.shared_keys, 0)

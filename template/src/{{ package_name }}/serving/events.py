@@ -82,8 +82,8 @@ class EventWriter(Writer[Request]):
         """
         super().write(records)
         outputs = _stack([request.outputs for request in records], len(self.outputs))
-        for histogram, values in zip(self.outputs.values(), outputs.T, strict=True):
-            histogram.add_all(values)
+        for index, histogram in enumerate(self.outputs.values()):
+            histogram.add_all(outputs[:, index])
 
     def table(self, records: list[Request]) -> Table:
         """Convert requests to events: first those with status 200, then one row for each other request.
@@ -133,7 +133,7 @@ def _random_ids() -> Iterator[str]:
 
 def _stack(matrices: list[NDArray[np.float32] | None], n_columns: int) -> NDArray[np.float32]:
     """Stack matrices to shape `(n_rows, n_columns)`; joining bytes avoids a numpy call per matrix."""
-    joined = b"".join(matrix for matrix in matrices if matrix is not None)  # ty: ignore[invalid-argument-type]
+    joined = b"".join(matrix.data for matrix in matrices if matrix is not None)
     return np.frombuffer(joined, np.float32).reshape(-1, n_columns)
 
 
@@ -144,6 +144,6 @@ def _numbers(
     missing = Array([None] * n_missing, type=DataType.float32())
     columns = _stack(matrices, len(names)).T.copy()
     return {
-        name: ChunkedArray([Array.from_numpy(values), missing]).combine_chunks()
-        for name, values in zip(names, columns, strict=True)
+        name: ChunkedArray([Array.from_numpy(columns[index, :]), missing]).combine_chunks()
+        for index, name in enumerate(names)
     }

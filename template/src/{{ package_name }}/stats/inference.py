@@ -212,7 +212,7 @@ def _binomial_p_value(table: Numbers) -> float:
     n_rows = int(table[smaller].sum() + 1e-9)
     if n_rows == 0:
         return 1.0
-    groups = np.column_stack([table, table.cumsum(axis=1)[:, :-1]])
+    groups = np.column_stack([table, np.cumsum(table, axis=1)[:, :-1]])
     counts, shares = groups[smaller] * n_rows / table[smaller].sum(), groups.sum(axis=0) / table.sum()
     too_many = bdtrc(np.floor(counts + 1e-9) - 1, n_rows, shares)
     too_few = bdtr(np.ceil(counts - 1e-9), n_rows, shares)
