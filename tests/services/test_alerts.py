@@ -327,8 +327,10 @@ def listening(notifications: list[tuple[str, str, str]]) -> Generator[int]:
     handler = type("Handler", (Webhook,), {"notifications": notifications})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         Thread(target=http.serve_forever).start()
-        yield http.server_port
-        http.shutdown()
+        try:
+            yield http.server_port
+        finally:
+            http.shutdown()
 
 
 @contextmanager
