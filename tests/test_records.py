@@ -33,7 +33,7 @@ def test_tag_production_rejects_model_missing_in_the_remote(work: Project, tmp_p
         shutil.rmtree(folder, ignore_errors=True)
     remote.rename(tmp_path / "away")
     output = other.stages("model.registry")
-    assert "warning: the remote cannot be asked whether it has the model: there is no folder" in output
+    assert "warning: cannot check that the remote has the model: there is no folder" in output
 
 
 def test_gate_rejects_bundle_that_differs_from_the_tag(colleague: Project) -> None:

@@ -34,6 +34,7 @@ def _make_environment(folder: Path) -> dict[str, str]:
     if (folder / "uv.lock").exists():
         call(os.environ.get("UV", "uv"), "sync", "--frozen", "--no-install-project", folder=folder, **UNSET)
         binaries = folder / ".venv/bin"
+    (folder / "uv.lock").touch()  # DVC's first stage depends on it
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     return UNSET | {"PATH": path, "PYTHONPATH": str(folder / "src"), "TQDM_DISABLE": "1"}
 

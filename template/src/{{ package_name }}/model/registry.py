@@ -219,14 +219,15 @@ def check_stored() -> None:
     try:
         with TemporaryDirectory() as cache:  # an empty cache: the file has to come from the remote
             dvc.api.read(str(BUNDLE / "metadata.json"), rev="HEAD", config={"cache": {"dir": cache}})
-    except PathMissingError:
+    except Exception as error:  # the network and each kind of remote have errors of their own
+        if not isinstance(error, PathMissingError) and not isinstance(error.__cause__, FileNotFoundError):
+            _warn_unchecked(str(error))
+            return
         address = dvc.api.get_url(str(BUNDLE), rev="HEAD")
         folder = Path(address).parents[3]  # FOLDER/files/md5/ab/cdef…dir
         if BUNDLE.exists() or "://" in address or folder.exists():
             raise ProjectError(f"production: the remote lacks {BUNDLE}: uv run dvc push") from None
         _warn_unchecked(f"there is no folder {folder}")
-    except Exception as error:  # the network and each kind of remote have errors of their own
-        _warn_unchecked(str(error))
 
 
 def _warn_unchecked(reason: str) -> None:
