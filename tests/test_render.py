@@ -322,7 +322,7 @@ def released(tmp_path: Path) -> Released:
     git("tag", "v100.0.0", cwd=template)
     copier.run_copy(str(template), project, defaults=True, quiet=True, unsafe=False)
     commit(project, "start")
-    for path in ("params.yaml", "problem.py"):
+    for path in ("params.yaml.jinja", "problem.py"):
         with (template / "template/starters/churn" / path).open("a") as starter:
             starter.write("# of the second release\n")
     with (template / "template/.gitignore.jinja").open("a") as managed:
