@@ -283,19 +283,19 @@ def summary(journey: Journey, total: float) -> str:
     return f"""\
     {"together":<28}{duration(total):>9}
 
-{line("Project", where)} {paint(sys.stdout, f"(what its commands said: {log_file})", DIM)}
+{line("Project", where)} {paint(sys.stdout, f"(log: {log_file})", DIM)}
 {line("Metrics", metrics)}
 {line("Verdict", f"{journey.verdict} ({where}/reports/gate.md says why)")}
-{line("Asked", shorten(row, 88, placeholder=" …"))}
-{line("Answer", json.dumps(prediction))}
-{line("The truth", journey.truth)}
+{line("Request", shorten(row, 88, placeholder=" …"))}
+{line("Prediction", json.dumps(prediction))}
+{line("Label", journey.truth)}
 
 {paint(sys.stdout, "Next", BOLD)}
   cd {where}
-  make help        # the commands of a working day
-  make tune        # look for better settings
+  make help        # all commands
+  make tune        # search hyperparameters
   make serve       # the model's API; its documentation is at http://127.0.0.1:8000/docs
-  less README.md   # what is where, and how to bring your own data
+  less README.md   # layout, and how to bring your own data
 """
 
 

@@ -54,7 +54,8 @@ def _score(columns: NDArray[np.float64], target: NDArray[np.generic], is_regress
         regressor = DecisionTreeRegressor(**TREE).fit(columns[train], target[train])
         return float(regressor.score(columns[test], target[test]))
     tree = DecisionTreeClassifier(**TREE).fit(columns[train], target[train])
-    is_class = (target[test] == label for label in tree.classes_)
-    pairs = zip(is_class, tree.predict_proba(columns[test]).T, strict=True)
+    first = len(tree.classes_) == 2  # both of two classes have the same AUC
+    is_class = (target[test] == label for label in tree.classes_[first:])
+    pairs = zip(is_class, tree.predict_proba(columns[test]).T[first:], strict=True)
     aucs = (float(roc_auc_score(hits, scores)) for hits, scores in pairs if hits.any() and not hits.all())
     return min(aucs, default=0.0)
