@@ -39,6 +39,7 @@ UPDATE = (
     "{{ package_name }}.automation.update",
     "--quiet",
 )  # older projects may have none
+UNCHANGED = "update: nothing was changed"  # printed after the error of an update
 HOSTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/"}
 """How Copier lets an address begin."""
 SAFE = r"(?:[\w.:%-]+@)?(?P<host>[\w.-]+(?::\d+)?)/+(?P<path>[\w./~+-]+)"
@@ -129,7 +130,8 @@ def run(*command: str | Path, folder: Path, minutes: float = 10, **environment: 
         raise FleetError(f"{name}: stopped after {minutes:g} minutes") from None
     if process.returncode:
         log = f"{output}{errors}".strip() or f"{name}: exit code {process.returncode}"
-        raise FleetError(f"{log.splitlines()[-1]}\n{log}")
+        lines = [line for line in log.splitlines() if line != UNCHANGED]
+        raise FleetError(f"{lines[-1]}\n{log}")
     return output.strip()
 
 

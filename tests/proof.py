@@ -55,4 +55,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         rows = table() | current
         lines = [f"| {claim} | {rows.get(claim, '')} |" for claim in claims()]
         head = DOC.read_text().partition("| ")[0]
-        DOC.write_text("\n".join([f"{head}| proven | found |", "| --- | --- |", *lines]) + "\n")
+        DOC.write_text("\n".join([f"{head}| claim | result |", "| --- | --- |", *lines]) + "\n")

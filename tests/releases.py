@@ -1,5 +1,6 @@
 """The template's releases, rebuilt from its history, and the working tree as the next one."""
 
+import re
 import shutil
 from collections import Counter
 from contextlib import suppress
@@ -59,13 +60,18 @@ def added(base: Lines, project: Lines) -> Lines:
     return {path: there for path, there in own.items() if there}
 
 
+def anonymous(there: Counter[bytes]) -> Counter[bytes]:
+    """Leave out the modules of import statements, because the update rewrites those that moved."""
+    return Counter(re.sub(rb"^(\s*from )[\w.]+( import )", rb"\1*\2", line) for line in there.elements())
+
+
 def lost(own: Lines, project: Path) -> dict[str, list[bytes]]:
     """Return the lines that are neither in their file nor, if it is gone, together in another file."""
-    after = lines(project)
+    after = {path: anonymous(there) for path, there in lines(project).items()}
 
     def missing(path: str) -> Counter[bytes]:
         places = [after[path]] if path in after else after.values()
-        return min((own[path] - there for there in places), key=Counter.total)
+        return min((anonymous(own[path]) - there for there in places), key=Counter.total)
 
     return {path: sorted(absent) for path in own if (absent := missing(path))}
 

@@ -1,4 +1,4 @@
-"""What the server says of itself when nothing, or not all, is there; no container is started."""
+"""`deploy.py status` without a server, without Docker and with a damaged state; no container is started."""
 
 import json
 import subprocess
@@ -13,28 +13,28 @@ LIVE = {"live": "blue", "images": {"blue": "churn:first"}}
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """Where a server would keep its state; it is not there."""
+    """Return the path of a server's state, which does not exist."""
     return tmp_path / "state"
 
 
 def deploy(render: Renderer, state: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run the server's command where there is no Docker."""
+    """Run deploy.py without Docker."""
     environment = {"STATE": str(state), "PATH": str(state.parent)}
     command = (sys.executable, "deploy/compose/deploy.py", *words)
     return subprocess.run(command, cwd=render(), env=environment, capture_output=True, text=True, check=False)
 
 
 def test_deploy_status_writes_nothing(render: Renderer, state: Path) -> None:
-    """No folder and no lock come to be; what answers is said also where Docker cannot be asked."""
+    """It creates no folder and no lock, and shows the active image without Docker."""
     result = deploy(render, state, "status", "--json")
-    assert (result.returncode, json.loads(result.stdout)["answers"]) == (0, None), result.stderr
+    assert (result.returncode, json.loads(result.stdout)["active"]) == (0, None), result.stderr
     result = deploy(render, state, "status")
-    assert result.stdout.startswith("answers: nothing\n")
+    assert result.stdout.startswith("active: none\n")
     assert result.stderr == "deploy: docker is not on PATH\n"
     assert not state.exists()
     state.mkdir()
     (state / "state.json").write_text(json.dumps(LIVE))
-    assert deploy(render, state, "status").stdout.startswith("answers: churn:first\n")
+    assert deploy(render, state, "status").stdout.startswith("active: churn:first\n")
     assert [path.name for path in state.iterdir()] == ["state.json"]
 
 
@@ -43,7 +43,7 @@ def test_deploy_status_writes_nothing(render: Renderer, state: Path) -> None:
 def test_deploy_reports_unreadable_state(
     render: Renderer, state: Path, text: str, verb: tuple[str, ...]
 ) -> None:
-    """Cut off, or written by a newer release; in one sentence, in the hour of need."""
+    """Truncated, or written by a newer release: one sentence, no traceback."""
     state.mkdir()
     (state / "state.json").write_text(text)
     result = deploy(render, state, *verb)
@@ -59,7 +59,7 @@ def test_deploy_reports_unreadable_state(
 def test_monitor_reads_events_of_the_deployed_image(
     render: Renderer, state: Path, written: dict[str, object] | None, production: bool
 ) -> None:
-    """A folder that a failed trial left behind is no production."""
+    """Without an active image, the local events are read."""
     require("make")
     if written is not None:
         (state / "events").mkdir(parents=True)

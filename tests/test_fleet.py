@@ -236,7 +236,7 @@ def updated(fleet: Fleet) -> Done:
     return repeated
 
 
-@pytest.mark.proof("Twenty projects are updated in one run, killed and repeated; a broken one stops no other")
+@pytest.mark.proof("A fleet update of twenty projects survives a kill; a broken project stops no other")
 def test_fleet_updates_or_reports_each_project(fleet: Fleet, updated: Done) -> None:
     """One that is broken stops no other, and the command says by its exit code that there is one."""
     assert updated.returncode == 1

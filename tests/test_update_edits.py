@@ -96,7 +96,7 @@ def edited(older: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Edited:
     return Edited(project, before, own)
 
 
-@pytest.mark.proof("Of the edits that teams make, no line is lost: it is kept, in a conflict, or reported")
+@pytest.mark.proof("An update loses no line of a team's edits: each is kept, in a conflict, or reported")
 def test_update_keeps_edits_of_a_team(edited: Edited) -> None:
     """Merged without a conflict; nothing is lost."""
     assert not conflicts(edited.project)
@@ -154,7 +154,7 @@ def clashed(
     return Edited(project, {}, own)
 
 
-@pytest.mark.proof("A conflict is one in git's index")
+@pytest.mark.proof("A conflict is recorded in git's index")
 def test_update_marks_conflicts_in_the_index(clashed: Edited) -> None:
     """So git refuses to commit them, and nothing of either side is lost."""
     project = clashed.project

@@ -59,7 +59,7 @@ def started(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {release: start(render, folder / release) for release, render in renders.items()}
 
 
-@pytest.mark.proof("Of random edits, no line is lost in silence")
+@pytest.mark.proof("An update loses no line of random edits silently")
 @settings(
     max_examples=int(os.environ.get("EXAMPLES", "8")),
     deadline=None,

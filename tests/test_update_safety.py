@@ -102,7 +102,7 @@ def assert_merged(project: Path, result: Done) -> None:
 SETTINGS = ("apply.whitespace=error", "core.quotePath=false", "status.showUntrackedFiles=no")
 
 
-@pytest.mark.proof("An update merges alike whatever a user's git settings are")
+@pytest.mark.proof("An update is independent of the user's git settings")
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_update_ignores_git_settings(project: Path, tmp_path: Path, setting: str) -> None:
     """With each of these, Copier loses edits: in silence, by half an update, or into a file nobody sees."""
@@ -162,7 +162,7 @@ def state(folder: Path) -> dict[str, bytes]:
     return {"index": index.encode()} | {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.proof("An update that would lose a line, or fails half-way, changes nothing")
+@pytest.mark.proof("An update that would lose a line, or fails, changes nothing")
 def test_update_that_would_lose_lines_changes_nothing(project: Path) -> None:
     """Whatever the reason; here a migration overwrites a file and leaves a rejected part of a merge."""
     before = state(project)

@@ -13,8 +13,8 @@ from packaging.specifiers import SpecifierSet
 from releases import append, conflicts, start, status, tags, update
 from test_render import excluded, pairwise
 
-CONVERTER = "src/customer_churn/model/onnx.py"
-FIRST_CONVERTER = "src/customer_churn/packaging/onnx.py"  # of 0.1.0
+MODULE = "src/customer_churn/serving/feedback.py"
+FORMER_MODULE = "src/customer_churn/serving/truth.py"
 
 
 def content(project: Path) -> dict[str, bytes]:
@@ -40,7 +40,7 @@ def migrated_files(package: str, hop: SpecifierSet) -> set[str]:
     return {word.split("=")[0] for word in words} | {f"src/{package}/{old}" for old in modules}
 
 
-@pytest.mark.proof("An untouched project, updated, equals a fresh one, whatever its answers")
+@pytest.mark.proof("An unedited project equals a fresh render after the update, for all answers")
 def test_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Renderer, tmp_path: Path) -> None:
     """File by file, whatever was answered, without a conflict; a file that goes has its migration."""
     hop = SpecifierSet(f">{older.release},<={newest.release}")
@@ -109,12 +109,12 @@ def test_oldest_and_newest_copier_render_the_same(
 ) -> None:
     """As commands of their own, with what they depend on today."""
     project = start(Renderer(template, tmp_path / "renders", "v0.1.0"), tmp_path / "project")
-    append(project / FIRST_CONVERTER, "# ours\n")
+    append(project / FORMER_MODULE, "# ours\n")
     commit(project, "ours")
     run("uvx", "--from", copier, "copier", "update", "--defaults", "--trust", "--quiet", cwd=project)
     assert not conflicts(project)
     fresh = content(newest(observability="prometheus"))
-    assert content(project) == fresh | {CONVERTER: fresh[CONVERTER] + b"# ours\n"}
+    assert content(project) == fresh | {MODULE: fresh[MODULE] + b"# ours\n"}
 
 
 @pytest.mark.parametrize(

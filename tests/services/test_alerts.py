@@ -27,7 +27,7 @@ OWNERS = {"owner": "org/models", "data_owner": "org/data", "deployment_owner": "
 UP, GATEWAY = 'up{job="server",instance="blue"}', 'up{job="gateway",instance="gateway"}'
 BLUE, GREEN = '{job="server",instance="blue"}', '{job="server",instance="green"}'
 REQUESTS = 'predict_requests_total{{job="server",instance="blue",status="{}"}}'
-OK, FAILED, REFUSED, TURNED_AWAY = (REQUESTS.format(status) for status in (200, 500, 422, 503))
+OK, FAILED, REJECTED, TURNED_AWAY = (REQUESTS.format(status) for status in (200, 500, 422, 503))
 ON_GREEN = OK.replace("blue", "green")
 SECONDS = 'predict_duration_seconds_bucket{{job="server",instance="blue",le="{}"}}'
 FAILURES, DROPPED = f"event_write_failures_total{BLUE}", f"event_dropped_rows_total{BLUE}"
@@ -47,21 +47,21 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("NoAnswer", {UP: "0x10"}, 5, [{}]),
-    Case("NoAnswer", {UP: "1x10 _x10"}, 20, [{}]),
-    Case("NoAnswer", {UP: "1x20", GATEWAY: "1x10 0x10"}, 15, [{"instance": "gateway", "job": "gateway"}]),
-    Case("NoAnswer", {UP: "1x20", GATEWAY: "1x10 _x10"}, 20, [{"instance": "gateway", "job": "gateway"}]),
-    Case("NoAnswer", {UP: "1x10", GATEWAY: "1x10"}, 10),
-    Case("NoAnswer", {UP: "1x10"}, 10),
-    Case("Errors", {OK: "0+98x70", FAILED: "0+2x70"}, 70, [{"instance": "blue", "status": "500"}]),
-    Case("Errors", {OK: "0+995x70", FAILED: "0+5x70"}, 70),
-    Case("Errors", {OK: "0+98x70", FAILED: "0x65 2+2x5"}, 70),
-    Case("Errors", {OK: "0+98x70", FAILED: "0+5x50 250x20"}, 70),
-    Case("Errors", {OK: "0x10", FAILED: "0x10"}, 10),
+    Case("ServiceDown", {UP: "0x10"}, 5, [{}]),
+    Case("ServiceDown", {UP: "1x10 _x10"}, 20, [{}]),
+    Case("ServiceDown", {UP: "1x20", GATEWAY: "1x10 0x10"}, 15, [{"instance": "gateway", "job": "gateway"}]),
+    Case("ServiceDown", {UP: "1x20", GATEWAY: "1x10 _x10"}, 20, [{"instance": "gateway", "job": "gateway"}]),
+    Case("ServiceDown", {UP: "1x10", GATEWAY: "1x10"}, 10),
+    Case("ServiceDown", {UP: "1x10"}, 10),
+    Case("HighErrorRate", {OK: "0+98x70", FAILED: "0+2x70"}, 70, [{"instance": "blue", "status": "500"}]),
+    Case("HighErrorRate", {OK: "0+995x70", FAILED: "0+5x70"}, 70),
+    Case("HighErrorRate", {OK: "0+98x70", FAILED: "0x65 2+2x5"}, 70),
+    Case("HighErrorRate", {OK: "0+98x70", FAILED: "0+5x50 250x20"}, 70),
+    Case("HighErrorRate", {OK: "0x10", FAILED: "0x10"}, 10),
     Case("Overloaded", {OK: "0+98x20", TURNED_AWAY: "0+2x20"}, 20, [{"instance": "blue", "status": "503"}]),
     Case("Overloaded", {OK: "0+995x20", TURNED_AWAY: "0+5x20"}, 20),
     Case(
-        "Slow",
+        "HighLatency",
         {
             SECONDS.format("0.1"): "0+98x20",
             SECONDS.format("0.3"): "0+100x20",
@@ -71,7 +71,7 @@ CASES = [
         [{"instance": "blue"}],
     ),
     Case(
-        "Slow",
+        "HighLatency",
         {
             SECONDS.format(edge).replace("duration_", ""): f"0+{count}x20"  # what 0.2 says
             for edge, count in (("0.1", 98), ("0.3", 100), ("+Inf", 100))
@@ -79,32 +79,34 @@ CASES = [
         20,
         [{"instance": "blue"}],
     ),
-    Case("Slow", {SECONDS.format("0.1"): "0+100x20", SECONDS.format("+Inf"): "0+100x20"}, 20),
-    Case("RowsRefused", {OK: "0+90x30", REFUSED: "0+10x30"}, 30, [{"instance": "blue", "status": "422"}]),
-    Case("RowsRefused", {OK: "0+98x30", REFUSED: "0+2x30"}, 30),
-    Case("EventsNotKept", {FAILURES: "0+1x20"}, 15, [ON_BLUE]),
-    Case("EventsNotKept", {DROPPED: "0+100x20"}, 15, [ON_BLUE]),
+    Case("HighLatency", {SECONDS.format("0.1"): "0+100x20", SECONDS.format("+Inf"): "0+100x20"}, 20),
+    Case(
+        "RequestsRejected", {OK: "0+90x30", REJECTED: "0+10x30"}, 30, [{"instance": "blue", "status": "422"}]
+    ),
+    Case("RequestsRejected", {OK: "0+98x30", REJECTED: "0+2x30"}, 30),
+    Case("EventsNotWritten", {FAILURES: "0+1x20"}, 15, [ON_BLUE]),
+    Case("EventsNotWritten", {DROPPED: "0+100x20"}, 15, [ON_BLUE]),
     *(
-        Case("EventsNotKept", {series.replace("event", name): "0+1x20"}, 15, [ON_BLUE])
+        Case("EventsNotWritten", {series.replace("event", name): "0+1x20"}, 15, [ON_BLUE])
         for series in (FAILURES, DROPPED)
         for name in ("label", "truth")  # the latter is what 0.2 says
     ),
-    Case("EventsNotKept", {FAILURES: "0 1x20"}, 20),
+    Case("EventsNotWritten", {FAILURES: "0 1x20"}, 20),
     Case("ServerUnstable", {UP: "0x5"}, 5, [ON_BLUE]),
     Case("ServerUnstable", {RUNNING: "1x3 2x3 3x3 4x3"}, 16, [ON_BLUE]),
     Case("ServerUnstable", {UP: "1x20", RUNNING: "1x10 2x10"}, 20),
-    Case("MemoryHigh", {MEMORY: "900000000x20"}, 20, [ON_BLUE]),
-    Case("MemoryHigh", {MEMORY: "300000000x20"}, 20),
+    Case("HighMemory", {MEMORY: "900000000x20"}, 20, [ON_BLUE]),
+    Case("HighMemory", {MEMORY: "300000000x20"}, 20),
     Case("NoTraffic", {OK: "0+9x672 6048x3"}, 675, [{}], every=15),
     Case("NoTraffic", {OK: "0+9x675"}, 675, every=15),
     Case("NoTraffic", {OK: "0x675"}, 675, every=15),
-    Case("TrialForgotten", {OK: "0+9x300", ON_GREEN: "0+1x300"}, 300, [{}], every=5),
-    Case("TrialForgotten", {OK: "0+9x300", ON_GREEN: "0x300"}, 300, every=5),
+    Case("RolloutStalled", {OK: "0+9x300", ON_GREEN: "0+1x300"}, 300, [{}], every=5),
+    Case("RolloutStalled", {OK: "0+9x300", ON_GREEN: "0x300"}, 300, every=5),
 ]
 # What is recorded over five minutes of these measurements, and what it has to be.
 MEASURED = {
     OK: "0+540x5",
-    REFUSED: "0+60x5",
+    REJECTED: "0+60x5",
     f"predict_rows_total{BLUE}": "0+1200x5",
     f"server_price_per_hour{BLUE}": "3.6x5",
     f"server_price_per_hour{GREEN}": "3.6x5",
@@ -124,7 +126,7 @@ OLD_METRICS = {
 }
 FIGURES: dict[str, dict[str, float]] = {
     "limit:error_share": {"": 0.01},
-    "limit:refused_share": {"": 0.05},
+    "limit:rejected_share": {"": 0.05},
     "limit:latency_seconds": {"": 0.1},
     "limit:memory_bytes": {"": 8.5e8},
     "instance_status:predict_requests:rate5m": {
@@ -195,7 +197,9 @@ def judge(project: Path, folder: Path, tests: dict[str, Json], edit: Callable[[s
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.proof("Each recording rule and alert is silent when it should be, and fires when it should")
+@pytest.mark.proof(
+    "Each recording rule has the right value, and each alert fires when it should and is silent otherwise"
+)
 def test_rules_fire_and_stay_silent_as_specified(rendered: Path, tmp_path: Path) -> None:
     """Each alert fires when it should and is silent otherwise; each recording rule has the right value."""
     run("promtool", "check", "config", "--lint-fatal", "prometheus.yml", cwd=rendered / "deploy/monitoring")
@@ -224,13 +228,13 @@ def test_rule_tests_detect_an_alert_that_never_changes(
 
 def test_custom_rules_override_limits(rendered: Path, tmp_path: Path) -> None:
     """The example in custom-rules.yml, once it is no comment any more, makes a slow server a good one."""
-    slow = next(case for case in CASES if case.alert == "Slow" and case.fires)
+    slow = next(case for case in CASES if case.alert == "HighLatency" and case.fires)
     tests = unit_tests(rendered, [slow._replace(fires=())])
-    assert "alertname: Slow" in judge(rendered, tmp_path, tests).stderr
+    assert "alertname: HighLatency" in judge(rendered, tmp_path, tests).stderr
     result = judge(
         rendered, tmp_path, tests, lambda text: text.replace("rules: []\n    # -", "rules:\n      -")
     )
-    assert "alertname: Slow" not in result.stderr
+    assert "alertname: HighLatency" not in result.stderr
     assert "limit:latency_seconds" in result.stderr
 
 
@@ -256,7 +260,7 @@ def alertmanager(project: Path, **environment: str) -> str:
     return content.replace("$$", "$")  # doubled, so that Compose could read what it prints
 
 
-@pytest.mark.proof("Alertmanager sends each alert where it belongs")
+@pytest.mark.proof("Alertmanager routes each alert to its receiver")
 @pytest.mark.parametrize("environment", [{}, {"ALERT_WEBHOOK": "https://chat.example/hook?team=a&key=$1"}])
 def test_each_severity_has_its_route(rendered: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     """With any webhook address, and without one: then alerts are only displayed."""
@@ -391,7 +395,7 @@ def stack(project: Project, slim: Path, tmp_path_factory: pytest.TempPathFactory
         yield Stack(server, prometheus, tells, notifications)
 
 
-@pytest.mark.proof("Every query of the dashboard finds data in a Prometheus that watches a server")
+@pytest.mark.proof("Each query of the dashboard returns data from a Prometheus that scrapes a server")
 def test_every_panel_has_data(stack: Stack, project: Project) -> None:
     """Each query of the dashboard returns data from a Prometheus that scrapes a server."""
     dashboard = project.json("deploy/monitoring/grafana/dashboards/model.json")
@@ -422,15 +426,15 @@ def test_rules_and_dashboard_read_metrics_that_the_server_exports(stack: Stack, 
     assert named - exported - recorded - overriding == {"up", "ALERTS", *OLD_METRICS}
 
 
-@pytest.mark.proof("A server that hangs is told to the webhook, and so is its return")
+@pytest.mark.proof("The webhook receives an alert for a hanging server, and its resolution")
 def test_webhook_receives_alerts_by_severity(stack: Stack) -> None:
     """Many rejections are a warning; a hanging server is critical and inhibits other alerts."""
-    until(lambda: ("warning", "firing", "RowsRefused") in stack.notifications)
+    until(lambda: ("warning", "firing", "RequestsRejected") in stack.notifications)
     stack.server.process.send_signal(signal.SIGSTOP)
     try:
-        until(lambda: ("critical", "firing", "NoAnswer") in stack.notifications)
+        until(lambda: ("critical", "firing", "ServiceDown") in stack.notifications)
         until(lambda: "ServerUnstable" in stack.inhibited())
     finally:
         stack.server.process.send_signal(signal.SIGCONT)
     assert not any(name == "ServerUnstable" for _, _, name in stack.notifications)
-    until(lambda: ("critical", "resolved", "NoAnswer") in stack.notifications)
+    until(lambda: ("critical", "resolved", "ServiceDown") in stack.notifications)

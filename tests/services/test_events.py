@@ -68,7 +68,7 @@ def test_every_prediction_is_written_as_an_event(project: Project, slim: Path, t
     assert not any("customer_id" in name or "churn" in name for name in events_written[0])
 
 
-@pytest.mark.proof("Events wait for a store that is away, and nobody waits for them")
+@pytest.mark.proof("While the event store is down, events are buffered and requests are not delayed")
 def test_unavailable_store_delays_no_request(project: Project, slim: Path, tmp_path: Path) -> None:
     """Rows are buffered, and metrics and log report it; when the store is back, no row is missing."""
     events = tmp_path / "events"
@@ -84,7 +84,7 @@ def test_unavailable_store_delays_no_request(project: Project, slim: Path, tmp_p
     assert project.rows(FIRST.format(events)) == [{"rows": 20, "keys": 20}]
 
 
-@pytest.mark.proof("What was written before a kill of the server is there, and nothing twice")
+@pytest.mark.proof("A killed server loses no written event and duplicates none")
 def test_written_events_survive_a_kill(project: Project, slim: Path, tmp_path: Path) -> None:
     """Files are complete or absent: no partial file, and no duplicate after the next start."""
     events = tmp_path / "events"

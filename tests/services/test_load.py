@@ -100,7 +100,9 @@ def test_incomplete_body_times_out(server: Server, project: Project) -> None:
         assert json.load(answer) == {"detail": "the body did not arrive within 10 seconds"}
 
 
-@pytest.mark.proof("Beyond its queue, a server answers 503 with Retry-After, and all that it took")
+@pytest.mark.proof(
+    "A server with a full queue rejects requests with 503 and Retry-After, and answers every queued one"
+)
 def test_full_queue_answers_503(server: Server, project: Project) -> None:
     """The response is immediate; the queued requests are answered."""
     row = body(project)
@@ -143,7 +145,7 @@ def test_schemathesis_detects_a_failing_server(project: Project, slim: Path, tmp
     assert "Server error" in result.stdout
 
 
-@pytest.mark.proof("A server that is told to go answers what it took, and keeps it")
+@pytest.mark.proof("On SIGTERM, a server answers every accepted request and writes its event")
 def test_accepted_requests_are_answered_after_sigterm(project: Project, slim: Path, tmp_path: Path) -> None:
     """SIGTERM arrives while 50 requests are half sent."""
     events, row = tmp_path / "events", body(project)
@@ -168,7 +170,7 @@ def test_server_keeps_its_model_when_the_folder_changes(work: Project, slim: Pat
         assert server.get("/ready").json["version"] == before.json["model_version"]
 
 
-@pytest.mark.proof("A bundle that was half written when its stage was killed is none")
+@pytest.mark.proof("A stage that is killed leaves no partial bundle")
 def test_build_killed_midway_leaves_no_bundle(work: Project) -> None:
     """Killed in the middle, the stage leaves no bundle; run again, it makes the same one as always."""
     before = version(work)
@@ -195,7 +197,7 @@ def usage(server: Server) -> tuple[float, int]:
     return pages * 4096 / MEBIBYTE, len([*(folder / "fd").iterdir()])
 
 
-@pytest.mark.proof("A minute of load leaves memory and open files as they were")
+@pytest.mark.proof("A minute of load leaks no memory and no file descriptor")
 def test_sustained_load_leaks_no_memory_and_no_files(
     server: Server, project: Project, record_property: Callable[[str, object], None]
 ) -> None:

@@ -106,7 +106,9 @@ def ask_and_monitor(github: GitHub, source: Project, who: str) -> tuple[str, lis
     return version, run.failed
 
 
-@pytest.mark.proof("The loop closes: drift, alert, issue, training, gate, merge, trial, promotion, no drift")
+@pytest.mark.proof(
+    "The loop closes: drift, alert, issue, training, gate, merge, rollout, promotion, no drift"
+)
 def test_loop_closes(live: GitHub, project: Project) -> None:
     """Alert → issue and training → gate → pull request → merge → deployment → ok, and the issue is closed."""
     assert live.act("schedule", "monitor").jobs == {"model": "success"}  # nothing is in production

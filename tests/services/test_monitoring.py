@@ -143,7 +143,7 @@ def test_monitor_finds_no_drift_in_rows_as_in_training(work: Project, usual: Pat
     assert not work.run("git", "status", "--porcelain", "reports").stdout
 
 
-@pytest.mark.proof("Other customers are an alert that names the columns which tell them apart")
+@pytest.mark.proof("Drift raises an alert that names the drifted columns")
 def test_monitor_alerts_on_another_kind_of_customer(work: Project, shifted: Path) -> None:
     """Real rows of one kind only: the columns that distinguish them are listed, the largest drift first."""
     error = work.refusal("monitoring.monitor", "--events", shifted)
@@ -226,7 +226,7 @@ def test_monitor_computes_kpis_from_labels(work: Project, usual: Path, tmp_path:
     assert (results["labelled_rows"], results["performance"]) == (0, [])
 
 
-@pytest.mark.proof("Who tells other labels later moves no KPI, and is reported")
+@pytest.mark.proof("Conflicting later labels do not change a KPI, and are reported")
 def test_monitor_uses_the_first_of_two_labels(work: Project, usual: Path, tmp_path: Path) -> None:
     """Correct labels from a server of 0.2, then inverted ones: the first count, conflicts are reported."""
     events = shutil.copytree(usual, tmp_path / "events")
@@ -283,7 +283,7 @@ def test_monitor_explains_what_it_cannot_check(work: Project, usual: Path, tmp_p
     assert f"{results['rows']:,} rows of other models are counted below, but not checked." in message
 
 
-@pytest.mark.proof("A monitor that was killed finds the same when it is run again")
+@pytest.mark.proof("A monitor run that is killed and repeated gives the same result")
 def test_killed_monitor_can_be_run_again(work: Project, usual: Path, tmp_path: Path) -> None:
     """Killed in the middle, it leaves no partial file; the next run reports the same result."""
     command = (work.python, "-m", f"{work.package}.monitoring.monitor", "--events", usual)
@@ -362,7 +362,7 @@ def test_alert_that_training_cannot_fix_triggers_no_training(
     assert (gh_calls / "open-issue").exists()
 
 
-@pytest.mark.proof("Rows of the same distribution are accused at most at the stated rate")
+@pytest.mark.proof("Without drift, the false alarm rate is at most the stated one")
 def test_monitor_false_alert_rate_is_at_most_the_stated_one(
     project: Project, record_property: Callable[[str, object], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""docs/operations.md, followed by somebody with an empty folder and Docker."""
+"""docs/operations.md, followed from an empty folder with Docker."""
 
 import re
 import subprocess
@@ -13,12 +13,12 @@ from serving import free_port
 
 DOC = ROOT / "docs/operations.md"
 IDENTITY = [f"GIT_{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")]
-SAID = (
-    "churn:first answers",
+EXPECTED = (
+    "churn:first is active",
     "### shadow churn:second: promote",
     "### canary 50: promote",
-    "churn:second answers",
-    "churn:first answers again",
+    "churn:second is active",
+    "churn:first is active again",
     "monitor: ok",
     '{"rows":1}',
     "ALERT drift, contract:",
@@ -26,14 +26,12 @@ SAID = (
 
 
 def blocks(language: str, port: int) -> list[str]:
-    """What the document has in a language, with another port."""
+    """Return the code blocks of a language, with another port."""
     text = DOC.read_text().replace(":8000", f":{port}")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.proof(
-    "docs/operations.md leads from an empty folder to a model that is tried, taken back and watched"
-)
+@pytest.mark.proof("docs/operations.md leads from an empty folder to a rollout, a rollback and monitoring")
 def test_tutorial_commands_work(render: Renderer, docker: Docker, image: str, tmp_path: Path) -> None:
     """Each command succeeds and prints what docs/operations.md shows."""
     port = free_port()
@@ -43,7 +41,7 @@ def test_tutorial_commands_work(render: Renderer, docker: Docker, image: str, tm
     script = ["trap 'kill $(jobs -p) || true' EXIT\n", copy, "cp ../traffic.py .\n", *rest]
     variables = {name: value for name, value in docker.environment().items() if name not in OURS}
     own = {"HOME": str(tmp_path), "UV_CACHE_DIR": uv_cache(), "PORT": str(port)}
-    log = tmp_path / "said"
+    log = tmp_path / "log"
     with log.open("w") as output:
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", "".join(script)],
@@ -55,4 +53,4 @@ def test_tutorial_commands_work(render: Renderer, docker: Docker, image: str, tm
         )
     docker.call("compose", "--project-name", "customer-churn-production", "down", "--volumes")
     assert result.returncode == 0, log.read_text()[-5000:]
-    assert [part for part in SAID if part not in log.read_text()] == []
+    assert [part for part in EXPECTED if part not in log.read_text()] == []

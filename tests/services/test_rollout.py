@@ -103,7 +103,7 @@ class Production:
     services: Iterator[str] = field(default_factory=lambda: cycle(("DSL", "Fiber optic")))
 
     def environment(self) -> dict[str, str]:
-        """What the server's commands are told."""
+        """Return the environment of the server's commands."""
         own = {"STATE": str(self.state), "PORT": str(self.port)} | self.extra
         return self.project.environment() | self.docker.environment() | own
 
@@ -118,23 +118,23 @@ class Production:
             check=False,
         )
 
-    def verb(self, *words: str) -> Done:
+    def deploy(self, *words: str) -> Done:
         """Run deploy.py."""
         return self.run(sys.executable, "deploy/compose/deploy.py", *words)
 
     @property
-    def trial(self) -> tuple[str | Path, ...]:
-        """The command that tries an image."""
+    def rollout(self) -> tuple[str | Path, ...]:
+        """The command that rolls out an image."""
         return self.project.python, "-m", f"{self.project.package}.deployment.rollout"
 
     def good(self, *words: str) -> str:
-        """Run a verb that must succeed; give what it said."""
-        result = self.verb(*words)
+        """Run a command of deploy.py that must succeed, and return its output."""
+        result = self.deploy(*words)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout.removeprefix("deploy: ").rstrip("\n")
 
     def status(self) -> list[str]:
-        """Say what answers, and what else there is."""
+        """Return the active image and the standby slot."""
         return self.good("status").splitlines()[:2]
 
     def ask(self, connection: HTTPConnection | None = None, /, **headers: str) -> Said:
@@ -187,7 +187,7 @@ def wait_for_requests(responses: list[Said], n_requests: int) -> None:
 
 
 def blocked(output: str) -> set[tuple[str, str]]:
-    """Rules that a trial was blocked by, and of what."""
+    """Return check and subject of each failure."""
     rows = ([cell.strip() for cell in line.split("|")] for line in output.splitlines() if "**fail**" in line)
     return {(row[2], row[3]) for row in rows}
 
@@ -199,7 +199,7 @@ def version(project: Project) -> str:
 
 @pytest.fixture(scope="module")
 def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Copy the project to the server, where trials are short."""
+    """Copy the project to the server, where rollouts are short."""
     copy = project.copy(tmp_path_factory.mktemp("server") / "project")
     copy.params(PARAMS)
     return copy
@@ -244,7 +244,7 @@ def other(docker: Docker, champion: str, project: Project, tmp_path_factory: pyt
 def production(docker: Docker, server: Project, champion: str, tmp_path: Path) -> Iterator[Production]:
     """Put the project's model in production."""
     production = Production(docker, server, free_port(), tmp_path / "state")
-    assert production.good("promote", champion) == f"{champion} answers"
+    assert production.good("promote", champion) == f"{champion} is active"
     yield production
     services = server.folder / "deploy/compose/compose.yaml"
     with pytest.MonkeyPatch.context() as patch:
@@ -254,7 +254,7 @@ def production(docker: Docker, server: Project, champion: str, tmp_path: Path) -
 
 def test_shadow_receives_every_request(production: Production, champion: str, other: str) -> None:
     """One server answers each request and both record it, under the id that the client received."""
-    assert production.good("shadow", other) == f"{champion} answers, {other} is its shadow"
+    assert production.good("shadow", other) == f"{champion} is active, {other} is its shadow"
     responses = [
         production.ask(),
         *(production.ask(None, **{"x-request-id": f"own-{n}"}) for n in range(200)),
@@ -269,7 +269,7 @@ def test_shadow_receives_every_request(production: Production, champion: str, ot
         assert {entry["id"] for entry in of_role} == {entry.id for entry in responses}
 
 
-@pytest.mark.proof("A shadow that answers late and then dies harms no client")
+@pytest.mark.proof("A shadow that is slow and then dies affects no client")
 @pytest.mark.usefixtures("other")
 def test_slow_and_dying_shadow_harms_no_client(
     production: Production, champion: str, record_property: Callable[[str, object], None]
@@ -286,13 +286,15 @@ def test_slow_and_dying_shadow_harms_no_client(
     times = sorted(response.seconds for response in responses + again)
     slowest = times[int(0.99 * len(times))]
     assert slowest < LATE / 2
-    record_property("found", f"{len(times):,} requests, 99 of 100 within {1000 * slowest:.0f} ms")
+    record_property("found", f"{len(times):,} requests, 99th percentile {1000 * slowest:.0f} ms")
     gateway = production.docker.good("ps", "--quiet", "--filter", "name=gateway")
     production.docker.good("restart", gateway)
     until(lambda: production.ask().status == 200)
 
 
-@pytest.mark.proof("A canary answers its binomial share, always the same clients; a dead one is stood in for")
+@pytest.mark.proof(
+    "A canary serves its share of the clients, always the same ones; if it dies, the champion serves them"
+)
 def test_canary_serves_its_share_of_the_clients(
     production: Production, champion: str, other: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -303,17 +305,17 @@ def test_canary_serves_its_share_of_the_clients(
         assert {response.status for response in served} == {200}
         return [response.version for response in served]
 
-    refused = production.verb("canary", "20")
+    refused = production.deploy("canary", "20")
     assert (refused.returncode, "no challenger" in refused.stderr) == (1, True)
     production.good("shadow", other)
-    assert production.good("canary", "20").startswith(f"{other} answers 20 % of the clients")
+    assert production.good("canary", "20").startswith(f"{other} serves 20 % of the clients")
     first = answering()
     share, error = Counter(first)[other] / 500, (0.2 * 0.8 / 500) ** 0.5
     assert abs(share - 0.2) < 4 * error
-    record_property("found", f"{share:.1%} of 500 clients where 20 % were asked for")
+    record_property("found", f"{share:.1%} of 500 clients at a share of 20 %")
     assert set(first) == {champion, other}
     assert answering() == first
-    assert production.status()[1] == f"canary of 20 %: {other}"
+    assert production.status()[1] == f"canary at 20 %: {other}"
     production.good("canary", "60")
     more = answering()
     assert abs(Counter(more)[other] / 500 - 0.6) < 4 * (0.6 * 0.4 / 500) ** 0.5
@@ -329,13 +331,13 @@ def test_canary_serves_its_share_of_the_clients(
         {"role": "champion", "version": champion, "rows": served[champion] + Counter(more)[champion]},
         {"role": "fallback", "version": champion, "rows": Counter(more)[other]},
     ]
-    result = production.run(*production.trial, other)
+    result = production.run(*production.rollout, other)
     assert (result.returncode, blocked(result.stdout)) == (2, {("errors", "failed")}), result.stderr
     assert set(answering()) == {champion}
-    assert production.status() == [f"answers: {champion}", "before: None"]
+    assert production.status() == [f"active: {champion}", "previous: none"]
 
 
-@pytest.mark.proof("Promotion and rollback lose no request, and after them no other model answers")
+@pytest.mark.proof("Promotion and rollback lose no request, and switch all clients")
 def test_no_command_loses_a_request(
     production: Production, champion: str, other: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -363,15 +365,15 @@ def test_no_command_loses_a_request(
                 wrong[words] = versions
     assert {entry.status for entry in responses} == {200}, Counter(statuses(responses))
     assert wrong == {}
-    record_property("found", f"{len(responses):,} requests in {2 * len(steps) - 2} verbs")
-    assert production.verb("rollback").returncode == 1  # nothing is left to go back to
+    record_property("found", f"{len(responses):,} requests during {2 * len(steps) - 2} commands")
+    assert production.deploy("rollback").returncode == 1  # nothing is left to go back to
     ids = {
         entry.id for entry in responses
     }  # and each answer is recorded, also those of slots that were emptied
     until(lambda: ids <= {entry["id"] for entry in production.events("id")})
 
 
-@pytest.mark.proof("A verb that was killed after any of its commands is completed by the same verb")
+@pytest.mark.proof("A command of deploy.py that is killed at any step is completed by running it again")
 def test_interrupted_command_is_completed_by_repeating_it(
     production: Production, champion: str, other: str, tmp_path: Path
 ) -> None:
@@ -390,7 +392,7 @@ def test_interrupted_command_is_completed_by_repeating_it(
     with load(production.ask) as responses:
         for stop, (words, versions) in product((1, 2, 4, 6), steps):  # those between only look
             calls.unlink(missing_ok=True)
-            if replace(production, extra=cut | {"STOP": str(stop)}).verb(*words).returncode == -9:
+            if replace(production, extra=cut | {"STOP": str(stop)}).deploy(*words).returncode == -9:
                 killed[words[0]] += 1
                 production.good(*words)
             now = time.monotonic()
@@ -398,7 +400,7 @@ def test_interrupted_command_is_completed_by_repeating_it(
             assert since(list(responses), now) <= versions, (stop, words)
     assert min(killed[words[0]] for words, _ in steps) >= 3
     assert {response.status for response in responses} == {200}, Counter(statuses(responses))
-    assert production.status() == [f"answers: {champion}", "before: None"]
+    assert production.status() == [f"active: {champion}", "previous: none"]
 
 
 def test_interrupted_challenger_is_not_promoted_by_rollback(
@@ -406,12 +408,12 @@ def test_interrupted_challenger_is_not_promoted_by_rollback(
 ) -> None:
     """A challenger that never served is removed by a rollback."""
     production.good("shadow", other)
-    assert production.good("rollback", "--from", other) == f"{champion} answers, as before"
+    assert production.good("rollback", "--from", other) == f"{champion} is still active"
     state = production.state / "state.json"
     production.good("shadow", other)
     state.write_text(state.read_text().replace('"shadow"', '"promote"'))
-    assert production.status()[1] == f"promote, unfinished: {other}"
-    assert production.good("rollback") == f"{champion} answers, as before"
+    assert production.status()[1] == f"promote, interrupted: {other}"
+    assert production.good("rollback") == f"{champion} is still active"
     assert statuses([production.ask()]) == {(200, champion)}
 
 
@@ -420,7 +422,7 @@ def test_each_command_has_help_and_rejects_invalid_arguments(production: Product
     for words in ((), ("shadow",), ("canary",), ("promote",), ("rollback",), ("status",)):
         assert production.good(*words, "--help").startswith("usage: deploy.py")
     for share in ("0", "100", "-3", "x"):
-        assert production.verb("canary", share).returncode == 2
+        assert production.deploy("canary", share).returncode == 2
 
 
 def test_gateway_limits_size_and_hides_metrics(production: Production) -> None:
@@ -437,7 +439,7 @@ def test_gateway_limits_size_and_hides_metrics(production: Production) -> None:
         connection.close()
 
 
-@pytest.mark.proof("Through the gateway, labels need a token; whoever has none changes no KPI")
+@pytest.mark.proof("The gateway accepts labels only with the token")
 def test_feedback_needs_a_token(production: Production, champion: str) -> None:
     """Without a configured token no label is accepted; then only with it. Other deployments keep it."""
 
@@ -456,17 +458,17 @@ def test_feedback_needs_a_token(production: Production, champion: str) -> None:
     assert [tell(), tell(authorization="Bearer yours"), tell(**authorization)] == [401, 202, 401]
 
 
-# ── trials ───────────────────────────────────────────────────────────────────────────────────────
+# ── rollouts ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.proof("A good image is promoted step by step by itself, also when the trial is killed half-way")
+@pytest.mark.proof("A rollout promotes a good image step by step, also if it is killed and repeated")
 def test_rollout_promotes_a_good_image_step_by_step(
     production: Production, champion: str, other: str
 ) -> None:
     """Also when the rollout is killed half-way: the next one continues."""
     with load(production.ask) as responses:
         began = subprocess.Popen(
-            (*production.trial, other),
+            (*production.rollout, other),
             cwd=production.project.folder,
             env=production.environment(),
             stdout=subprocess.DEVNULL,
@@ -477,18 +479,18 @@ def test_rollout_promotes_a_good_image_step_by_step(
             if "20 % of the clients" in line:
                 began.kill()
         began.communicate()
-        assert production.status()[1] == f"canary of 20 %: {other}"
-        result = production.run(*production.trial, other)
+        assert production.status()[1] == f"canary at 20 %: {other}"
+        result = production.run(*production.rollout, other)
     assert result.returncode == 0, result.stdout + result.stderr
     steps = [line for line in result.stdout.splitlines() if line.startswith("###")]
     assert steps == ["### canary 20: promote", "### canary 60: promote"]
-    assert result.stdout.endswith(f"deploy: {other} answers\n")
+    assert result.stdout.endswith(f"deploy: {other} is active\n")
     assert statuses(responses) == {(200, champion), (200, other)}
-    assert production.status() == [f"answers: {other}", f"before: {champion}"]
+    assert production.status() == [f"active: {other}", f"previous: {champion}"]
 
 
 @pytest.mark.proof(
-    "A challenger that fails, is slow or shifts a segment's scores is stopped, for that reason"
+    "A rollout blocks an image that fails, is slow or shifts the scores of a segment, and names the reason"
 )
 def test_rollout_stops_a_bad_image(production: Production, champion: str, other: str) -> None:
     """The reason is its fault, as a shadow or as a canary; no client sees an error."""
@@ -502,14 +504,14 @@ def test_rollout_stops_a_bad_image(production: Production, champion: str, other:
             if mode == "canary":
                 production.good("shadow", fault)
                 production.good("canary", "50")
-            result = production.run(*production.trial, fault)
+            result = production.run(*production.rollout, fault)
         assert result.returncode == 2, result.stdout + result.stderr
         assert reason in blocked(result.stdout)
-        assert f"{fault}: it is blocked\n\ndeploy: {champion} answers, as before\n" in result.stdout
+        assert f"{fault}: blocked\n\ndeploy: {champion} is still active\n" in result.stdout
         assert {response.status for response in responses} == {200}
         share = sum(response.version == other for response in responses) / len(responses)
         assert share <= (0.6 if mode == "canary" else 0)
-        assert production.status() == [f"answers: {champion}", "before: None"]
+        assert production.status() == [f"active: {champion}", "previous: none"]
 
 
 def test_rollout_removes_an_image_without_traffic(production: Production, champion: str, other: str) -> None:
@@ -517,7 +519,7 @@ def test_rollout_removes_an_image_without_traffic(production: Production, champi
     params = production.project.folder / "params.yaml"
     for minutes, code, now in (("0.01", 3, champion), ("0", 0, other)):
         params.write_text(PARAMS.replace("minutes: 0.5", f"minutes: {minutes}"))
-        result = production.run(*production.trial, other)
+        result = production.run(*production.rollout, other)
         assert result.returncode == code, result.stderr
-        assert production.status()[0] == f"answers: {now}"
+        assert production.status()[0] == f"active: {now}"
     params.write_text(PARAMS)

@@ -450,7 +450,7 @@ def test_openapi_describes_every_column(both: tuple[Project, Server]) -> None:
             assert described.get("maximum") == column.get("max")
 
 
-@pytest.mark.proof("schemathesis finds no 5xx and no undocumented answer, for both starters")
+@pytest.mark.proof("schemathesis finds no 5xx and no undocumented response, for both starters")
 def test_api_conforms_to_its_openapi_document(both: tuple[Project, Server]) -> None:
     """Whatever is sent, valid or not: no failure and no undocumented response."""
     result = schemathesis(both[1], "--max-examples", "25")

@@ -80,7 +80,7 @@ def prometheus(
     docker.good(*stack, "--profile=monitoring", "down", "--volumes", "--timeout", "1")
 
 
-@pytest.mark.proof("Prometheus finds the slots and the gateway of production in their containers")
+@pytest.mark.proof("Prometheus scrapes the slots and the gateway in their containers")
 def test_prometheus_scrapes_production(docker: Docker, prometheus: int) -> None:
     """Slots and gateway are found by their names, and a stopped gateway raises an alert."""
 
@@ -96,6 +96,6 @@ def test_prometheus_scrapes_production(docker: Docker, prometheus: int) -> None:
     assert ask(prometheus, "alertmanagers")["activeAlertmanagers"]
     docker.good("stop", "--time=1", "customer-churn-production-gateway-1")
     until(lambda: query("up") == {"blue": "1"})
-    assert alerts() == {"NoAnswer"}
+    assert alerts() == {"ServiceDown"}
     routes = docker.good("exec", "customer-churn-alertmanager-1", "cat", "/etc/alertmanager/alertmanager.yml")
     assert "webhook_configs: []" in routes

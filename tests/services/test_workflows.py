@@ -118,7 +118,7 @@ def deploy(github: GitHub, *words: str) -> Done:
 
 def answering(github: GitHub) -> str:
     """Say which image answers."""
-    return deploy(github, "status").stdout.splitlines()[0].removeprefix("answers: ")
+    return deploy(github, "status").stdout.splitlines()[0].removeprefix("active: ")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_model_is_deployed_and_rolled_back(next_release: GitHub, project: Projec
     )
     file = next_release.project.folder / "params.yaml"
     next_release.project.replace("superiority #", "non_inferiority #", file)
-    next_release.project.replace("minutes: 1", "minutes: 0", file)  # test_loop has the trial
+    next_release.project.replace("minutes: 1", "minutes: 0", file)  # test_loop tests the rollout
     edit(next_release, "params.yaml", "max_iter: 80", "max_iter: 75")
     run = next_release.act("push", "train")
     assert run.jobs == {"train": "success"}, run.log
@@ -209,7 +209,7 @@ def test_model_that_fails_under_load_is_rolled_back(next_release: GitHub, projec
         run = next_release.act("push", "deploy")
     assert run.failed == [("production", 'deploy/smoke.py "http://127.0.0.1:$PORT" --version "$VERSION"')]
     assert "smoke: one row: expected status 200, got 500" in run.log
-    assert f"deploy: {before} answers again" in run.log
+    assert f"deploy: {before} is active again" in run.log
     assert answering(next_release) == before
     assert version(next_release)
     assert len(next_release.tags()) == 1
@@ -226,7 +226,7 @@ def test_deployment_that_git_cannot_record_is_rolled_back(next_release: GitHub) 
     run = next_release.act("push", "deploy")
     assert [job for job, result in run.jobs.items() if result == "failure"] == ["record"], run.log
     assert "no tags today" in run.log
-    assert f"deploy: {before} answers again" in run.log
+    assert f"deploy: {before} is active again" in run.log
     assert answering(next_release) == before
 
 
@@ -242,7 +242,7 @@ def test_model_that_does_not_start_is_not_deployed(next_release: GitHub) -> None
     image = f"{next_release.variables['REGISTRY']}/acme/churn:{commit}"
     refused = deploy(next_release, "promote", image)
     assert refused.returncode == 1
-    assert f"{image} does not start, {before} answers" in refused.stderr
+    assert f"{image} does not start, {before} is active" in refused.stderr
     assert 'Attribute "no_such_app" not found' in refused.stderr
     assert answering(next_release) == before
     assert version(next_release)
@@ -267,13 +267,13 @@ def test_deploy_commands_can_be_repeated(released: GitHub) -> None:
     state = Path(os.environ["STATE"]) / "state.json"
     before, first = state.read_text(), answering(released)
     containers = released.docker.good("ps", "--quiet", "--no-trunc")
-    assert deploy(released, "promote", first).stdout == f"deploy: {first} answers\n"
+    assert deploy(released, "promote", first).stdout == f"deploy: {first} is active\n"
     assert released.docker.good("ps", "--quiet", "--no-trunc") == containers
     (commit_of_tag,) = released.tags().values()
     other = f"{released.variables['REGISTRY']}/acme/churn:{commit_of_tag}"  # the same, by another name
-    assert deploy(released, "promote", other).stdout == f"deploy: {other} answers\n"
+    assert deploy(released, "promote", other).stdout == f"deploy: {other} is active\n"
     state.write_text(before)
-    assert deploy(released, "rollback", "--from", other).stdout == f"deploy: {first} answers, as before\n"
+    assert deploy(released, "rollback", "--from", other).stdout == f"deploy: {first} is still active\n"
     gateway = (state.parent / "gateway/nginx.conf").read_text()
     assert f"server {json.loads(before)['live']}:8000;" in gateway
     assert version(released)

@@ -23,7 +23,6 @@ from .contract import Contract
 from .contract.expectations import BehaviouralTest, Kpi, ModelCardInfo
 from .core.errors import ProjectError, cli, warn_once
 from .core.files import write_json
-from .stats.metrics import METRICS
 
 PACKAGE = Path(__file__).parent
 PARAMS = Path(".params")
@@ -149,6 +148,8 @@ def check_expectations(declarations: Declarations) -> None:
 
 def _check_kpis(kpis: tuple[Kpi, ...], contract: Contract) -> None:
     """Reject KPIs without a metric of the task."""
+    from .stats.metrics import METRICS  # here, because every stage imports this module
+
     metrics = METRICS[contract.task]
     for kpi in kpis:
         if kpi.metric not in metrics:

@@ -43,17 +43,29 @@ class Dataset:
 
     @cached_property
     def key(self) -> pd.Series:
-        """The key of each row, shape `(n_rows,)`."""
+        """Key of each row.
+
+        Returns:
+            The keys, `(n_rows,)`.
+        """
         return read_column(self.path, quote(self.contract.key))
 
     @cached_property
     def segments(self) -> Groups:
-        """Rows by the values of each segment column."""
+        """Rows of each segment.
+
+        Returns:
+            Positions of the rows, by column and value.
+        """
         return self._groups(column for column in self.contract.kept if column.segment)
 
     @cached_property
     def protected(self) -> Groups:
-        """Rows by the values of each protected attribute."""
+        """Rows of each protected group.
+
+        Returns:
+            Positions of the rows, by column and value.
+        """
         return self._groups(column for column in self.contract.kept if column.protected)
 
     def _groups(self, columns: Iterable[Column]) -> Groups:

@@ -69,7 +69,11 @@ class DataCheck(msgspec.Struct, omit_defaults=True):
 
     @property
     def action(self) -> str:
-        """What to do about a check that does not pass; empty for a check that passes."""
+        """What to do about a check that does not pass.
+
+        Returns:
+            One sentence; empty for a check that passes.
+        """
         return "" if self.status == "pass" else ACTIONS.get(self.check, "")
 
     def __str__(self) -> str:

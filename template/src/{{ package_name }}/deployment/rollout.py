@@ -1,11 +1,11 @@
-"""The trial: an image becomes a shadow, then a canary of growing share, and answers everybody if all is well.
+"""Progressive rollout of an image: shadow, canaries of growing share, promotion; rollback if a step fails.
 
     python -m <package>.deployment.rollout IMAGE
     python -m <package>.deployment.rollout IMAGE --until shadow
 
-Runs on the server. After each step, `deployment/analysis.py` judges what was answered; an image that is
-blocked, or that shows too little in `rollout.minutes`, is taken back. Exit codes: 0, it passed; 1, an
-error; 2, it is blocked; 3, it is unproven. What was cut off goes on where it was.
+Runs on the server. Each step ends with an analysis of the predictions (`deployment/analysis.py`). An image is
+rolled back if the analysis blocks it, or if the evidence is insufficient after `rollout.minutes`. After an
+interruption, the next run continues. Exit codes: 0 success, 1 error, 2 blocked, 3 insufficient evidence.
 """
 
 import argparse
@@ -20,91 +20,151 @@ from .. import declarations
 from ..core.errors import ProjectError, cli
 from ..core.shell import call
 from ..evaluation.checks import Check, Verdict, checks_table
-from .analysis import judge, read
+from .analysis import analyse, read, reasons
 from .settings import Rollout, load_rollout
 
 DEPLOY = Path("deploy/compose/deploy.py")
-CODES: dict[Verdict, int] = {"block": 2, "keep": 3}
-ENDS: dict[Verdict, str] = {
-    "block": "it is blocked",
-    "keep": "it is unproven: more requests, time (rollout.minutes) or a look at the answers could prove it",
+EXIT_CODES: dict[Verdict, int] = {"block": 2, "keep": 3}
+RESULTS: dict[Verdict, str] = {
+    "block": "blocked",
+    "keep": "insufficient evidence: see the warnings; rollout.minutes sets the time limit of a step",
 }
-Step = tuple[str, str]  # a verb of the server's, and of what
+Step = tuple[str, str]  # command of deploy.py, and its argument
 
 
-class Standing(msgspec.Struct):
-    """What the server says of itself."""
+class Status(msgspec.Struct):
+    """Output of `deploy.py status --json`.
 
-    answers: str | None
+    Attributes:
+        active: The image that serves the clients.
+        challenger: The image that is rolled out.
+        phase: "shadow", "canary", "promote" or empty.
+        share: Percentage of the clients that the canary serves.
+        since: Start of the phase, seconds since 1970.
+        events: Folder or address of the events.
+    """
+
+    active: str | None
     challenger: str | None
-    doing: str
+    phase: str
     share: float
     since: float
     events: str
 
 
 def deploy(*words: str) -> str:
-    """Give the server an order; what it said."""
+    """Run a command of `deploy.py`.
+
+    Args:
+        *words: The command and its arguments.
+
+    Returns:
+        Its output.
+
+    Raises:
+        ProjectError: It failed.
+    """
     return call(sys.executable, DEPLOY, *words)
 
 
-def standing() -> Standing:
-    """How things are on the server."""
-    return msgspec.json.decode(deploy("status", "--json"), type=Standing)
+def read_status() -> Status:
+    """Ask the server for its status.
 
-
-def steps(image: str, now: Standing, settings: Rollout) -> list[Step]:
-    """What is left to take before the image may answer everybody; nothing, if nothing else answers."""
-    shares = [share for share in settings.steps if now.challenger != image or share >= now.share]
-    canary = [("canary", f"{share:g}") for share in shares]
-    doing = now.doing if now.challenger == image else ""
-    if not settings.minutes or now.answers in (None, image) or doing == "promote":
-        return []
-    return canary if doing == "canary" else [("shadow", image), *canary]
-
-
-def look(image: str, mode: str) -> tuple[Verdict, list[Check], float]:
-    """The verdict so far, with its checks, and since when requests come.
+    Returns:
+        The status.
 
     Raises:
-        ProjectError: somebody else ended the trial.
+        ProjectError: `deploy.py` failed.
     """
-    now = standing()
-    if (now.challenger, now.doing) != (image, mode):
-        raise ProjectError(f"trial: {image} is the {mode} no more, the server was given another order")
-    since = datetime.fromtimestamp(now.since, UTC).replace(tzinfo=None)
-    verdict, checks = judge(read(now.events, since, declarations.load().contract, mode == "shadow"))
-    return verdict, checks, now.since
+    return msgspec.json.decode(deploy("status", "--json"), type=Status)
 
 
-def take(step: Step, image: str, settings: Rollout) -> Verdict:
-    """Take a step, and wait for its verdict."""
+def plan(image: str, status: Status, rollout: Rollout) -> list[Step]:
+    """Plan the steps before the promotion.
+
+    Args:
+        image: The image to roll out.
+        status: The server's status: steps that the image has passed are left out.
+        rollout: `minutes` of 0 means a direct promotion.
+
+    Returns:
+        The steps; none if no other image is active.
+    """
+    is_challenger = status.challenger == image
+    phase = status.phase if is_challenger else ""
+    if not rollout.minutes or status.active in (None, image) or phase == "promote":
+        return []
+    shares = [share for share in rollout.steps if not is_challenger or share >= status.share]
+    canaries = [("canary", f"{share:g}") for share in shares]
+    return canaries if phase == "canary" else [("shadow", image), *canaries]
+
+
+def analyse_phase(image: str, mode: str) -> tuple[Verdict, list[Check], float]:
+    """Analyse the predictions since the phase began.
+
+    Args:
+        image: The challenger.
+        mode: "shadow" or "canary".
+
+    Returns:
+        The verdict, its checks, and the start of the phase in seconds since 1970.
+
+    Raises:
+        ProjectError: Another command has ended the phase.
+    """
+    status = read_status()
+    if (status.challenger, status.phase) != (image, mode):
+        raise ProjectError(
+            f"rollout: {image} is no longer the {mode}: another command of deploy.py ended it. "
+            "Start the rollout again."
+        )
+    since = datetime.fromtimestamp(status.since, UTC).replace(tzinfo=None)
+    responses = read(status.events, since, declarations.load().contract, mode == "shadow")
+    return *analyse(responses), status.since
+
+
+def run_step(step: Step, image: str, rollout: Rollout) -> Verdict:
+    """Run a step and analyse it until there is enough evidence or its time is over.
+
+    Args:
+        step: The step.
+        image: The challenger.
+        rollout: Time limit and pause between two analyses.
+
+    Returns:
+        The verdict; "keep" if the evidence is insufficient.
+
+    Raises:
+        ProjectError: `deploy.py` failed, or another command has ended the phase.
+    """
     print(deploy(*step), file=sys.stderr, flush=True)
-    verdict, checks, since = look(image, step[0])
-    while verdict == "keep" and time.time() < since + 60 * settings.minutes:
-        print(f"trial: {step[0]}: {checks[-1].message}", file=sys.stderr, flush=True)
-        time.sleep(settings.poll_seconds)
-        verdict, checks, since = look(image, step[0])
-    print(f"### {' '.join(step)}: {verdict}\n\n{checks_table(checks)}\n", flush=True)
+    verdict, checks, since = analyse_phase(image, step[0])
+    while verdict == "keep" and time.time() < since + 60 * rollout.minutes:
+        print(f"rollout: {step[0]}: {checks[-1].message}", file=sys.stderr, flush=True)
+        time.sleep(rollout.poll_seconds)
+        verdict, checks, since = analyse_phase(image, step[0])
+    print(f"### {' '.join(step)}: {verdict}\n\n{checks_table(checks)}\n{reasons(checks)}\n", flush=True)
     return verdict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Let an image answer everybody, if a trial speaks for it.")
+    """Roll out an image."""
+    parser = argparse.ArgumentParser(description="Roll out an image: shadow, canary, promotion.")
     parser.add_argument("image", help="by digest: registry/name@sha256:…")
-    parser.add_argument("--until", choices=["shadow"], help="stop there; the next run goes on")
-    asked = parser.parse_args()
-    if not asked.image:
-        raise ProjectError("trial: say which image: make rollout IMAGE=name@sha256:…")
-    settings = load_rollout()
-    for step in steps(asked.image, standing(), settings):
-        if asked.until in (None, step[0]):
-            verdict = take(step, asked.image, settings)
+    parser.add_argument("--until", choices=["shadow"], help="last step; the next run continues after it")
+    arguments = parser.parse_args()
+    image, until = arguments.image, arguments.until
+    if not image:
+        raise ProjectError("rollout: the image is missing. Run: make rollout IMAGE=name@sha256:…")
+    rollout = load_rollout()
+    for step in plan(image, read_status(), rollout):
+        if until in (None, step[0]):
+            verdict = run_step(step, image, rollout)
             if verdict != "promote":
-                back = deploy("rollback", "--from", asked.image)
-                print(f"trial: {asked.image}: {ENDS[verdict]}\n\n{back}")
-                sys.exit(CODES[verdict])
-    print("trial: nothing speaks against it" if asked.until else deploy("promote", asked.image))
+                output = deploy("rollback", "--from", image)
+                print(f"rollout: {image}: {RESULTS[verdict]}\n\n{output}")
+                sys.exit(EXIT_CODES[verdict])
+    print(f"rollout: {image} passed" if until else deploy("promote", image))
 
 
 if __name__ == "__main__":

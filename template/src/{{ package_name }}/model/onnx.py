@@ -91,7 +91,11 @@ class _Visitor(pickle.Pickler):
         self.parts: list = []
 
     def persistent_id(self, part: object) -> None:
-        """Called by `dump` for each object."""
+        """Record an object; `dump` calls this for each one.
+
+        Args:
+            part: An object inside of the estimator.
+        """
         if hasattr(part, "__dict__") and not isinstance(part, (type, FunctionType)):
             self.parts.append(part)
 

@@ -39,7 +39,11 @@ class Comparison(NamedTuple):
 
     @property
     def relabelled(self) -> NDArray[np.bool_]:
-        """Rows that get another label, unless the two are tied."""
+        """Whether each row gets another label.
+
+        Returns:
+            A mask, `(n_rows,)`; False where the two labels are tied.
+        """
         rows = np.arange(len(self.expected))
         gap = np.abs(self.expected[rows, self.expected_labels] - self.expected[rows, self.actual_labels])
         return (self.expected_labels != self.actual_labels) & (gap > TIED)

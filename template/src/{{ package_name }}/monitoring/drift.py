@@ -67,7 +67,11 @@ class Drift(msgspec.Struct):
 
     @property
     def message(self) -> str:
-        """The bin with the largest difference."""
+        """The largest change.
+
+        Returns:
+            Name of the bin with the largest difference, and its two shares.
+        """
         index = int(np.argmax(np.abs(np.subtract(self.current, self.reference))))
         return (
             f"largest change: {self.bins[index]}, {self.reference[index]:.1%} in the reference, "

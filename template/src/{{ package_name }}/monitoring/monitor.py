@@ -52,7 +52,11 @@ class _Observations:
 
     @property
     def rows(self) -> int:
-        """Number of predictions."""
+        """Number of predictions.
+
+        Returns:
+            The sum over all models and roles.
+        """
         return sum(part.rows for part in self.traffic)
 
 
@@ -184,7 +188,9 @@ def _find_reasons(
         *_check_rows(observations, settings),
     ]
     checks = list(ADVICE)
-    return sorted(findings, key=lambda it: (STATUS_ORDER.index(it.status), checks.index(it.check)))
+    return sorted(
+        findings, key=lambda finding: (STATUS_ORDER.index(finding.status), checks.index(finding.check))
+    )
 
 
 def _find_labels(events: str, labels: str | None, folder: Path) -> list[str]:

@@ -45,7 +45,11 @@ class LabelCounts(NamedTuple):
 
     @property
     def warnings(self) -> dict[str, str]:
-        """A message for each kind of problem that occurs."""
+        """Problems of the labels.
+
+        Returns:
+            A message for each kind of problem that occurs, by kind.
+        """
         messages = {
             "conflicts": f"{self.conflicts:,} rows have a later label that differs: the first counts",
             "invalid": f"{self.invalid:,} labels violate the contract and are left out",

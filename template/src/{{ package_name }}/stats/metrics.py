@@ -5,15 +5,19 @@ how often each resample draws each row. One row of ones gives the plain metric. 
 scikit-learn (a test compares them), which computes one resample at a time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ..contract import TOP_K, Contract, Task
 from ..core.errors import ProjectError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Estimator = Any  # scikit-learn's estimators share no typed interface
 Floats = NDArray[np.floating]
