@@ -43,9 +43,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 102, 6_550),
-    Size({}, 109, 7_400),
-    Size({"observability": "prometheus"}, 116, 7_650),
+    Size({"deployment": "none", "observability": "none"}, 100, 6_450),
+    Size({}, 107, 7_360),
+    Size({"observability": "prometheus"}, 114, 7_615),
 ]
 
 

@@ -174,14 +174,12 @@ class Check(NamedTuple):
 
 FLOWS = ".github/workflows/*.yml"
 ACTIONS = ".github/actions/*/action.yml"
-FORMS = ".github/ISSUE_TEMPLATE/*.yml"
 COMPOSE = ("compose.yaml", "deploy/compose/compose.yaml")
 CHECKS = {
     "zizmor": Check(zizmor, (FLOWS, ACTIONS, ".github/*.yml", ".pre-commit-config.yaml")),
     "actionlint": Check(actionlint, (FLOWS, ACTIONS)),
     "workflow": Check(schema("github-workflows", FLOWS), (FLOWS,)),
     "action": Check(schema("github-actions", ACTIONS), (ACTIONS,)),
-    "form": Check(schema("github-issue-forms", FORMS), (FORMS,)),
     "renovate": Check(schema("renovate", "renovate.json"), ("renovate.json",)),
     "services": Check(schema("compose-spec", "**/compose.yaml"), COMPOSE),
     "compose": Check(compose, COMPOSE),
@@ -231,7 +229,6 @@ def test_no_file_switches_a_checker_off(projects: list[Path]) -> None:
 
 CI, DEPLOY, TRAIN = (f".github/workflows/{name}.yml" for name in ("ci", "deploy", "train"))
 SETUP, REMOTE = (f".github/actions/{name}/action.yml" for name in ("setup", "remote"))
-FORM = ".github/ISSUE_TEMPLATE/data-problem.yml"
 # Checker, file, what is replaced by what, and what must be said then.
 BROKEN = [
     ("zizmor", CI, r"(actions/checkout)@\w+", r"\1@v7", "unpinned-uses"),
@@ -247,7 +244,6 @@ BROKEN = [
     ("actionlint", CI, '"(.GITHUB_STEP_SUMMARY)"', r"\1", "SC2086"),
     ("workflow", CI, "runs-on:", "run-on:", "'runs-on' is a required"),
     ("action", SETUP, "using: composite", "using: composed", "'composed' is not one of"),
-    ("form", FORM, "type: textarea", "type: text", "'text' is not one of"),
     ("renovate", "renovate.json", '"in-range-only"', '"in-range"', "'in-range' is not one of"),
     ("services", COMPOSE[1], "read_only:", "readonly:", "'readonly' was unexpected"),
     ("compose", COMPOSE[0], "mem_limit:", "mem_limits:", "mem_limits"),

@@ -11,7 +11,7 @@ from copier.errors import UnsafeTemplateError
 from helpers import ROOT, Renderer, answers, commit, config, files, git, run
 from packaging.specifiers import SpecifierSet
 from releases import append, conflicts, start, status, tags, update
-from test_render import excluded, pairwise
+from test_render import excluded
 
 MODULE = "src/customer_churn/serving/feedback.py"
 FORMER_MODULE = "src/customer_churn/serving/truth.py"
@@ -40,19 +40,24 @@ def migrated_files(package: str, hop: SpecifierSet) -> set[str]:
     return {word.split("=")[0] for word in words} | {f"src/{package}/{old}" for old in modules}
 
 
-@pytest.mark.proof("An unedited project equals a fresh render after the update, for all answers")
-def test_untouched_project_becomes_a_fresh_one(older: Renderer, newest: Renderer, tmp_path: Path) -> None:
-    """File by file, whatever was answered, without a conflict; a file that goes has its migration."""
+def check_unedited_update(older: Renderer, newest: Renderer, folder: Path, **extra_answers: str) -> None:
+    """Update an unedited project: it equals a fresh render, and each file that goes has its migration."""
     hop = SpecifierSet(f">{older.release},<={newest.release}")
-    for index, answer_set in enumerate(pairwise(older.asked)):
-        project = start(older, tmp_path / str(index), **answer_set)
-        update(project)
-        assert not conflicts(project)
-        remembered = {name: answer for name, answer in answers(project).items() if name in newest.asked}
-        assert answer_set.items() <= remembered.items()
-        assert content(project) == content(newest(**remembered)), answer_set
-        package = answers(project)["package_name"]
-        assert content(older(**answer_set)).keys() - content(project).keys() <= migrated_files(package, hop)
+    project = start(older, folder, **extra_answers)
+    update(project)
+    assert not conflicts(project)
+    remembered = {name: answer for name, answer in answers(project).items() if name in newest.asked}
+    assert extra_answers.items() <= remembered.items()
+    assert content(project) == content(newest(**remembered))
+    package = answers(project)["package_name"]
+    assert content(older(**extra_answers)).keys() - content(project).keys() <= migrated_files(package, hop)
+
+
+def test_unedited_project_equals_a_fresh_render_after_the_update(
+    older: Renderer, newest: Renderer, tmp_path: Path
+) -> None:
+    """With the default answers; tests/services has the others."""
+    check_unedited_update(older, newest, tmp_path / "project")
 
 
 def test_existing_project_keeps_its_parts(older: Renderer, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from project import Project
 from test_tune import (
     SLOW,
     break_estimator,
-    complete,
+    completed,
     finished_workers,
     in_progress,
     setup,
@@ -42,9 +42,7 @@ def test_lost_host_loses_no_trial(tuned: Project, libraries: Path, name: str) ->
     """Two hosts share the trials until one dies; then the other one runs the rest."""
     break_estimator(tuned, SLOW)
     first, second, died = lose_a_host(tuned, libraries, name)
-    all_trials = trials(tuned)
-    complete(all_trials, 10)
-    ran = [trial["worker"].split(":")[0] for trial in all_trials]
+    ran = [trial["worker"].split(":")[0] for trial in completed(trials(tuned), 10)]
     assert ran[:4].count(first) == ran[:4].count(second) == 2
     assert died < 10
     assert {*ran[died:]} == {first}

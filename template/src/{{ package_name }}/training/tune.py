@@ -21,7 +21,7 @@ import msgspec
 import optuna
 import pandas as pd
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -179,8 +179,11 @@ def open_study(name: str, kpi: Kpi, seed: int, first: Settings) -> optuna.Study:
         The study. Trials that an earlier process began and did not finish are queued again.
     """
     STUDIES.mkdir(exist_ok=True)
+    # Absolute, because Optuna does not release the stale lock (of a killed process) of a relative path.
+    path = str(STUDIES.resolve() / f"{name}.log")
+    lock = JournalFileSymlinkLock(path, grace_period=5)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(STUDIES / f"{name}.log"))),
+        storage=JournalStorage(JournalFileBackend(path, lock)),
         study_name=name,
         direction="maximize" if kpi.sign > 0 else "minimize",
         load_if_exists=True,
