@@ -25,7 +25,7 @@ PYTEST = $(UV) run pytest --numprocesses 3 --no-loadscope-reorder
 test: | $(READY) ## Run the tests that need only Python, git and make
 	@$(PYTEST) tests
 
-test-services: | $(READY) ## Run the tests that need servers, containers, clusters; .ci/run installs their tools
+test-services: | $(READY) ## Run the tests that need servers, containers, clusters or minutes; .ci/run installs their tools
 	@$(PYTEST) tests/services
 
 test-all: test test-services ## Run all tests
