@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # These use the containers of one Docker daemon, and together take longest.
 CONTAINERS = {
+    "test_former_release",
     "test_image",
     "test_loop",
     "test_operations",

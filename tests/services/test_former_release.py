@@ -1,0 +1,68 @@
+"""A server and a champion of release 0.2.0, taken over by the updated project."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import Renderer, commit, git
+from images import Docker
+from project import Project, quiet_dvc
+from releases import RELEASES, conflicts, start, update
+from serving import free_port, load
+from test_rollout import Production, statuses, version
+
+CHAMPION, CHALLENGER, TAG = "former", "updated", "production/2026-01-31-1"
+PARAMS = """
+rollout: {steps: [50], min_requests: 80, minutes: 5, poll_seconds: 1, event_delay_seconds: 10}
+gate: {promotion_test: non_inferiority, max_latency_ms: 100}
+"""
+
+
+@pytest.fixture
+def former(template: Path, tmp_path: Path) -> Iterator[Project]:
+    """Train a model with release 0.2.0, and tag it as the one in production."""
+    assert "v0.2.0" in RELEASES
+    folder = start(Renderer(template, tmp_path / "renders", "v0.2.0"), tmp_path / "project")
+    with quiet_dvc(tmp_path / "dvc"):
+        project = Project(folder, "customer_churn")
+        project.make("setup", "pipeline")
+        commit(folder, "first model")
+        git("tag", TAG, cwd=folder)
+        yield project
+
+
+@pytest.fixture
+def production(docker: Docker, former: Project, tmp_path: Path) -> Iterator[Production]:
+    """Deploy the model with its own release's command."""
+    docker.good("build", "--tag", CHAMPION, former.folder)
+    production = Production(docker, former, free_port(), tmp_path / "state")
+    assert production.good("promote", CHAMPION) == f"{CHAMPION} answers"
+    yield production
+    services = former.folder / "deploy/compose/compose.yaml"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE", str(production.state))
+        docker.good("compose", "--file", services, "down", "--volumes", "--timeout", "1")
+
+
+@pytest.mark.proof("A server and a champion of 0.2.0 are taken over without a lost request, also backwards")
+def test_updated_project_takes_over_server_and_champion(former: Project, production: Production) -> None:
+    """The gate compares with the champion, the rollout replaces it, the rollback serves its image again."""
+    champion = version(former)
+    with load(production.ask) as responses:
+        update(former.folder)
+        assert not conflicts(former.folder)
+        former.params(PARAMS)
+        former.make("setup", "pipeline")
+        report = former.json("reports/gate.json")
+        assert (report["verdict"], report["production"]) == ("promote", TAG)
+        commit(former.folder, "update")
+        production.docker.good("build", "--tag", CHALLENGER, former.folder)
+        assert production.status() == [f"active: {CHAMPION}", "previous: none"]
+        result = production.run(*production.rollout, CHALLENGER)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert production.status() == [f"active: {CHALLENGER}", f"previous: {CHAMPION}"]
+        challenger = production.ask().version
+        assert production.good("rollback") == f"{CHAMPION} is active again"
+        assert production.ask().version == champion
+    assert statuses(responses) == {(200, champion), (200, challenger)}
+    assert "monitor: " in former.make("monitor", f"EVENTS={production.state / 'events'}")
