@@ -128,7 +128,7 @@ def completed(all_trials: list[Json], count: int) -> list[Json]:
     for trial in all_trials:
         assert any(trial["params"].items() <= result["params"].items() for result in results)
         assert trial["state"] != "RUNNING"
-        assert not trial["error"]
+        assert not trial.get("error")
     return results
 
 
