@@ -6,17 +6,8 @@ from pathlib import Path
 from duckdb import DuckDBPyRelation as Relation
 
 from .. import declarations, params
-from ..contract import Contract
-from ..contract.tables import (
-    Connection,
-    cast_column,
-    connect,
-    explain_errors,
-    fetch_one,
-    literal,
-    quote,
-    rejection_reasons,
-)
+from ..contract import Contract, tables
+from ..contract.tables import Connection, connect, explain_errors, fetch_one, literal, quote
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import CLEAN, DATA_REPORT, RAW, REJECTED
@@ -34,8 +25,8 @@ def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None
             f"{', '.join(prepared.columns)}. Add them in problem.PREPARE, or correct the contract."
         )
     prepared.to_view("prepared")
-    columns = ", ".join(f"{cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
-    broken = rejection_reasons(contract.columns)
+    columns = ", ".join(f"{tables.cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
+    broken = tables.rejection_reasons(contract.columns)
     con.sql(f"CREATE TABLE checked AS SELECT {columns}, {broken} AS __reasons FROM prepared")
 
 

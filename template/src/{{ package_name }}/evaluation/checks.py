@@ -29,7 +29,6 @@ Rows = NDArray[np.intp]
 Predictions = tuple[str, Floats, Floats]  # name, observed values, predictions
 Status = Literal["fail", "warn", "skipped", "pass"]
 Verdict = Literal["promote", "keep", "block"]
-STATUSES: tuple[Status, ...] = ("fail", "warn", "skipped", "pass")  # in the order of the report
 ACTIONS = {
     "data": "Add rows, or correct the source or the split: see reports/data/data.md and reports/split.json.",
     "bundle": "Run `make pipeline` again; use a smaller or simpler estimator if a limit is still exceeded.",
@@ -132,6 +131,19 @@ class Evidence:
         return self.test.contract
 
     @property
+    def segments(self) -> dict[str, Rows]:
+        """Rows of each segment.
+
+        Returns:
+            Positions of the rows by name of the segment, such as "colour = red".
+        """
+        return {
+            f"{column} = {value}": rows
+            for column, groups in self.test.segments.items()
+            for value, rows in groups.items()
+        }
+
+    @property
     def alpha(self) -> float:
         """Significance level.
 
@@ -178,9 +190,10 @@ class Evidence:
 
         def difference(counts: Floats) -> Floats:
             drawn = counts[:, rows]
-            return metric(target, self.outputs[rows], drawn) - metric(target, reference[rows], drawn)
+            new, old = metric(target, self.outputs[rows], drawn), metric(target, reference[rows], drawn)
+            return kpi.sign * (new - old)
 
-        return lambda counts: kpi.sign * difference(counts)
+        return difference
 
 
 def status_if(passed: bool, otherwise: Status = "fail") -> Status:
@@ -263,13 +276,10 @@ def check_budget(evidence: Evidence) -> Checks:
     status = status_if(report["version"] == evidence.version)
     yield Check("bundle", "version", status, evidence.version, f"{report['version']} (reports/bundle.json)")
     yield _at_most("bundle", "labels other than the estimator's", report.get("other_labels", 0), 0)
-    limits = {
-        "parity": (evidence.params.bundle.parity_tolerance, "bundle.parity_tolerance"),
-        "size_mb": (gate.max_size_mb, "gate.max_size_mb"),
-        "latency_ms": (gate.max_latency_ms, "gate.max_latency_ms"),
-    }
-    for name, limit in limits.items():
-        yield _at_most("bundle", name, report[name], *limit)
+    tolerance = evidence.params.bundle.parity_tolerance
+    yield _at_most("bundle", "parity", report["parity"], tolerance, "bundle.parity_tolerance")
+    for name in ("size_mb", "latency_ms"):
+        yield _at_most("bundle", name, report[name], getattr(gate, f"max_{name}"), f"gate.max_{name}")
 
 
 def check_kpis(evidence: Evidence) -> Checks:
@@ -282,9 +292,9 @@ def check_kpis(evidence: Evidence) -> Checks:
         A result for each KPI.
     """
     metrics, target, outputs = METRICS[evidence.contract.task], evidence.test.target, evidence.outputs
-    names = {kpi.metric for kpi in evidence.problem.kpis}
-    estimates = evidence.bootstrap({name: partial(metrics[name], target, outputs) for name in names})
-    for kpi in evidence.problem.kpis:
+    kpis = evidence.problem.kpis
+    estimates = evidence.bootstrap({k.metric: partial(metrics[k.metric], target, outputs) for k in kpis})
+    for kpi in kpis:
         estimate = estimates[kpi.metric]
         bound, side = (estimate.low, "lower bound ≥") if kpi.sign > 0 else (estimate.high, "upper bound ≤")
         status, limit = status_if(kpi.sign * (bound - kpi.threshold) >= 0), f"CI {side} {kpi.threshold:g}"
@@ -372,12 +382,8 @@ def check_segments(evidence: Evidence) -> Checks:
     """
     reference = evidence.production.outputs if evidence.production else evidence.baseline
     metric, min_rows = evidence.problem.primary_kpi.metric, evidence.params.gate.min_segment_rows
-    statistics = {
-        f"{column} = {value}": (len(rows), evidence.improvement(reference, rows))
-        for column, groups in evidence.test.segments.items()
-        for value, rows in groups.items()
-    }
-    estimates = evidence.bootstrap({name: of for name, (n, of) in statistics.items() if n >= min_rows})
+    large = {name: rows for name, rows in evidence.segments.items() if len(rows) >= min_rows}
+    estimates = evidence.bootstrap({n: evidence.improvement(reference, rows) for n, rows in large.items()})
     defined = {name: estimate for name, estimate in estimates.items() if estimate.is_defined}
     p_values = adjust_holm([p_value_below_zero(estimate) for estimate in defined.values()])
     limit = f"fails if worse than {evidence.reference} (p ≤ {evidence.alpha:g}, Holm)"
@@ -385,8 +391,8 @@ def check_segments(evidence: Evidence) -> Checks:
         status, message = status_if(p_value > evidence.alpha), compare(metric, estimate, evidence.reference)
         parameter = "gate.confidence_level"
         yield Check("segment", name, status, message, limit, parameter, estimate, p_value=p_value)
-    for name in statistics.keys() - defined.keys():
-        message = f"fewer than {min_rows} rows, or {metric} is undefined"
+    message = f"fewer than {min_rows} rows, or {metric} is undefined"
+    for name in [name for name in evidence.segments if name not in defined]:
         yield Check("segment", name, "skipped", message, limit, "gate.min_segment_rows")
 
 
@@ -544,7 +550,9 @@ def check_behaviour(evidence: Evidence) -> Checks:
         label = evidence.contract.labels.index(test.label) if test.label else 0
         differences = (changed[:, label] - evidence.outputs[:, label]).astype(float)
         if test.effect == "invariant":
-            differences = np.abs(differences) / _output_range(evidence, label)
+            is_probability = evidence.contract.task == "classification"
+            output_range = 1.0 if is_probability else float(np.ptp(evidence.outputs[:, label])) or 1.0
+            differences = np.abs(differences) / output_range
         estimate = evidence.bootstrap({"": partial(resampled_mean, differences)})[""]
         passed, limit = {
             "increases": (estimate.low > 0, "CI lower bound > 0"),
@@ -555,13 +563,6 @@ def check_behaviour(evidence: Evidence) -> Checks:
         message = f"{test.meaning} The mean prediction changes by {estimate}"
         subject, field = f"{test.column} {change}", "BEHAVIOURAL_TESTS in problem.py"
         yield Check("behaviour", subject, status_if(passed), message, limit, field, estimate)
-
-
-def _output_range(evidence: Evidence, label: int) -> float:
-    """Range of an output: 1 for a probability."""
-    if evidence.contract.task == "classification":
-        return 1.0
-    return float(np.ptp(evidence.outputs[:, label])) or 1.0
 
 
 CHECKS = (
@@ -603,11 +604,7 @@ def checks_table(checks: list[Check], interval: str = "CI") -> str:
     """
 
     def rows(*statuses: Status) -> str:
-        chosen = sorted(
-            (check for check in checks if check.status in statuses),
-            key=lambda check: STATUSES.index(check.status),
-        )
-        return table([_row(check, interval) for check in chosen])
+        return table([_row(check, interval) for s in statuses for check in checks if check.status == s])
 
     n_passed = sum(check.status == "pass" for check in checks)
     passed = f"<details><summary>{n_passed} checks passed</summary>\n\n{rows('pass')}\n\n</details>"
