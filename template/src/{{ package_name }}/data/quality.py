@@ -195,9 +195,10 @@ def check_key(contract: Contract) -> DataCheck:
     Returns:
         The check; a warning if the key is a feature. A key that is the time passes.
     """
-    passes = contract.key == contract.time or contract.column(contract.key) not in contract.features
-    meaning = "the key only identifies rows", "the model learns from the key, the API requires it"
-    return _result("key as feature", contract.key, passes, meaning[not passes])
+    if contract.key == contract.time or contract.column(contract.key) not in contract.features:
+        return _result("key as feature", contract.key, True, "the key only identifies rows")
+    message = "the model learns from the key, the API requires it"
+    return _result("key as feature", contract.key, False, message)
 
 
 def check_repeated_ids(con: Connection, contract: Contract, clean: str, raw: str) -> list[DataCheck]:

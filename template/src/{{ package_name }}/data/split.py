@@ -76,10 +76,8 @@ def split(con: Connection, contract: Contract, test_size: float) -> None:
 
 def _content_columns(contract: Contract) -> list[str]:
     """List features, target and time, without a key that only identifies rows."""
-    names = [column.name for column in contract.features] + [contract.target]
-    if contract.time and contract.time not in names:
-        names.append(contract.time)
-    return [name for name in names if name != contract.key or name == contract.time]
+    names = [*(column.name for column in contract.features), contract.target, *filter(None, [contract.time])]
+    return [name for name in dict.fromkeys(names) if name != contract.key or name == contract.time]
 
 
 def measure_overlap(con: Connection, contract: Contract) -> SplitReport:

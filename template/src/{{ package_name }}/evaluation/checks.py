@@ -21,10 +21,9 @@ from ..contract.dataset import Dataset
 from ..core.files import table
 from ..declarations import Declarations
 from ..stats import inference
-from ..stats.inference import Estimate, Statistic, adjust_holm, p_value_below_zero
+from ..stats.inference import Estimate, Floats, Statistic, adjust_holm, p_value_below_zero
 from ..stats.metrics import METRICS, absolute_errors, resampled_mean, target_ranks
 
-Floats = NDArray[np.floating]
 Rows = NDArray[np.intp]
 Predictions = tuple[str, Floats, Floats]  # name, observed values, predictions
 Status = Literal["fail", "warn", "skipped", "pass"]

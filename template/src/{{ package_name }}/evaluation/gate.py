@@ -170,16 +170,6 @@ def _is_recorded(report: GateReport, evidence: Evidence) -> bool:
     return lasting == former
 
 
-def _write_reports(report: GateReport, evidence: Evidence) -> None:
-    """Write the reports; delete the cards if the model is blocked, as they describe another model."""
-    write_json(GATE_REPORT, report)
-    plots.draw(evidence, report.checks, GATE_REPORT.with_suffix(".png"))
-    write_markdown(report, evidence, GATE_REPORT.with_suffix(".md"))
-    if report.verdict == "block":
-        for path in cards.CARDS:
-            path.unlink(missing_ok=True)
-
-
 def main() -> None:
     """Judge the bundle; write reports and cards."""
     problem = declarations.load()
@@ -188,16 +178,19 @@ def main() -> None:
     report = judge(evidence)
     is_recorded = _is_recorded(report, evidence)
     if not is_recorded:
-        _write_reports(report, evidence)
-    if report.verdict != "block":
-        cards.write(problem)
+        write_json(GATE_REPORT, report)
+        plots.draw(evidence, report.checks, GATE_REPORT.with_suffix(".png"))
+        write_markdown(report, evidence, GATE_REPORT.with_suffix(".md"))
     reasons = "".join(f"\n- {reason}" for reason in report.reasons)
     if report.verdict == "block":
+        for path in cards.CARDS:  # they describe another model
+            path.unlink(missing_ok=True)
         raise ProjectError(
             f"the gate blocks model {report.model_version}{reasons}\n"
             f"All checks: {GATE_REPORT.with_suffix('.md')}. The cards were deleted. Commit all changes, or "
             f"{cards.ALONE}"
         )
+    cards.write(problem)
     print(f"gate: {report.verdict} model {report.model_version}{reasons}")
     if is_recorded:
         print(f"gate: unchanged, {GATE_REPORT} and the cards already describe this model")
