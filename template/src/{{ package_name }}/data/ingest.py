@@ -135,10 +135,8 @@ def fetch_tables(con: Connection, ingest: params.Ingest, folder: Path, sample: S
 def _open_parquet(con: Connection, files: tuple[str, ...]) -> list[Table]:
     """Open neighbouring files of the same types as one table; DuckDB would promote differing types."""
     groups = groupby(files, lambda file: inspect_table(con, f"read_parquet({literal(file)})").types)
-    return [
-        inspect_table(con, f"read_parquet({text_list(tuple(group))}, union_by_name=true)")
-        for _, group in groups
-    ]
+    tables = (f"read_parquet({text_list(tuple(group))}, union_by_name=true)" for _, group in groups)
+    return [inspect_table(con, table) for table in tables]
 
 
 def _run_query(address: str, query: str, folder: Path) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Validate: check every row by the contract; rejected rows are written apart, each with its reasons."""
 
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from duckdb import DuckDBPyRelation as Relation
 
@@ -110,10 +110,7 @@ def validate(con: Connection, contract: Contract, prepare: str, settings: params
 def main() -> None:
     """Run the stage."""
     settings, problem = params.load(), declarations.load()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        connect(settings.memory_gb, Path(folder) / "checked.duckdb") as con,
-    ):
+    with TemporaryDirectory() as folder, connect(settings.memory_gb, Path(folder) / "checked.duckdb") as con:
         report = validate(con, problem.contract, problem.prepare, settings.validate)
     DATA_REPORT.mkdir(parents=True, exist_ok=True)
     write_json(DATA_REPORT / "data.json", report)

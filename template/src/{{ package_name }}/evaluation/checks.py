@@ -6,7 +6,7 @@ check is wrong by chance in at most `(1 - gate.confidence_level) / 2` of all cas
 `skipped` means that the rows cannot tell: it is never counted as a pass.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,7 @@ from ..contract.dataset import Dataset
 from ..core.files import table
 from ..declarations import Declarations
 from ..stats import inference
-from ..stats.inference import Estimate, Floats, Statistic, adjust_holm, p_value_below_zero
+from ..stats.inference import Estimate, Floats, Statistic, Statistics, adjust_holm, p_value_below_zero
 from ..stats.metrics import METRICS, absolute_errors, resampled_mean, target_ranks
 
 Rows = NDArray[np.intp]
@@ -160,7 +160,7 @@ class Evidence:
         """
         return self.production.tag if self.production else "the baseline"
 
-    def bootstrap(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
+    def bootstrap(self, statistics: Statistics) -> dict[str, Estimate]:
         """Estimate statistics of the test rows.
 
         Args:
@@ -429,11 +429,8 @@ def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[st
     max_difference = getattr(gate, f"max_{rate.criterion}_difference")
     min_ratio = getattr(gate, f"min_{rate.criterion}_ratio")
     parameter = f"gate.max_{rate.criterion}_difference and gate.min_{rate.criterion}_ratio"
-    rates = {
-        value: float(rate.hits[positions].mean())
-        for value, positions in rows.items()
-        if len(positions) >= gate.min_segment_rows
-    }
+    rows = {value: positions for value, positions in rows.items() if len(positions) >= gate.min_segment_rows}
+    rates = {value: float(rate.hits[positions].mean()) for value, positions in rows.items()}
     if len(rates) < 2 or max(rates.values()) == 0:
         message = (
             "the rate is 0 in every group" if len(rates) > 1 else "fewer than two groups have enough rows"
@@ -452,7 +449,7 @@ def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[st
     return Check("fairness", subject, status_if(passed), message, limit, parameter, difference)
 
 
-def _disparity(hits: NDArray[np.bool_], lowest: Rows, highest: Rows) -> dict[str, Statistic]:
+def _disparity(hits: NDArray[np.bool_], lowest: Rows, highest: Rows) -> Statistics:
     """Difference and ratio of the rates of two groups of rows."""
 
     def rate(rows: Rows, counts: Floats) -> Floats:
@@ -499,10 +496,8 @@ def check_calibration(evidence: Evidence) -> Checks:
     max_error = evidence.params.gate.max_calibration_error * scale
     for name, observed, predicted in label_predictions(evidence):
         bins = inference.assign_calibration_bins(predicted)
-        slack = {
-            str(index): _calibration_slack(observed - predicted, bins == index, max_error)
-            for index in np.unique(bins)
-        }
+        gaps = observed - predicted
+        slack = {str(b): _calibration_slack(gaps, bins == b, max_error) for b in np.unique(bins)}
         estimates = evidence.bootstrap(slack).values()
         p_value = min(adjust_holm([p_value_below_zero(estimate) for estimate in estimates]))
         worst = max_error - min(estimate.value for estimate in estimates)

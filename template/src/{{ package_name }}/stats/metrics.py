@@ -65,10 +65,8 @@ def compute_metrics(contract: Contract, target: Integers | Floats, outputs: Floa
         Value by name of the metric. A metric that is undefined for these rows, such as the ROC AUC of one
         class, is left out.
     """
-    unit_counts = np.ones((1, len(target)))
-    values = {
-        name: metric(target, outputs, unit_counts)[0] for name, metric in METRICS[contract.task].items()
-    }
+    unit_counts, metrics = np.ones((1, len(target))), METRICS[contract.task]
+    values = {name: metric(target, outputs, unit_counts)[0] for name, metric in metrics.items()}
     return {name: float(value) for name, value in values.items() if np.isfinite(value)}
 
 
@@ -131,9 +129,8 @@ def _macro_average(binary_metric: Metric) -> Metric:
     def metric(target: Integers, outputs: Floats, counts: Floats) -> Floats:
         labels = [1] if outputs.shape[1] == 2 else np.unique(target)
         with np.errstate(invalid="ignore"):
-            return np.mean(
-                [binary_metric(target == label, outputs[:, label], counts) for label in labels], axis=0
-            )
+            values = [binary_metric(target == label, outputs[:, label], counts) for label in labels]
+        return np.mean(values, axis=0)
 
     return metric
 
