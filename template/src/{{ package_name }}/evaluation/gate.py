@@ -23,7 +23,6 @@ from ..data.split import load_split_report
 from ..declarations import Declarations
 from ..model import registry
 from ..model.bundle import Model
-
 from . import cards, plots
 from .checks import CHECKS, Check, Evidence, Production, Verdict, checks_table, decide
 from .evaluate import predict_baseline
