@@ -59,10 +59,9 @@ def source_identity(ingest: params.Ingest) -> dict[str, str]:
 
 def _read_identity(con: Connection, ingest: params.Ingest, raw: Path) -> dict[str, str]:
     """Read which source the rows in `raw` come from; empty if that is unknown."""
-    query = f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({literal(raw)})"
-    metadata = dict(con.sql(query).fetchall())
-    if "source" in metadata:
-        return {name: metadata[name] for name in source_identity(ingest)}
+    metadata = f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({literal(raw)})"
+    if identity := dict(con.sql(f"{metadata} WHERE decode(key) IN ('source', 'query')").fetchall()):
+        return identity
     # Files of 0.2.0 and older have no metadata, but dvc.lock has the hash of the last run's parameters.
     hashes = locked_hashes("ingest", "deps").values()
     candidates = (source for source in (ingest, SAMPLE) if dvc_hash(readable_json(source)) in hashes)
@@ -136,30 +135,25 @@ def fetch_tables(con: Connection, ingest: params.Ingest, folder: Path, sample: S
 def _open_parquet(con: Connection, files: tuple[str, ...]) -> list[Table]:
     """Open neighbouring files of the same types as one table; DuckDB would promote differing types."""
     groups = groupby(files, lambda file: inspect_table(con, f"read_parquet({literal(file)})").types)
-    return [
-        inspect_table(con, f"read_parquet({text_list(tuple(group))}, union_by_name=true)")
-        for _, group in groups
-    ]
+    tables = (f"read_parquet({text_list(tuple(group))}, union_by_name=true)" for _, group in groups)
+    return [inspect_table(con, table) for table in tables]
 
 
 def _run_query(address: str, query: str, folder: Path) -> Iterator[str]:
     """Run a query at a database and write its rows, chunk by chunk, to Parquet files in `folder`."""
     import pandas as pd
-    import sqlalchemy
-    import sqlalchemy.exc
+    from sqlalchemy import create_engine, exc, text
     from tqdm import tqdm
 
     try:
-        engine = sqlalchemy.create_engine(address)
+        engine = create_engine(address)
         with engine.connect().execution_options(stream_results=True) as connection:
-            chunks = pd.read_sql(
-                sqlalchemy.text(query), connection, chunksize=CHUNK_ROWS, dtype_backend="pyarrow"
-            )
+            chunks = pd.read_sql(text(query), connection, chunksize=CHUNK_ROWS, dtype_backend="pyarrow")
             for index, chunk in enumerate(tqdm(chunks, desc="ingest", unit=" chunks")):
                 path = folder / f"{index:06}.parquet"
                 chunk.to_parquet(path, index=False)
                 yield str(path)
-    except (sqlalchemy.exc.SQLAlchemyError, pd.errors.DatabaseError, ImportError) as error:
+    except (exc.SQLAlchemyError, pd.errors.DatabaseError, ImportError) as error:
         cause = str(error).splitlines()[0]
         raise ProjectError(f"ingest.query failed at the database of ingest.source: {cause}") from None
 

@@ -134,9 +134,8 @@ def _lossless_type(con: Connection, tables: list[Table], name: str, contract: Co
     promoted = str(con.sql(" UNION ALL ".join(columns)).types[0])
     compare_text = _is_text(contract, filled, name)
     for target in () if promoted == "VARCHAR" else ("BIGINT", "DECIMAL(38,0)", promoted):
-        if target not in NOT_IN_PARQUET and all(
-            _keeps_values(con, table, name, target, compare_text) for table in filled
-        ):
+        is_lossless = all(_keeps_values(con, table, name, target, compare_text) for table in filled)
+        if is_lossless and target not in NOT_IN_PARQUET:
             return target
     return "VARCHAR"
 

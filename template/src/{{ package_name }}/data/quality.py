@@ -174,11 +174,9 @@ def _count_matches(con: Connection, table: str, column: str, kind: str) -> int:
     pattern, name = PERSONAL_DATA[kind], quote(column)
     matches = f"SELECT DISTINCT {name} FROM {table} WHERE regexp_matches({name}, {literal(pattern)})"
     values = con.sql(f"{matches} LIMIT {MAX_MATCHES}").fetchall()
-    if kind != "card numbers":
-        return len(values)
-    return sum(
-        any(_has_checksum(match.group()) for match in re.finditer(pattern, text)) for (text,) in values
-    )
+    if kind == "card numbers":
+        values = [text for (text,) in values if any(map(_has_checksum, re.findall(pattern, text)))]
+    return len(values)
 
 
 def _has_checksum(number: str) -> bool:
@@ -197,11 +195,10 @@ def check_key(contract: Contract) -> DataCheck:
     Returns:
         The check; a warning if the key is a feature. A key that is the time passes.
     """
-    passes = contract.key == contract.time or contract.column(contract.key) not in contract.features
-    message = (
-        "the key only identifies rows" if passes else "the model learns from the key, the API requires it"
-    )
-    return _result("key as feature", contract.key, passes, message)
+    if contract.key == contract.time or contract.column(contract.key) not in contract.features:
+        return _result("key as feature", contract.key, True, "the key only identifies rows")
+    message = "the model learns from the key, the API requires it"
+    return _result("key as feature", contract.key, False, message)
 
 
 def check_repeated_ids(con: Connection, contract: Contract, clean: str, raw: str) -> list[DataCheck]:
@@ -227,9 +224,8 @@ def check_repeated_ids(con: Connection, contract: Contract, clean: str, raw: str
     n_raw, n_clean = (fetch_one(con, f"SELECT count(*) FROM {table}")[0] for table in (raw, clean))
     if n_raw <= 2 * n_clean:
         warnings += _repeated_ids(con, raw, inspect_table(con, raw).types.keys() - declared - roles)
-    return warnings or [
-        _result("repeated ids", "table", True, "no column looks like an id with several rows")
-    ]
+    message = "no column looks like an id with several rows"
+    return warnings or [_result("repeated ids", "table", True, message)]
 
 
 def _repeated_ids(con: Connection, table: str, candidates: Collection[str]) -> Iterator[DataCheck]:

@@ -65,13 +65,11 @@ def format_distribution(column: Column, summary: ColumnSummary) -> str:
         A bar for each bin of a number; the shares of the most frequent categories, in the contract's order;
         empty for a time or a text.
     """
-    counts, peak = summary.counts, max(summary.counts, default=0)
+    counts, n_rows = summary.counts, max(sum(summary.counts), 1)
     if summary.edges:
-        return "".join(BARS[-(-8 * count // peak)] for count in counts)
+        return "".join(BARS[-(-8 * count // max(counts))] for count in counts)
     frequent = sorted(range(len(counts)), key=lambda index: -counts[index])[:MAX_CATEGORIES]
-    shares = (
-        f"{column.categories[index]} {counts[index] / max(sum(counts), 1):.0%}" for index in sorted(frequent)
-    )
+    shares = (f"{column.categories[index]} {counts[index] / n_rows:.0%}" for index in sorted(frequent))
     return ", ".join(shares) + (", …" if len(counts) > MAX_CATEGORIES else "")
 
 

@@ -76,10 +76,8 @@ def split(con: Connection, contract: Contract, test_size: float) -> None:
 
 def _content_columns(contract: Contract) -> list[str]:
     """List features, target and time, without a key that only identifies rows."""
-    names = [column.name for column in contract.features] + [contract.target]
-    if contract.time and contract.time not in names:
-        names.append(contract.time)
-    return [name for name in names if name != contract.key or name == contract.time]
+    names = [*(column.name for column in contract.features), contract.target, *filter(None, [contract.time])]
+    return [name for name in dict.fromkeys(names) if name != contract.key or name == contract.time]
 
 
 def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
@@ -96,20 +94,17 @@ def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
     for name, path in (("train", TRAIN), ("test", TEST)):
         columns = f"{quote(contract.key)} AS key, [{hashes}] AS hashes, hash(hashes) AS content"
         con.sql(f"CREATE VIEW {name} AS SELECT {columns} FROM {literal(path)}")
-    train_rows, test_rows, shared_keys, duplicates = fetch_one(
-        con,
-        """
+    query = """
         SELECT (SELECT count(*) FROM train), (SELECT count(*) FROM test),
             (SELECT count(*) FROM test SEMI JOIN train USING (key)),
             (SELECT count(*) FROM test SEMI JOIN train USING (content))
-        """,
-    )
+    """
+    train_rows, test_rows, shared_keys, duplicates = fetch_one(con, query)
     share = duplicates / max(test_rows, 1)
     expected = _expected_duplicate_share(con) if duplicates else 0.0
     error = math.sqrt(expected * (1 - expected) / max(test_rows, 1))
-    return SplitReport(
-        train_rows, test_rows, shared_keys, share, expected, max(0.0, share - expected - 2 * error)
-    )
+    excess = max(0.0, share - expected - 2 * error)
+    return SplitReport(train_rows, test_rows, shared_keys, share, expected, excess)
 
 
 def _expected_duplicate_share(con: Connection) -> float:

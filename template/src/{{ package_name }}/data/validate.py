@@ -1,22 +1,13 @@
 """Validate: check every row by the contract; rejected rows are written apart, each with its reasons."""
 
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from duckdb import DuckDBPyRelation as Relation
 
 from .. import declarations, params
-from ..contract import Contract
-from ..contract.tables import (
-    Connection,
-    cast_column,
-    connect,
-    explain_errors,
-    fetch_one,
-    literal,
-    quote,
-    rejection_reasons,
-)
+from ..contract import Contract, tables
+from ..contract.tables import Connection, connect, explain_errors, fetch_one, literal, quote
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import CLEAN, DATA_REPORT, RAW, REJECTED
@@ -34,8 +25,8 @@ def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None
             f"{', '.join(prepared.columns)}. Add them in problem.PREPARE, or correct the contract."
         )
     prepared.to_view("prepared")
-    columns = ", ".join(f"{cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
-    broken = rejection_reasons(contract.columns)
+    columns = ", ".join(f"{tables.cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
+    broken = tables.rejection_reasons(contract.columns)
     con.sql(f"CREATE TABLE checked AS SELECT {columns}, {broken} AS __reasons FROM prepared")
 
 
@@ -119,10 +110,7 @@ def validate(con: Connection, contract: Contract, prepare: str, settings: params
 def main() -> None:
     """Run the stage."""
     settings, problem = params.load(), declarations.load()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        connect(settings.memory_gb, Path(folder) / "checked.duckdb") as con,
-    ):
+    with TemporaryDirectory() as folder, connect(settings.memory_gb, Path(folder) / "checked.duckdb") as con:
         report = validate(con, problem.contract, problem.prepare, settings.validate)
     DATA_REPORT.mkdir(parents=True, exist_ok=True)
     write_json(DATA_REPORT / "data.json", report)

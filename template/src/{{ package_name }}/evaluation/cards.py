@@ -58,19 +58,18 @@ def kpi_table(checks: Checks, kpis: tuple[Kpi, ...]) -> str:
         A row for each KPI, with its owner and its meaning.
     """
     by_metric = {check["subject"]: check for check in checks if check.get("check") == "kpi"}
-    return table(
-        [
-            {
-                "KPI": kpi.metric,
-                "status": by_metric[kpi.metric]["status"],
-                "value (CI)": by_metric[kpi.metric]["message"].removeprefix(f"{kpi.metric} is "),
-                "required": f"{kpi.direction} {kpi.threshold:g}",
-                "owner": kpi.owner,
-                "meaning": kpi.meaning,
-            }
-            for kpi in kpis
-        ]
-    )
+    rows = [
+        {
+            "KPI": kpi.metric,
+            "status": by_metric[kpi.metric]["status"],
+            "value (CI)": by_metric[kpi.metric]["message"].removeprefix(f"{kpi.metric} is "),
+            "required": f"{kpi.direction} {kpi.threshold:g}",
+            "owner": kpi.owner,
+            "meaning": kpi.meaning,
+        }
+        for kpi in kpis
+    ]
+    return table(rows)
 
 
 def _fairness_table(checks: Checks) -> str:
@@ -81,13 +80,12 @@ def _fairness_table(checks: Checks) -> str:
 
 def _segment_table(evaluation: Reports, metric: str) -> str:
     """Rows and primary metric of each segment."""
-    return table(
-        [
-            {"segment": f"{column} = {value}", "rows": int(scores["rows"]), metric: scores.get(metric, "")}
-            for column, groups in evaluation["segments"].items()
-            for value, scores in groups.items()
-        ]
-    )
+    rows = [
+        {"segment": f"{column} = {value}", "rows": int(scores["rows"]), metric: scores.get(metric, "")}
+        for column, groups in evaluation["segments"].items()
+        for value, scores in groups.items()
+    ]
+    return table(rows)
 
 
 def _model_card(reports: Reports, problem: Declarations) -> str:
@@ -95,6 +93,7 @@ def _model_card(reports: Reports, problem: Declarations) -> str:
     gate, bundle, split, project = (reports[name] for name in ("gate", "bundle", "split", "project"))
     about, metric = problem.model_card, problem.primary_kpi.metric
     parameters = bundle["parameters"]["train"] | bundle["parameters"]["split"]
+    losses = list(reports["importance"]["loss"].items())[:10]
     details = {
         "version": bundle["version"],
         "SHA-256 of training and test data": bundle["data"],
@@ -119,12 +118,7 @@ def _model_card(reports: Reports, problem: Declarations) -> str:
         "## Fairness",
         _fairness_table(gate["checks"]) or "No column is declared as protected.",
         f"## Importance: loss of {metric} if a column is shuffled",
-        table(
-            [
-                {"column": name, "loss": loss}
-                for name, loss in list(reports["importance"]["loss"].items())[:10]
-            ]
-        ),
+        table([{"column": name, "loss": loss} for name, loss in losses]),
         "## Model details",
         table([{"name": name, "value": str(value)} for name, value in details.items()]),
         "`make reproduce REV=<this commit>` trains this model again and compares content and metrics.",
@@ -180,24 +174,20 @@ def write(problem: Declarations) -> None:
 
 def _find_stale(reports: Reports, problem: Declarations) -> list[str]:
     """Why the cards do not belong to the bundle in `dvc.lock`."""
-    gate, faults = reports["gate"], []
+    gate, version, faults = reports["gate"], reports["bundle"]["version"], []
     if any("rule" in check for check in gate["checks"]):
         return [f"{paths.GATE_REPORT} was written by a release before 0.3"]
-    if locked_hashes("bundle", "outs").get(str(paths.BUNDLE_REPORT)) != dvc_hash(
-        paths.BUNDLE_REPORT.read_bytes()
-    ):
+    locked_hash = locked_hashes("bundle", "outs").get(str(paths.BUNDLE_REPORT))
+    if locked_hash != dvc_hash(paths.BUNDLE_REPORT.read_bytes()):
         faults.append(f"{paths.BUNDLE_REPORT} is not that of {paths.BUNDLE} in {paths.LOCK}")
-    if gate["model_version"] != reports["bundle"]["version"]:
-        faults.append(
-            f"{paths.GATE_REPORT} judges model {gate['model_version']}, not {reports['bundle']['version']}"
-        )
-    for path, card in CARDS.items():
-        if gate["verdict"] == "block":
-            if path.exists():
-                faults.append(f"{path} exists, but model {gate['model_version']} is blocked")
-        elif not path.exists() or path.read_text(encoding="utf-8") != card(reports, problem):
-            faults.append(f"{path} does not match the reports")
-    return faults
+    if gate["model_version"] != version:
+        faults.append(f"{paths.GATE_REPORT} judges model {gate['model_version']}, not {version}")
+    texts = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in CARDS}
+    if gate["verdict"] == "block":
+        message = f"exists, but model {gate['model_version']} is blocked"
+        return faults + [f"{path} {message}" for path, text in texts.items() if text is not None]
+    stale = [path for path, card in CARDS.items() if texts[path] != card(reports, problem)]
+    return faults + [f"{path} does not match the reports" for path in stale]
 
 
 def check(problem: Declarations) -> None:

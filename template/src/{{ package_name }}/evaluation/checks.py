@@ -6,7 +6,7 @@ check is wrong by chance in at most `(1 - gate.confidence_level) / 2` of all cas
 `skipped` means that the rows cannot tell: it is never counted as a pass.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -21,15 +21,13 @@ from ..contract.dataset import Dataset
 from ..core.files import table
 from ..declarations import Declarations
 from ..stats import inference
-from ..stats.inference import Estimate, Statistic, adjust_holm, p_value_below_zero
+from ..stats.inference import Estimate, Floats, Statistic, Statistics, adjust_holm, p_value_below_zero
 from ..stats.metrics import METRICS, absolute_errors, resampled_mean, target_ranks
 
-Floats = NDArray[np.floating]
 Rows = NDArray[np.intp]
 Predictions = tuple[str, Floats, Floats]  # name, observed values, predictions
 Status = Literal["fail", "warn", "skipped", "pass"]
 Verdict = Literal["promote", "keep", "block"]
-STATUSES: tuple[Status, ...] = ("fail", "warn", "skipped", "pass")  # in the order of the report
 ACTIONS = {
     "data": "Add rows, or correct the source or the split: see reports/data/data.md and reports/split.json.",
     "bundle": "Run `make pipeline` again; use a smaller or simpler estimator if a limit is still exceeded.",
@@ -132,6 +130,19 @@ class Evidence:
         return self.test.contract
 
     @property
+    def segments(self) -> dict[str, Rows]:
+        """Rows of each segment.
+
+        Returns:
+            Positions of the rows by name of the segment, such as "colour = red".
+        """
+        return {
+            f"{column} = {value}": rows
+            for column, groups in self.test.segments.items()
+            for value, rows in groups.items()
+        }
+
+    @property
     def alpha(self) -> float:
         """Significance level.
 
@@ -149,7 +160,7 @@ class Evidence:
         """
         return self.production.tag if self.production else "the baseline"
 
-    def bootstrap(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
+    def bootstrap(self, statistics: Statistics) -> dict[str, Estimate]:
         """Estimate statistics of the test rows.
 
         Args:
@@ -178,9 +189,10 @@ class Evidence:
 
         def difference(counts: Floats) -> Floats:
             drawn = counts[:, rows]
-            return metric(target, self.outputs[rows], drawn) - metric(target, reference[rows], drawn)
+            new, old = metric(target, self.outputs[rows], drawn), metric(target, reference[rows], drawn)
+            return kpi.sign * (new - old)
 
-        return lambda counts: kpi.sign * difference(counts)
+        return difference
 
 
 def status_if(passed: bool, otherwise: Status = "fail") -> Status:
@@ -263,13 +275,10 @@ def check_budget(evidence: Evidence) -> Checks:
     status = status_if(report["version"] == evidence.version)
     yield Check("bundle", "version", status, evidence.version, f"{report['version']} (reports/bundle.json)")
     yield _at_most("bundle", "labels other than the estimator's", report.get("other_labels", 0), 0)
-    limits = {
-        "parity": (evidence.params.bundle.parity_tolerance, "bundle.parity_tolerance"),
-        "size_mb": (gate.max_size_mb, "gate.max_size_mb"),
-        "latency_ms": (gate.max_latency_ms, "gate.max_latency_ms"),
-    }
-    for name, limit in limits.items():
-        yield _at_most("bundle", name, report[name], *limit)
+    tolerance = evidence.params.bundle.parity_tolerance
+    yield _at_most("bundle", "parity", report["parity"], tolerance, "bundle.parity_tolerance")
+    for name in ("size_mb", "latency_ms"):
+        yield _at_most("bundle", name, report[name], getattr(gate, f"max_{name}"), f"gate.max_{name}")
 
 
 def check_kpis(evidence: Evidence) -> Checks:
@@ -282,9 +291,9 @@ def check_kpis(evidence: Evidence) -> Checks:
         A result for each KPI.
     """
     metrics, target, outputs = METRICS[evidence.contract.task], evidence.test.target, evidence.outputs
-    names = {kpi.metric for kpi in evidence.problem.kpis}
-    estimates = evidence.bootstrap({name: partial(metrics[name], target, outputs) for name in names})
-    for kpi in evidence.problem.kpis:
+    kpis = evidence.problem.kpis
+    estimates = evidence.bootstrap({k.metric: partial(metrics[k.metric], target, outputs) for k in kpis})
+    for kpi in kpis:
         estimate = estimates[kpi.metric]
         bound, side = (estimate.low, "lower bound ≥") if kpi.sign > 0 else (estimate.high, "upper bound ≤")
         status, limit = status_if(kpi.sign * (bound - kpi.threshold) >= 0), f"CI {side} {kpi.threshold:g}"
@@ -372,12 +381,8 @@ def check_segments(evidence: Evidence) -> Checks:
     """
     reference = evidence.production.outputs if evidence.production else evidence.baseline
     metric, min_rows = evidence.problem.primary_kpi.metric, evidence.params.gate.min_segment_rows
-    statistics = {
-        f"{column} = {value}": (len(rows), evidence.improvement(reference, rows))
-        for column, groups in evidence.test.segments.items()
-        for value, rows in groups.items()
-    }
-    estimates = evidence.bootstrap({name: of for name, (n, of) in statistics.items() if n >= min_rows})
+    large = {name: rows for name, rows in evidence.segments.items() if len(rows) >= min_rows}
+    estimates = evidence.bootstrap({n: evidence.improvement(reference, rows) for n, rows in large.items()})
     defined = {name: estimate for name, estimate in estimates.items() if estimate.is_defined}
     p_values = adjust_holm([p_value_below_zero(estimate) for estimate in defined.values()])
     limit = f"fails if worse than {evidence.reference} (p ≤ {evidence.alpha:g}, Holm)"
@@ -385,8 +390,8 @@ def check_segments(evidence: Evidence) -> Checks:
         status, message = status_if(p_value > evidence.alpha), compare(metric, estimate, evidence.reference)
         parameter = "gate.confidence_level"
         yield Check("segment", name, status, message, limit, parameter, estimate, p_value=p_value)
-    for name in statistics.keys() - defined.keys():
-        message = f"fewer than {min_rows} rows, or {metric} is undefined"
+    message = f"fewer than {min_rows} rows, or {metric} is undefined"
+    for name in [name for name in evidence.segments if name not in defined]:
         yield Check("segment", name, "skipped", message, limit, "gate.min_segment_rows")
 
 
@@ -424,11 +429,8 @@ def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[st
     max_difference = getattr(gate, f"max_{rate.criterion}_difference")
     min_ratio = getattr(gate, f"min_{rate.criterion}_ratio")
     parameter = f"gate.max_{rate.criterion}_difference and gate.min_{rate.criterion}_ratio"
-    rates = {
-        value: float(rate.hits[positions].mean())
-        for value, positions in rows.items()
-        if len(positions) >= gate.min_segment_rows
-    }
+    rows = {value: positions for value, positions in rows.items() if len(positions) >= gate.min_segment_rows}
+    rates = {value: float(rate.hits[positions].mean()) for value, positions in rows.items()}
     if len(rates) < 2 or max(rates.values()) == 0:
         message = (
             "the rate is 0 in every group" if len(rates) > 1 else "fewer than two groups have enough rows"
@@ -447,7 +449,7 @@ def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[st
     return Check("fairness", subject, status_if(passed), message, limit, parameter, difference)
 
 
-def _disparity(hits: NDArray[np.bool_], lowest: Rows, highest: Rows) -> dict[str, Statistic]:
+def _disparity(hits: NDArray[np.bool_], lowest: Rows, highest: Rows) -> Statistics:
     """Difference and ratio of the rates of two groups of rows."""
 
     def rate(rows: Rows, counts: Floats) -> Floats:
@@ -494,10 +496,8 @@ def check_calibration(evidence: Evidence) -> Checks:
     max_error = evidence.params.gate.max_calibration_error * scale
     for name, observed, predicted in label_predictions(evidence):
         bins = inference.assign_calibration_bins(predicted)
-        slack = {
-            str(index): _calibration_slack(observed - predicted, bins == index, max_error)
-            for index in np.unique(bins)
-        }
+        gaps = observed - predicted
+        slack = {str(b): _calibration_slack(gaps, bins == b, max_error) for b in np.unique(bins)}
         estimates = evidence.bootstrap(slack).values()
         p_value = min(adjust_holm([p_value_below_zero(estimate) for estimate in estimates]))
         worst = max_error - min(estimate.value for estimate in estimates)
@@ -544,7 +544,9 @@ def check_behaviour(evidence: Evidence) -> Checks:
         label = evidence.contract.labels.index(test.label) if test.label else 0
         differences = (changed[:, label] - evidence.outputs[:, label]).astype(float)
         if test.effect == "invariant":
-            differences = np.abs(differences) / _output_range(evidence, label)
+            is_probability = evidence.contract.task == "classification"
+            output_range = 1.0 if is_probability else float(np.ptp(evidence.outputs[:, label])) or 1.0
+            differences = np.abs(differences) / output_range
         estimate = evidence.bootstrap({"": partial(resampled_mean, differences)})[""]
         passed, limit = {
             "increases": (estimate.low > 0, "CI lower bound > 0"),
@@ -555,13 +557,6 @@ def check_behaviour(evidence: Evidence) -> Checks:
         message = f"{test.meaning} The mean prediction changes by {estimate}"
         subject, field = f"{test.column} {change}", "BEHAVIOURAL_TESTS in problem.py"
         yield Check("behaviour", subject, status_if(passed), message, limit, field, estimate)
-
-
-def _output_range(evidence: Evidence, label: int) -> float:
-    """Range of an output: 1 for a probability."""
-    if evidence.contract.task == "classification":
-        return 1.0
-    return float(np.ptp(evidence.outputs[:, label])) or 1.0
 
 
 CHECKS = (
@@ -603,11 +598,7 @@ def checks_table(checks: list[Check], interval: str = "CI") -> str:
     """
 
     def rows(*statuses: Status) -> str:
-        chosen = sorted(
-            (check for check in checks if check.status in statuses),
-            key=lambda check: STATUSES.index(check.status),
-        )
-        return table([_row(check, interval) for check in chosen])
+        return table([_row(check, interval) for s in statuses for check in checks if check.status == s])
 
     n_passed = sum(check.status == "pass" for check in checks)
     passed = f"<details><summary>{n_passed} checks passed</summary>\n\n{rows('pass')}\n\n</details>"

@@ -57,19 +57,15 @@ def evaluate(model: Model, test: Dataset) -> Evaluation:
     Returns:
         The report. Segments with fewer than `MIN_SEGMENT_ROWS` rows are left out.
     """
-    outputs, everyone = model.run(test.features.to_numpy()), np.arange(len(test))
-
-    def measure(predicted: NDArray[np.floating], rows: NDArray[np.intp]) -> Metrics:
-        return compute_metrics(test.contract, test.target[rows], predicted[rows])
-
+    contract, target, outputs = test.contract, test.target, model.run(test.features.to_numpy())
     return Evaluation(
         model_version=model.metadata.version,
         rows=len(test),
-        metrics=measure(outputs, everyone),
-        baseline=measure(predict_baseline(test), everyone),
+        metrics=compute_metrics(contract, target, outputs),
+        baseline=compute_metrics(contract, target, predict_baseline(test)),
         segments={
             column: {
-                value: {"rows": len(rows), **measure(outputs, rows)}
+                value: {"rows": len(rows), **compute_metrics(contract, target[rows], outputs[rows])}
                 for value, rows in groups.items()
                 if len(rows) >= MIN_SEGMENT_ROWS
             }

@@ -99,11 +99,7 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
     test = load_dataset(TEST, model.contract, problem.baseline)
     features = test.features.to_numpy()
     production, differences = _predict_production(model.contract, settings.gate.comparison_reset_tag)
-    reports = {
-        "data": load_data_report(DATA_REPORT / "data.json"),
-        "split": load_split_report(SPLIT_REPORT),
-        "bundle": msgspec.json.decode(BUNDLE_REPORT.read_bytes()),
-    }
+    changed = [apply_change(features, effect, model.contract) for effect in problem.behavioural_tests]
     return Evidence(
         params=settings,
         problem=problem,
@@ -113,10 +109,12 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
         baseline=predict_baseline(test),
         production=production,
         contract_differences=differences,
-        changed_outputs=tuple(
-            model.run(apply_change(features, test, model.contract)) for test in problem.behavioural_tests
-        ),
-        reports=reports,
+        changed_outputs=tuple(map(model.run, changed)),
+        reports={
+            "data": load_data_report(DATA_REPORT / "data.json"),
+            "split": load_split_report(SPLIT_REPORT),
+            "bundle": msgspec.json.decode(BUNDLE_REPORT.read_bytes()),
+        },
     )
 
 
@@ -160,27 +158,16 @@ def _is_recorded(report: GateReport, evidence: Evidence) -> bool:
     It holds the comparison with the previous model, which a comparison with itself would overwrite.
     """
     in_production = evidence.production and evidence.production.version == report.model_version
-    if not in_production or report.verdict == "block" or not GATE_REPORT.exists():
+    if not in_production or not GATE_REPORT.exists():
         return False
-    recorded = msgspec.json.decode(GATE_REPORT.read_bytes())
-    if recorded["model_version"] != report.model_version or recorded["verdict"] == "block":
+    recorded, current = map(msgspec.json.decode, (GATE_REPORT.read_bytes(), msgspec.json.encode(report)))
+    if recorded["model_version"] != report.model_version or "block" in (recorded["verdict"], report.verdict):
         return False
-    current = msgspec.json.decode(msgspec.json.encode(report.checks))
-    lasting = [
-        [check for check in checks if check.get("check") not in VOLATILE]  # 0.2.x wrote "rule"
-        for checks in (recorded["checks"], current)
-    ]
-    return lasting[0] == lasting[1]
-
-
-def _write_reports(report: GateReport, evidence: Evidence) -> None:
-    """Write the reports; delete the cards if the model is blocked, as they describe another model."""
-    write_json(GATE_REPORT, report)
-    plots.draw(evidence, report.checks, GATE_REPORT.with_suffix(".png"))
-    write_markdown(report, evidence, GATE_REPORT.with_suffix(".md"))
-    if report.verdict == "block":
-        for path in cards.CARDS:
-            path.unlink(missing_ok=True)
+    lasting, former = (  # 0.2.x wrote "rule"
+        [check for check in content["checks"] if check.get("check") not in VOLATILE]
+        for content in (current, recorded)
+    )
+    return lasting == former
 
 
 def main() -> None:
@@ -191,16 +178,19 @@ def main() -> None:
     report = judge(evidence)
     is_recorded = _is_recorded(report, evidence)
     if not is_recorded:
-        _write_reports(report, evidence)
-    if report.verdict != "block":
-        cards.write(problem)
+        write_json(GATE_REPORT, report)
+        plots.draw(evidence, report.checks, GATE_REPORT.with_suffix(".png"))
+        write_markdown(report, evidence, GATE_REPORT.with_suffix(".md"))
     reasons = "".join(f"\n- {reason}" for reason in report.reasons)
     if report.verdict == "block":
+        for path in cards.CARDS:  # they describe another model
+            path.unlink(missing_ok=True)
         raise ProjectError(
             f"the gate blocks model {report.model_version}{reasons}\n"
             f"All checks: {GATE_REPORT.with_suffix('.md')}. The cards were deleted. Commit all changes, or "
             f"{cards.ALONE}"
         )
+    cards.write(problem)
     print(f"gate: {report.verdict} model {report.model_version}{reasons}")
     if is_recorded:
         print(f"gate: unchanged, {GATE_REPORT} and the cards already describe this model")

@@ -29,10 +29,11 @@ def draw(evidence: Evidence, checks: list[Check], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = _panels(evidence, checks)
-    figure = Figure(figsize=(8.3, 4.1 * -(-len(panels) // 2)), layout="constrained")
+    n_lines = -(-len(panels) // 2)
+    figure = Figure(figsize=(8.3, 4.1 * n_lines), layout="constrained")
     figure.suptitle(f"Model {evidence.version} on {len(evidence.test):,} test rows")
     for index, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(-(-len(panels) // 2), 2, index)
+        axes = figure.add_subplot(n_lines, 2, index)
         axes.spines[["top", "right"]].set_visible(False)
         panel(axes)
     figure.savefig(path, dpi=100, metadata={"Software": None})
@@ -47,22 +48,14 @@ def _panels(evidence: Evidence, checks: list[Check]) -> list[Callable[["Axes"], 
         previous = label_predictions(replace(evidence, outputs=evidence.production.outputs))
         predictions += [(evidence.production.tag, observed, old) for _, observed, old in previous]
     if evidence.contract.task == "classification":
-        panels += [
-            lambda axes: _curves(axes, RocCurveDisplay, "ROC curve", predictions),
-            lambda axes: _curves(axes, PrecisionRecallDisplay, "Precision and recall", predictions),
-        ]
+        panels.append(lambda axes: _curves(axes, RocCurveDisplay, "ROC curve", predictions))
+        panels.append(lambda axes: _curves(axes, PrecisionRecallDisplay, "Precision and recall", predictions))
     if evidence.contract.task == "regression":
         panels.append(lambda axes: _forecast(axes, evidence))
     if predictions:
         panels.append(lambda axes: _calibration(axes, predictions))
-    sizes = {
-        f"{column} = {value}": len(rows)
-        for column, groups in evidence.test.segments.items()
-        for value, rows in groups.items()
-    }
     if compared := [check for check in checks if check.check in ("production", "segment") and check.estimate]:
-        title = f"{evidence.problem.primary_kpi.metric}: improvement over {evidence.reference}"
-        panels.append(lambda axes: _comparison(axes, compared, title, sizes))
+        panels.append(lambda axes: _comparison(axes, compared, evidence))
     return panels
 
 
@@ -105,15 +98,17 @@ def _calibration(axes: "Axes", predictions: list[Predictions]) -> None:
     axes.legend(fontsize="small")
 
 
-def _comparison(axes: "Axes", checks: list[Check], title: str, sizes: dict[str, int]) -> None:
+def _comparison(axes: "Axes", checks: list[Check], evidence: Evidence) -> None:
     """Improvement with its interval, on the whole and by segment."""
     for place, check in enumerate(reversed(checks)):
         if check.estimate:
             colour, marker = STYLES[check.status]
             axes.hlines(place, check.estimate.low, check.estimate.high, color=colour)
             axes.plot(check.estimate.value, place, marker, color=colour)
-        label = f"{check.subject} (n = {sizes[check.subject]:,})" if check.subject in sizes else check.subject
-        label = label if check.status == "pass" else f"{check.status}: {label}"
+        label = check.subject if check.status == "pass" else f"{check.status}: {check.subject}"
+        if check.subject in evidence.segments:
+            label += f" (n = {len(evidence.segments[check.subject]):,})"
         axes.annotate(label, (0.02, place + 0.2), xycoords=("axes fraction", "data"), fontsize="small")
     axes.axvline(0, color="grey", linestyle=":")
+    title = f"{evidence.problem.primary_kpi.metric}: improvement over {evidence.reference}"
     axes.set(title=title, yticks=[], ylim=(-0.5, len(checks) - 0.2))

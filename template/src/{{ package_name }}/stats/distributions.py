@@ -43,10 +43,8 @@ def summarize_columns(con: Connection, table: str, contract: Contract) -> dict[s
 def _summarize_column(con: Connection, table: str, column: Column) -> ColumnSummary:
     """Summarize one column."""
     name = quote(column.name)
-    distinct = f"least(approx_count_distinct({name}), count({name}))"
-    summary = ColumnSummary(
-        *fetch_one(con, f"SELECT count(*), count(*) - count({name}), {distinct} FROM {table}")
-    )
+    counts = f"count(*), count(*) - count({name}), least(approx_count_distinct({name}), count({name}))"
+    summary = ColumnSummary(*fetch_one(con, f"SELECT {counts} FROM {table}"))
     value = f"unnest({name})" if column.length else name
     values = f"(FROM (SELECT {value} AS x FROM {table}) WHERE x IS NOT NULL)"
     if column.kind in ("number", "integer"):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Numbers = NDArray[np.number]
 Statistic = Callable[[Floats], Floats]  # counts of shape (n_resamples, n_rows) → (n_resamples,)
+Statistics = Mapping[str, Statistic]
 MAX_CELLS = 4_000_000  # resamples times rows held in memory at once
 MIN_DEFINED_SHARE = 0.9  # of the resamples; below, an estimate is undefined
 
@@ -49,11 +50,7 @@ def _draw_counts(random: np.random.Generator, n_resamples: int, n_rows: int, blo
 
 
 def bootstrap(
-    statistics: Mapping[str, Statistic],
-    n_rows: int,
-    n_bootstrap: int,
-    confidence_level: float,
-    block_size: int = 1,
+    statistics: Statistics, n_rows: int, n_bootstrap: int, confidence_level: float, block_size: int = 1
 ) -> dict[str, Estimate]:
     """Estimate statistics with bootstrap intervals; all share the same resamples, so differences are paired.
 
@@ -184,9 +181,8 @@ def _merge_bins(table: Numbers, min_expected: float) -> Numbers:
     """Merge the bins that expect too few rows, and the next smallest until the merged bin expects enough."""
     table = table[:, np.argsort(table.sum(axis=0), kind="stable")]
     expected = table.sum(axis=0) * table.sum(axis=1).min() / table.sum()
-    n_merged = max(
-        int((expected < min_expected).sum()), int(np.searchsorted(expected.cumsum(), min_expected)) + 1
-    )
+    n_too_small = int((expected < min_expected).sum())
+    n_merged = max(n_too_small, int(np.searchsorted(expected.cumsum(), min_expected)) + 1)
     return np.column_stack([table[:, :n_merged].sum(axis=1), table[:, n_merged:]])
 
 

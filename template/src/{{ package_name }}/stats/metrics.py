@@ -65,10 +65,8 @@ def compute_metrics(contract: Contract, target: Integers | Floats, outputs: Floa
         Value by name of the metric. A metric that is undefined for these rows, such as the ROC AUC of one
         class, is left out.
     """
-    unit_counts = np.ones((1, len(target)))
-    values = {
-        name: metric(target, outputs, unit_counts)[0] for name, metric in METRICS[contract.task].items()
-    }
+    unit_counts, metrics = np.ones((1, len(target))), METRICS[contract.task]
+    values = {name: metric(target, outputs, unit_counts)[0] for name, metric in metrics.items()}
     return {name: float(value) for name, value in values.items() if np.isfinite(value)}
 
 
@@ -86,18 +84,19 @@ def resampled_mean(values: Floats, counts: Floats) -> Floats:
         return counts @ values / counts.sum(axis=1)
 
 
-def _log_loss(target: Integers, outputs: Floats, counts: Floats) -> Floats:
-    probabilities = outputs[np.arange(len(target)), target].astype(float)
-    return resampled_mean(-np.log(probabilities.clip(1e-15, 1)), counts)
+def _mean_of(row_values: Callable[[Any, Floats], NDArray[Any]]) -> Metric:
+    """Metric that is the mean of a value of each row."""
+    return lambda target, outputs, counts: resampled_mean(row_values(target, outputs).astype(float), counts)
 
 
-def _brier(target: Integers, outputs: Floats, counts: Floats) -> Floats:
-    one_hot = np.eye(outputs.shape[1])[target]
-    return resampled_mean(np.sum((outputs - one_hot) ** 2, axis=1) / 2, counts)
+def _log_losses(target: Integers, outputs: Floats) -> Floats:
+    """Log loss of each row, of shape `(n_rows,)`."""
+    return -np.log(outputs[np.arange(len(target)), target].astype(float).clip(1e-15, 1))
 
 
-def _accuracy(target: Integers, outputs: Floats, counts: Floats) -> Floats:
-    return resampled_mean((outputs.argmax(axis=1) == target).astype(float), counts)
+def _brier_losses(target: Integers, outputs: Floats) -> Floats:
+    """Brier loss of each row, of shape `(n_rows,)`."""
+    return np.sum((outputs - np.eye(outputs.shape[1])[target]) ** 2, axis=1) / 2
 
 
 def _count_by_score(is_positive: Booleans, scores: Floats, counts: Floats) -> tuple[Floats, Floats]:
@@ -130,9 +129,8 @@ def _macro_average(binary_metric: Metric) -> Metric:
     def metric(target: Integers, outputs: Floats, counts: Floats) -> Floats:
         labels = [1] if outputs.shape[1] == 2 else np.unique(target)
         with np.errstate(invalid="ignore"):
-            return np.mean(
-                [binary_metric(target == label, outputs[:, label], counts) for label in labels], axis=0
-            )
+            values = [binary_metric(target == label, outputs[:, label], counts) for label in labels]
+        return np.mean(values, axis=0)
 
     return metric
 
@@ -150,10 +148,6 @@ def absolute_errors(target: Integers | Floats, outputs: Floats) -> Floats:
     return np.abs(outputs[:, 0].astype(float) - target)
 
 
-def _mae(target: Floats, outputs: Floats, counts: Floats) -> Floats:
-    return resampled_mean(absolute_errors(target, outputs), counts)
-
-
 def _rmse(target: Floats, outputs: Floats, counts: Floats) -> Floats:
     return np.sqrt(resampled_mean(absolute_errors(target, outputs) ** 2, counts))
 
@@ -161,7 +155,8 @@ def _rmse(target: Floats, outputs: Floats, counts: Floats) -> Floats:
 def _mae_share(target: Floats, outputs: Floats, counts: Floats) -> Floats:
     """Mean absolute error, divided by the mean absolute target (WAPE)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _mae(target, outputs, counts) / resampled_mean(np.abs(target), counts)
+        errors = resampled_mean(absolute_errors(target, outputs), counts)
+        return errors / resampled_mean(np.abs(target), counts)
 
 
 def _r2(target: Floats, outputs: Floats, counts: Floats) -> Floats:
@@ -186,23 +181,18 @@ def target_ranks(target: Integers | Floats, outputs: Floats) -> Integers:
     return np.sum(outputs >= target_scores[:, None], axis=1)
 
 
-def _hit_rate(target: Integers, outputs: Floats, counts: Floats) -> Floats:
-    return resampled_mean((target_ranks(target, outputs) <= TOP_K).astype(float), counts)
-
-
-def _mean_reciprocal_rank(target: Integers, outputs: Floats, counts: Floats) -> Floats:
-    return resampled_mean(1 / target_ranks(target, outputs), counts)
-
-
 METRICS: dict[Task, dict[str, Metric]] = {
     "classification": {
-        "log_loss": _log_loss,
-        "brier": _brier,
-        "accuracy": _accuracy,
+        "log_loss": _mean_of(_log_losses),
+        "brier": _mean_of(_brier_losses),
+        "accuracy": _mean_of(lambda target, outputs: outputs.argmax(axis=1) == target),
         "roc_auc": _macro_average(_binary_roc_auc),
         "pr_auc": _macro_average(_binary_average_precision),
     },
-    "regression": {"mae": _mae, "rmse": _rmse, "mae_share": _mae_share, "r2": _r2},
-    "ranking": {f"hit_rate_at_{TOP_K}": _hit_rate, "mrr": _mean_reciprocal_rank},
+    "regression": {"mae": _mean_of(absolute_errors), "rmse": _rmse, "mae_share": _mae_share, "r2": _r2},
+    "ranking": {
+        f"hit_rate_at_{TOP_K}": _mean_of(lambda target, outputs: target_ranks(target, outputs) <= TOP_K),
+        "mrr": _mean_of(lambda target, outputs: 1 / target_ranks(target, outputs)),
+    },
 }
 """Metrics by task and name: the names that `Kpi.metric` may have."""
