@@ -70,7 +70,7 @@ def check_parity(estimator: Estimator, run: Run, test: Dataset, tolerance: float
         ProjectError: The outputs differ by more, a label differs, or an output is not finite.
     """
     whole = _compare(estimator, run, Probe("the test split", test.features, np.arange(len(test))), test)
-    scale = max(float(np.ptp(whole.expected)), 1e-12)
+    columns, scale = nullable_columns(test), max(float(np.ptp(whole.expected)), 1e-12)
 
     def measure(comparison: Comparison) -> float:
         distances = np.abs(comparison.expected - comparison.actual).max(axis=1) / scale
@@ -82,7 +82,7 @@ def check_parity(estimator: Estimator, run: Run, test: Dataset, tolerance: float
         probe = blank_probe(test, {name: columns[name] for name in names})
         return measure(_compare(estimator, run, probe, test))
 
-    parity, columns = measure(whole), nullable_columns(test)
+    parity = measure(whole)
     print(f"bundle: differs from the estimator by {parity:.1e} over {len(test):,} rows")
     for start in range(0, len(columns), COLUMNS_PER_CALL):
         names = [*columns][start : start + COLUMNS_PER_CALL]
@@ -149,8 +149,6 @@ def _predict(estimator: Estimator, probe: Probe, test: Dataset) -> tuple[Floats,
         if test.contract.task != "classification":
             return outputs, outputs.argmax(axis=1)
         return outputs, np.asarray(estimator.predict(probe.features), np.intp).ravel()
-    except ProjectError:
-        raise
     except Exception as error:  # estimators raise errors of many kinds
         if not probe.features.isna().any(axis=None):
             raise

@@ -134,11 +134,10 @@ def _check_kpis(
             yield Finding("warn", "kpi", metric, message)
 
 
-def _check_rows(
-    n_rows: int, traffic: list[Traffic], drift: list[Drift], settings: params.Monitor
-) -> Iterator[Finding]:
+def _check_rows(traffic: list[Traffic], drift: list[Drift], settings: params.Monitor) -> Iterator[Finding]:
     """Report rows that are too few, and events that are too old."""
-    count, effect = f"{n_rows:,}", settings.design_effect
+    n_rows, effect = sum(part.rows for part in traffic), settings.design_effect
+    count = f"{n_rows:,}"
     if effect > 1:
         count += f" ({n_rows // effect:,} effective: monitor.design_effect is {effect})"
     if n_rows < settings.min_rows:
@@ -154,15 +153,23 @@ def _check_rows(
         yield Finding("warn", "traffic", "events", "age of the newest event", f"{hours:.0f} hours", limit)
 
 
-def _find_labels(events: str, labels: str | None, folder: Path) -> list[str]:
-    """Find the files with labels: at their own address, or beside the events."""
+def _read_files(
+    con: Connection, events: str, labels: str | None, since: datetime | None, folder: Path
+) -> list[str]:
+    """Read the events, and find the files with labels: at their own address, or beside the events."""
     names = (LABELS_FOLDER, LABELS_FOLDER_0_2)
     addresses = [labels] if labels else [f"{events.rstrip('/')}/{name}" for name in names]
     folders = [folder / name for name in names]
-    files = list(chain.from_iterable(map(find_files, addresses, folders)))
-    if labels and not files:
+    label_files = list(chain.from_iterable(map(find_files, addresses, folders)))
+    if labels and not label_files:
         raise ProjectError(f"monitor: no .csv or .parquet file with labels at {labels}")
-    return files
+    if not read_events(con, events, since, folder / "events", all_predictions=bool(label_files)):
+        window = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+        raise ProjectError(
+            f"monitor: no events in {events}{window}. Is that the address in the server's variable "
+            "EVENTS, and did it get requests? --since looks back further."
+        )
+    return label_files
 
 
 def _measure_drift(con: Connection, model: Model, settings: params.Monitor) -> list[Drift]:
@@ -193,13 +200,7 @@ def check_predictions(
     """
     settings = params.load()
     with tempfile.TemporaryDirectory() as folder:
-        label_files = _find_labels(events, labels, Path(folder))
-        if not read_events(con, events, since, Path(folder) / "events", all_predictions=bool(label_files)):
-            window = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
-            raise ProjectError(
-                f"monitor: no events in {events}{window}. Is that the address in the server's variable "
-                "EVENTS, and did it get requests? --since looks back further."
-            )
+        label_files = _read_files(con, events, labels, since, Path(folder))
         traffic = _count_traffic(con)
         selected = _select_model(traffic, model.metadata.version)
         label_counts = join_labels(con, label_files, model) if label_files else LabelCounts()
@@ -213,7 +214,7 @@ def check_predictions(
         *_check_kpis(performance, n_labelled, kpis, monitor),
         *_check_distances(drift, monitor),
         *(Finding("warn", "labels", kind, message) for kind, message in label_counts.warnings.items()),
-        *_check_rows(n_rows, selected, drift, monitor),
+        *_check_rows(selected, drift, monitor),
     ]
     checks = list(ADVICE)
     reasons = sorted(findings, key=lambda finding: (finding.status != "alert", checks.index(finding.check)))

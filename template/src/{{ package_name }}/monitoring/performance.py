@@ -26,6 +26,7 @@ from .drift import Status
 
 MAX_ROWS = 10_000  # larger samples would hardly narrow the intervals, but take long
 Segments = dict[str, NDArray[np.intp]]  # positions of the rows by segment; "" for all rows
+Sample = tuple[NDArray[np.generic], Floats, Segments]  # target (n_rows,), outputs (n_rows, n_outputs)
 
 
 class LabelCounts(NamedTuple):
@@ -199,16 +200,13 @@ def evaluate_kpis(
     return sorted(results, key=lambda result: result.status == "ok")
 
 
-def _read_sample(
-    con: Connection, contract: Contract, min_rows: int
-) -> tuple[NDArray[np.generic], Floats, Segments]:
-    """Read target `(n_rows,)`, outputs `(n_rows, n_outputs)` and segments of a sample, ordered by time."""
+def _read_sample(con: Connection, contract: Contract, min_rows: int) -> Sample:
+    """Read a sample of the table `labelled`, ordered by time."""
     columns = [c for c in contract.features if c.segment and c.encoded_names == (c.name,)]
     names = output_columns(contract) + [feature_column(column.name) for column in columns]
     sample = f"SELECT * FROM labelled ORDER BY hash(id, row) LIMIT {MAX_ROWS}"
-    arrays = con.sql(
-        f"SELECT label, {', '.join(map(quote, names))} FROM ({sample}) ORDER BY time, id, row"
-    ).fetchnumpy()
+    selected = ", ".join(map(quote, ["label", *names]))
+    arrays = con.sql(f"SELECT {selected} FROM ({sample}) ORDER BY time, id, row").fetchnumpy()
     target = arrays["label"] if contract.task == "regression" else arrays["label"].astype(int)
     outputs = np.column_stack([arrays[name] for name in output_columns(contract)])
     segments = {"": np.arange(len(target))}

@@ -17,7 +17,6 @@ from .performance import KpiResult
 
 PROJECT = __name__.partition(".")[0]
 CODEOWNERS = Path(".github/CODEOWNERS")
-RUNBOOK = "docs/runbook.md"
 MAX_PLOTS = 12  # columns in the picture, and bins of each
 MIN_SHARE = 0.002  # smaller bins are not drawn
 PLOTS_PER_ROW = 3
@@ -188,7 +187,7 @@ def _contact() -> str:
     """Name the project's owner (CODEOWNERS) and the runbook."""
     lines = CODEOWNERS.read_text(encoding="utf-8").splitlines() if CODEOWNERS.exists() else []
     owners = [line.removeprefix("* ") for line in lines if line.startswith("* ")]
-    return f"Owner: {owners[-1] if owners else 'unknown'}. Runbook: {RUNBOOK}."
+    return f"Owner: {owners[-1] if owners else 'unknown'}. Runbook: docs/runbook.md."
 
 
 def _sections(result: Monitoring) -> list[tuple[str, str, list[dict[str, Any]]]]:
