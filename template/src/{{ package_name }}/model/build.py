@@ -4,7 +4,7 @@ import platform
 import shutil
 from importlib.metadata import version
 from statistics import median
-from time import perf_counter
+from timeit import repeat
 
 import joblib
 import msgspec
@@ -14,8 +14,9 @@ from .. import declarations, params
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
 from ..contract.tables import connect, encode_features, literal, quote, read_row
-from ..core.errors import ProjectError, cli
+from ..core.errors import cli
 from ..core.files import write_json
+from ..core.git import exists
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
 from ..stats.distributions import Distribution, compute_distribution, model_columns
@@ -25,14 +26,6 @@ from .parity import Run, check_parity
 
 DRAFT = BUNDLE.with_name("bundle.new")  # renamed to the bundle when it is complete and checked
 LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "pandas", "duckdb")
-
-
-def _git_commit() -> str:
-    """The commit that is checked out, or `uncommitted` before the first."""
-    try:
-        return call("git", "rev-parse", "HEAD")
-    except ProjectError:
-        return "uncommitted"
 
 
 def compute_reference(run: Run, test: Dataset, memory_gb: float) -> dict[str, Distribution]:
@@ -70,19 +63,15 @@ def measure_latency(model: Model, test: Dataset, repeats: int = 200) -> float:
     Returns:
         Their median, in milliseconds.
     """
-    row, times = test.features.to_numpy()[:1], []
-    for _ in range(repeats):
-        start = perf_counter()
-        model.predictions(model.run(row))
-        times.append(1000 * (perf_counter() - start))
-    return median(times)
+    row = test.features.to_numpy()[:1]
+    return 1000 * median(repeat(lambda: model.predictions(model.run(row)), number=1, repeat=repeats))
 
 
 def _make_metadata(settings: params.Params) -> Metadata:
     """Where the bundle in `DRAFT` comes from."""
     return Metadata(
         version=content_version(DRAFT),
-        commit=_git_commit(),
+        commit=call("git", "rev-parse", "HEAD") if exists("HEAD") else "uncommitted",
         data=hash_files(TRAIN, TEST),
         parameters={"split": settings.split, "train": settings.train},  # a source may hold a password
         metrics=msgspec.json.decode(TRAINING_REPORT.read_bytes())["mean"],

@@ -135,10 +135,9 @@ class Model:
                 label: reference[output_column(label)].edges for label in self.contract.labels
             }
             self.run = Session(folder / "model.onnx").run
-            if (version := content_version(folder)) != self.metadata.version:
-                raise ValueError(
-                    f"its content has version {version}, but metadata.json says {self.metadata.version}"
-                )
+            version, expected = content_version(folder), self.metadata.version
+            if version != expected:
+                raise ValueError(f"its content has version {version}, but metadata.json says {expected}")
         except Exception as error:  # ONNX Runtime raises its own errors for a broken file
             raise ProjectError(
                 f"no usable bundle in {folder}: {error}. "

@@ -39,11 +39,8 @@ def convert_estimator(estimator: BaseEstimator, contract: Contract) -> onnx.Mode
     logging.getLogger("skl2onnx").setLevel(logging.ERROR)
     by_name = any(isinstance(part, ColumnTransformer) for part in estimator.get_params().values())
     names = contract.feature_names
-    inputs = (
-        [(name, FloatTensorType([None, 1])) for name in names]
-        if by_name
-        else [(INPUT, FloatTensorType([None, len(names)]))]
-    )
+    widths = dict.fromkeys(names, 1) if by_name else {INPUT: len(names)}
+    inputs = [(name, FloatTensorType([None, width])) for name, width in widths.items()]
     options = {"zipmap": False} if contract.task != "regression" else None
     try:
         model = convert_sklearn(_floor_thresholds(estimator), contract.target, inputs, options=options)
@@ -63,10 +60,10 @@ def _floor_thresholds(estimator: BaseEstimator) -> BaseEstimator:
     them up: a feature between threshold and rounded threshold would then go the other way.
     """
     copied = deepcopy(estimator)
-    trees = [part for part in nested_parts(copied) if type(part).__name__ == "TreePredictor"]
-    for tree in trees:
-        tree.nodes["num_threshold"] = float32_below(tree.nodes["num_threshold"])
-    return copied if trees else estimator
+    for part in nested_parts(copied):
+        if type(part).__name__ == "TreePredictor":
+            part.nodes["num_threshold"] = float32_below(part.nodes["num_threshold"])
+    return copied
 
 
 def float32_below(numbers: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """Parity: the bundle predicts what its estimator predicts, also for missing values, or the build fails."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from ..contract.dataset import Dataset
 from ..core.errors import ProjectError
-from ..stats.metrics import Estimator, predict_outputs
+from ..stats.metrics import Estimator, Floats, predict_outputs
 from .onnx import nested_parts
 
 SAMPLE_ROWS = 100  # test rows that are predicted again for each nullable column
 COLUMNS_PER_CALL = 20  # each call of an estimator looks at every column, and a wide table has many
 TIED = 2e-4  # probabilities this close may change places within the default tolerance
+BOOSTING = "HistGradientBoosting"
 IMPUTE = "Impute it in the estimator (SimpleImputer), or declare the column with nullable=False."
 SCALERS = ("StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler", "PowerTransformer", "Normalizer")
 
@@ -32,8 +33,9 @@ class Probe(NamedTuple):
 class Comparison(NamedTuple):
     """What estimator and bundle predict for a probe: outputs `(n_probe_rows, n_labels)` and labels."""
 
-    expected: NDArray[np.float64]
-    actual: NDArray[np.float32]
+    probe: Probe
+    expected: Floats
+    actual: Floats
     expected_labels: NDArray[np.intp]  # positions of the labels that the estimator's `predict` returns
     actual_labels: NDArray[np.intp]
 
@@ -67,27 +69,28 @@ def check_parity(estimator: Estimator, run: Run, test: Dataset, tolerance: float
     Raises:
         ProjectError: The outputs differ by more, a label differs, or an output is not finite.
     """
-    whole = Probe("the test split", test.features, np.arange(len(test)))
-    comparison = _compare(estimator, run, whole, test)
-    scale = max(float(np.ptp(comparison.expected)), 1e-12)
+    whole = _compare(estimator, run, Probe("the test split", test.features, np.arange(len(test))), test)
+    columns, scale = nullable_columns(test), max(float(np.ptp(whole.expected)), 1e-12)
 
-    def measure(probe: Probe, comparison: Comparison) -> float:
+    def measure(comparison: Comparison) -> float:
         distances = np.abs(comparison.expected - comparison.actual).max(axis=1) / scale
         if comparison.relabelled.any() or not distances.max() <= tolerance:
-            raise ProjectError(_explain(estimator, test, probe, comparison, distances, tolerance))
+            raise ProjectError(_explain(estimator, test, comparison, distances, tolerance))
         return float(distances.max())
 
-    parity = measure(whole, comparison)
+    def measure_blank(names: list[str]) -> float:
+        probe = blank_probe(test, {name: columns[name] for name in names})
+        return measure(_compare(estimator, run, probe, test))
+
+    parity = measure(whole)
     print(f"bundle: differs from the estimator by {parity:.1e} over {len(test):,} rows")
-    columns = nullable_columns(test)
-    for names in _batched([*columns], COLUMNS_PER_CALL):
+    for start in range(0, len(columns), COLUMNS_PER_CALL):
+        names = [*columns][start : start + COLUMNS_PER_CALL]
         try:
-            probe = blank_probe(test, {name: columns[name] for name in names})
-            parity = max(parity, measure(probe, _compare(estimator, run, probe, test)))
+            parity = max(parity, measure_blank(names))
         except ProjectError:
             for name in names:  # find the column that the message has to name
-                probe = blank_probe(test, {name: columns[name]})
-                measure(probe, _compare(estimator, run, probe, test))
+                measure_blank([name])
             raise
     return {"parity": parity, "other_labels": 0}
 
@@ -124,11 +127,6 @@ def blank_probe(test: Dataset, columns: dict[str, tuple[str, ...]]) -> Probe:
     return Probe(f"test rows with {' or '.join(columns)} missing", features, np.tile(positions, len(blocks)))
 
 
-def _batched(names: list[str], size: int) -> Iterator[list[str]]:
-    """Lists of at most `size` names."""
-    return (names[start : start + size] for start in range(0, len(names), size))
-
-
 def _compare(estimator: Estimator, run: Run, probe: Probe, test: Dataset) -> Comparison:
     """Predict a probe with estimator and bundle; raise `ProjectError` where an output is not finite."""
     expected, expected_labels = _predict(estimator, probe, test)
@@ -141,20 +139,16 @@ def _compare(estimator: Estimator, run: Run, probe: Probe, test: Dataset) -> Com
             f"first is of {_describe(probe, row, test)}: estimator {expected[row]}, bundle {actual[row]}. "
             f"{IMPUTE}"
         )
-    return Comparison(expected, actual, expected_labels, actual.argmax(axis=1))
+    return Comparison(probe, expected, actual, expected_labels, actual.argmax(axis=1))
 
 
-def _predict(
-    estimator: Estimator, probe: Probe, test: Dataset
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+def _predict(estimator: Estimator, probe: Probe, test: Dataset) -> tuple[Floats, NDArray[np.intp]]:
     """The estimator's outputs, and positions of its labels (of its best outputs, for other tasks)."""
     try:
         outputs = predict_outputs(estimator, probe.features, test.contract)
         if test.contract.task != "classification":
             return outputs, outputs.argmax(axis=1)
         return outputs, np.asarray(estimator.predict(probe.features), np.intp).ravel()
-    except ProjectError:
-        raise
     except Exception as error:  # estimators raise errors of many kinds
         if not probe.features.isna().any(axis=None):
             raise
@@ -170,23 +164,19 @@ def _describe(probe: Probe, row: int, test: Dataset) -> str:
 
 
 def _explain(
-    estimator: Estimator,
-    test: Dataset,
-    probe: Probe,
-    comparison: Comparison,
-    distances: NDArray[np.float64],
-    tolerance: float,
+    estimator: Estimator, test: Dataset, comparison: Comparison, distances: Floats, tolerance: float
 ) -> str:
     """How far estimator and bundle are apart, on which row most, and the likely causes."""
-    expected, actual, relabelled = comparison.expected, comparison.actual, comparison.relabelled
+    probe, expected, actual, expected_labels, actual_labels = comparison
+    relabelled = comparison.relabelled
     row = int(np.argmax(distances + relabelled * (distances.max() + 1)))
 
-    def name(outputs: NDArray[Any], label: int) -> str:
+    def name(outputs: Floats, label: int) -> str:
         number = f"{outputs[row, label]:.4g}"
         return number if test.contract.task == "regression" else f"{test.contract.labels[label]} ({number})"
 
     causes = likely_causes(estimator, probe.features.iloc[row].to_numpy(), expected)
-    if relabelled[row] and comparison.expected_labels[row] != expected[row].argmax():
+    if relabelled[row] and expected_labels[row] != expected[row].argmax():
         causes = [
             "the estimator's `predict` does not return its most probable label, as the bundle always does "
             "(a tuned threshold, or SVC): use the classifier inside, or CalibratedClassifierCV around SVC"
@@ -196,13 +186,12 @@ def _explain(
         f"bundle.parity_tolerance is {tolerance:.0e}; {relabelled.sum()} of {len(expected)} rows get another "
         "label, which fails at any tolerance.\n"
         f"- The worst row is {_describe(probe, row, test)}: estimator "
-        f"{name(expected, comparison.expected_labels[row])}, ONNX "
-        f"{name(actual, comparison.actual_labels[row])}.\n"
+        f"{name(expected, expected_labels[row])}, ONNX {name(actual, actual_labels[row])}.\n"
         + "\n".join(f"- Likely cause: {cause}." for cause in causes)
     )
 
 
-def likely_causes(estimator: Estimator, row: NDArray[np.float32], expected: NDArray[np.float64]) -> list[str]:
+def likely_causes(estimator: Estimator, row: NDArray[np.float32], expected: Floats) -> list[str]:
     """List the converter's known gaps that apply to an estimator, each with what to do.
 
     Args:
@@ -216,25 +205,21 @@ def likely_causes(estimator: Estimator, row: NDArray[np.float32], expected: NDAr
     parts = nested_parts(estimator)
     kinds = {type(part).__name__ for part in parts}
     has_trees = any(hasattr(part, "tree_") for part in parts)
-    boosting = [part for part in parts if type(part).__name__.startswith("HistGradientBoosting")]
+    boosting = [part for part in parts if type(part).__name__.startswith(BOOSTING)]
+    has_log_link = any(getattr(part, "loss", None) in ("poisson", "gamma") for part in boosting)
+    is_isotonic = any(getattr(part, "method", None) == "isotonic" for part in parts)
+    categorical = any(getattr(part, "is_categorical_", None) is not None for part in boosting)
+    has_neighbours = any(kind.startswith("KNeighbors") for kind in kinds)
     scalers = ", ".join(sorted(kinds.intersection(SCALERS)))
     largest, span = np.abs(expected).max(), np.ptp(expected)
     gaps = {
         f"a scaler ({scalers}) before trees, which need none: drop it": scalers and (has_trees or boosting),
         "missing values in trees, which ONNX sends another way: impute them in the estimator, or use "
-        "HistGradientBoosting": has_trees and np.isnan(row).any(),
-        "categorical_features of HistGradientBoosting, which ONNX lacks: drop it, or use OneHotEncoder": any(
-            getattr(part, "is_categorical_", None) is not None for part in boosting
-        ),
-        "loss poisson or gamma of HistGradientBoosting, whose exponential ONNX lacks: use another": any(
-            getattr(part, "loss", None) in ("poisson", "gamma") for part in boosting
-        ),
-        "isotonic calibration: use method='sigmoid'": any(
-            getattr(part, "method", None) == "isotonic" for part in parts
-        ),
-        "neighbours that are equally far in float32: use another estimator": any(
-            kind.startswith("KNeighbors") for kind in kinds
-        ),
+        f"{BOOSTING}": has_trees and np.isnan(row).any(),
+        f"categorical_features of {BOOSTING}, which ONNX lacks: drop it, or use OneHotEncoder": categorical,
+        f"loss poisson or gamma of {BOOSTING}, whose exponential ONNX lacks: use another": has_log_link,
+        "isotonic calibration: use method='sigmoid'": is_isotonic,
+        "neighbours that are equally far in float32: use another estimator": has_neighbours,
         f"numbers up to {largest:.3g} in a range of {span:.3g}: float32 holds 7 digits. Let problem.PREPARE "
         "subtract a constant from the target": largest > 1000 * span,
     }

@@ -27,6 +27,7 @@ from .bundle import Model
 
 CHAMPIONS = Path(".production")
 TAG = re.compile(r"production/([0-9]{4}-[0-9]{2}-[0-9]{2})-([1-9][0-9]*)")
+NO_KEY = (date.min, 0)  # of a tag that is not a production tag
 CLOCK_TOLERANCE = timedelta(minutes=10)  # around midnight, a faster clock may have set a tag of tomorrow
 REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "refs/tags/production/*:refs/tags/production/*")
 DEFAULT_BRANCHES = {
@@ -38,13 +39,13 @@ SOURCES = ("dvc.yaml", "params.yaml", "src")
 """What determines a model, besides its data."""
 
 
-def _parse_tag(tag: str) -> tuple[date, int] | None:
-    """Day and number of a production tag, by which they are sorted; None for another tag."""
+def _parse_tag(tag: str) -> tuple[date, int]:
+    """Day and number of a production tag, by which they are sorted; `NO_KEY` for another tag."""
     match = TAG.fullmatch(tag)
     try:
-        return (date.fromisoformat(match[1]), int(match[2])) if match else None
+        return (date.fromisoformat(match[1]), int(match[2])) if match else NO_KEY
     except ValueError:  # no such day
-        return None
+        return NO_KEY
 
 
 def _default_branch() -> str:
@@ -67,7 +68,7 @@ def _list_tags(*options: str) -> list[str]:
 def _tag_fault(tag: str, merged: set[str], branch: str) -> str:
     """Why a tag does not count as production; empty if it does."""
     key = _parse_tag(tag)
-    if key is None:
+    if key == NO_KEY:
         return "not production/YYYY-MM-DD-N"
     if key[0] > (datetime.now(UTC) + CLOCK_TOLERANCE).date():
         return "in the future"
@@ -81,18 +82,13 @@ def _production_tags() -> list[str]:
             "production: this clone is shallow, production tags may be missing: git fetch --unshallow --tags"
         )
     tags = _list_tags()
-    branch = _default_branch() if any(map(_parse_tag, tags)) else ""
+    branch = _default_branch() if any(_parse_tag(tag) != NO_KEY for tag in tags) else ""
     merged = set(_list_tags(f"--merged={branch}")) if branch else set()
     faults = {tag: _tag_fault(tag, merged, branch.removeprefix("refs/remotes/")) for tag in tags}
     if any(faults.values()):
         ignored = ", ".join(f"{tag} ({fault})" for tag, fault in faults.items() if fault)
         print(f"warning: not counted as production: {ignored}", file=sys.stderr)
-    return sorted((tag for tag in tags if not faults[tag]), key=_sort_key)
-
-
-def _sort_key(tag: str) -> tuple[date, int]:
-    """Day and number of a tag; a tag that is not a production tag sorts first."""
-    return _parse_tag(tag) or (date.min, 0)
+    return sorted((tag for tag in tags if not faults[tag]), key=_parse_tag)
 
 
 def find_production_tag() -> str | None:
@@ -164,10 +160,8 @@ def contract_differences(champion: Contract, contract: Contract) -> list[str]:
     if (champion.task, champion.target, champion.labels) != (contract.task, contract.target, contract.labels):
         differences.append(f"it predicts {champion.target} ({', '.join(champion.labels)})")
     types = {column.name: (column.kind, column.length) for column in contract.kept}
-    for column in champion.features:
-        if types.get(column.name) != (column.kind, column.length):
-            differences.append(f"it needs {column.name}, {column.rule}")
-    return differences
+    changed = [c for c in champion.features if types.get(c.name) != (c.kind, c.length)]
+    return differences + [f"it needs {column.name}, {column.rule}" for column in changed]
 
 
 def _read_report(path: Path, revision: str = "HEAD") -> dict[str, Any]:
@@ -220,24 +214,19 @@ def check_stored() -> None:
         with TemporaryDirectory() as cache:  # an empty cache: the file has to come from the remote
             dvc.api.read(str(BUNDLE / "metadata.json"), rev="HEAD", config={"cache": {"dir": cache}})
     except Exception as error:  # the network and each kind of remote have errors of their own
-        if not isinstance(error, PathMissingError) and not isinstance(error.__cause__, FileNotFoundError):
-            _warn_unchecked(str(error))
-            return
-        address = dvc.api.get_url(str(BUNDLE), rev="HEAD")
-        folder = Path(address).parents[3]  # FOLDER/files/md5/ab/cdef…dir
-        if BUNDLE.exists() or "://" in address or folder.exists():
-            raise ProjectError(f"production: the remote lacks {BUNDLE}: uv run dvc push") from None
-        _warn_unchecked(f"there is no folder {folder}")
-
-
-def _warn_unchecked(reason: str) -> None:
-    """Warn that the remote cannot be reached, as in a job without its credentials."""
-    print(f"warning: cannot check that the remote has the model: {reason}", file=sys.stderr)
+        reason = str(error)
+        if isinstance(error, PathMissingError) or isinstance(error.__cause__, FileNotFoundError):
+            address = dvc.api.get_url(str(BUNDLE), rev="HEAD")
+            folder = Path(address).parents[3]  # FOLDER/files/md5/ab/cdef…dir
+            if BUNDLE.exists() or "://" in address or folder.exists():
+                raise ProjectError(f"production: the remote lacks {BUNDLE}: uv run dvc push") from None
+            reason = f"there is no folder {folder}"
+        print(f"warning: cannot check that the remote has the model: {reason}", file=sys.stderr)
 
 
 def _next_tag(tags: list[str]) -> str:
     """A name that sorts after all tags that count, and that no other tag has."""
-    day = max([datetime.now(UTC).date(), *(_sort_key(tag)[0] for tag in tags)])
+    day = max([datetime.now(UTC).date(), *(_parse_tag(tag)[0] for tag in tags)])
     matches = (re.match(rf"production/{day}-([0-9]+)", tag) for tag in _list_tags())
     return f"production/{day}-{max((int(match[1]) for match in matches if match), default=0) + 1}"
 

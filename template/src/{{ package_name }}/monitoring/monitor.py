@@ -11,8 +11,8 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -25,13 +25,10 @@ from ..contract.tables import Connection, connect, literal
 from ..core.errors import ProjectError, cli, warn_once
 from ..core.paths import BUNDLE, MONITORING_REPORT
 from ..model.bundle import Model
-from .drift import Drift, Reference, Status, check_drift
+from .drift import Drift, Reference, check_drift
 from .events import find_files, read_events
-from .performance import NO_LABELS, KpiResult, LabelCounts, evaluate_kpis, join_labels
+from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels
 from .report import ADVICE, Finding, Monitoring, Traffic, write_report
-
-STATUS_ORDER: tuple[Status, ...] = ("alert", "warn", "ok")
-UNITS = {"d": "days", "h": "hours"}
 
 
 class _Resume(msgspec.Struct):
@@ -39,25 +36,6 @@ class _Resume(msgspec.Struct):
 
     next_since: datetime | None = None
     go_on_from: datetime | None = None
-
-
-@dataclass
-class _Observations:
-    """What the checks look at: the traffic of one model, its rows, drift, labels and KPIs."""
-
-    traffic: list[Traffic]
-    drift: list[Drift] = field(default_factory=list)
-    labels: LabelCounts = NO_LABELS
-    performance: list[KpiResult] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """Number of predictions.
-
-        Returns:
-            The sum over all models and roles.
-        """
-        return sum(part.rows for part in self.traffic)
 
 
 def _now() -> datetime:
@@ -84,7 +62,7 @@ def window_start(since: str | None) -> datetime | None:
             return None
         return last.next_since or last.go_on_from
     if match := re.fullmatch(r"(\d+)([dh])", since):
-        return _now() - timedelta(**{UNITS[match[2]]: int(match[1])})
+        return _now() - int(match[1]) * timedelta(hours=24 if match[2] == "d" else 1)
     try:
         time = datetime.fromisoformat(since)
     except ValueError:
@@ -156,74 +134,50 @@ def _check_kpis(
             yield Finding("warn", "kpi", metric, message)
 
 
-def _check_rows(observations: _Observations, settings: params.Monitor) -> Iterator[Finding]:
+def _check_rows(traffic: list[Traffic], drift: list[Drift], settings: params.Monitor) -> Iterator[Finding]:
     """Report rows that are too few, and events that are too old."""
-    n_rows, effect = observations.rows, settings.design_effect
+    n_rows, effect = sum(part.rows for part in traffic), settings.design_effect
     count = f"{n_rows:,}"
     if effect > 1:
         count += f" ({n_rows // effect:,} effective: monitor.design_effect is {effect})"
     if n_rows < settings.min_rows:
         limit = f"{settings.min_rows:,} (monitor.min_rows)"
         yield Finding("warn", "traffic", "rows", "too few rows of this model", count, limit)
-    if few := [column for column in observations.drift if column.required_rows]:
+    if few := [column for column in drift if column.required_rows]:
         names, required = ", ".join(c.name for c in few), max(c.required_rows for c in few)
         message = "too few rows to tell drift from chance"
         yield Finding("warn", "drift", names, message, count, f"{required:,} rows")
-    hours = (_now() - max(part.last for part in observations.traffic)) / timedelta(hours=1)
+    hours = (_now() - max(part.last for part in traffic)) / timedelta(hours=1)
     if hours > settings.max_age_hours:
         limit = f"{settings.max_age_hours:g} hours (monitor.max_age_hours)"
         yield Finding("warn", "traffic", "events", "age of the newest event", f"{hours:.0f} hours", limit)
 
 
-def _find_reasons(
-    observations: _Observations, kpis: tuple[Kpi, ...], settings: params.Monitor
-) -> list[Finding]:
-    """Run all checks; return what does not pass, worst first."""
-    labels = observations.labels
-    findings = [
-        *_check_requests(observations.traffic, settings),
-        *_check_kpis(observations.performance, labels.rows, kpis, settings),
-        *_check_distances(observations.drift, settings),
-        *(Finding("warn", "labels", kind, message) for kind, message in labels.warnings.items()),
-        *_check_rows(observations, settings),
-    ]
-    checks = list(ADVICE)
-    return sorted(
-        findings, key=lambda finding: (STATUS_ORDER.index(finding.status), checks.index(finding.check))
-    )
-
-
-def _find_labels(events: str, labels: str | None, folder: Path) -> list[str]:
-    """Find the files with labels: at their own address, or beside the events."""
+def _read_files(
+    con: Connection, events: str, labels: str | None, since: datetime | None, folder: Path
+) -> list[str]:
+    """Read the events, and find the files with labels: at their own address, or beside the events."""
     names = (LABELS_FOLDER, LABELS_FOLDER_0_2)
     addresses = [labels] if labels else [f"{events.rstrip('/')}/{name}" for name in names]
-    files = [
-        file
-        for index, address in enumerate(addresses)
-        for file in find_files(address, folder / f"labels{index}")
-    ]
-    if labels and not files:
+    folders = [folder / name for name in names]
+    label_files = list(chain.from_iterable(map(find_files, addresses, folders)))
+    if labels and not label_files:
         raise ProjectError(f"monitor: no .csv or .parquet file with labels at {labels}")
-    return files
+    if not read_events(con, events, since, folder / "events", all_predictions=bool(label_files)):
+        window = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+        raise ProjectError(
+            f"monitor: no events in {events}{window}. Is that the address in the server's variable "
+            "EVENTS, and did it get requests? --since looks back further."
+        )
+    return label_files
 
 
-def _observe(
-    con: Connection, model: Model, traffic: list[Traffic], label_files: list[str], settings: params.Params
-) -> _Observations:
-    """Compute drift and KPIs of one model, as far as there are enough rows."""
-    version, min_rows = model.metadata.version, settings.monitor.min_rows
-    observations = _Observations(_select_model(traffic, version))
-    if label_files:
-        observations.labels = join_labels(con, label_files, model)
-    if observations.rows >= min_rows:
-        condition = f"status = 200 AND model_version = {literal(version)}"
-        con.sql(f"CREATE VIEW checked AS FROM events WHERE {condition}")
-        reference = msgspec.json.decode((BUNDLE / "reference.json").read_bytes(), type=Reference)
-        observations.drift = check_drift(con, "checked", reference, model.contract, settings.monitor)
-    if observations.labels.rows >= min_rows:
-        kpis = declarations.load().kpis
-        observations.performance = evaluate_kpis(con, model.contract, kpis, settings)
-    return observations
+def _measure_drift(con: Connection, model: Model, settings: params.Monitor) -> list[Drift]:
+    """Compare the successful rows of the bundle's model with its reference."""
+    condition = f"status = 200 AND model_version = {literal(model.metadata.version)}"
+    con.sql(f"CREATE VIEW checked AS FROM events WHERE {condition}")
+    reference = msgspec.json.decode((BUNDLE / "reference.json").read_bytes(), type=Reference)
+    return check_drift(con, "checked", reference, model.contract, settings)
 
 
 def check_predictions(
@@ -246,18 +200,25 @@ def check_predictions(
     """
     settings = params.load()
     with tempfile.TemporaryDirectory() as folder:
-        label_files = _find_labels(events, labels, Path(folder))
-        if not read_events(con, events, since, Path(folder) / "events", all_predictions=bool(label_files)):
-            window = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
-            raise ProjectError(
-                f"monitor: no events in {events}{window}. Is that the address in the server's variable "
-                "EVENTS, and did it get requests? --since looks back further."
-            )
+        label_files = _read_files(con, events, labels, since, Path(folder))
         traffic = _count_traffic(con)
-        observations = _observe(con, model, traffic, label_files, settings)
-    reasons = _find_reasons(observations, declarations.load().kpis, settings.monitor)
-    too_few = observations.rows < settings.monitor.min_rows
-    too_few |= any(column.required_rows for column in observations.drift)
+        selected = _select_model(traffic, model.metadata.version)
+        label_counts = join_labels(con, label_files, model) if label_files else LabelCounts()
+    monitor, kpis = settings.monitor, declarations.load().kpis
+    n_rows, n_labelled = sum(part.rows for part in selected), label_counts.rows
+    drift = _measure_drift(con, model, monitor) if n_rows >= monitor.min_rows else []
+    enough_labels = n_labelled >= monitor.min_rows
+    performance = evaluate_kpis(con, model.contract, kpis, settings) if enough_labels else []
+    findings = [
+        *_check_requests(selected, monitor),
+        *_check_kpis(performance, n_labelled, kpis, monitor),
+        *_check_distances(drift, monitor),
+        *(Finding("warn", "labels", kind, message) for kind, message in label_counts.warnings.items()),
+        *_check_rows(selected, drift, monitor),
+    ]
+    checks = list(ADVICE)
+    reasons = sorted(findings, key=lambda finding: (finding.status != "alert", checks.index(finding.check)))
+    too_few = n_rows < monitor.min_rows or any(column.required_rows for column in drift)
     return Monitoring(
         status=reasons[0].status if reasons else "ok",
         reasons=reasons,
@@ -265,11 +226,11 @@ def check_predictions(
         created_at=_now(),
         since=since,
         next_since=since if too_few else max(part.last for part in traffic),
-        rows=observations.rows,
-        labelled_rows=observations.labels.rows,
+        rows=n_rows,
+        labelled_rows=n_labelled,
         traffic=traffic,
-        drift=observations.drift,
-        performance=observations.performance,
+        drift=drift,
+        performance=performance,
     )
 
 
@@ -280,15 +241,11 @@ def _parse_arguments() -> argparse.Namespace:
     if variables("TRUTH"):
         warn_once("the variable TRUTH is deprecated and ends with 0.5: use LABELS")
     parser.add_argument("--since", default=variables("SINCE") or None, help="7d, 12h, or a time in UTC")
-    parser.add_argument(
-        "--events", default=variables("EVENTS") or "events", help="folder or address of the events"
-    )
-    parser.add_argument(
-        "--labels",
-        "--truth",
-        default=variables("LABELS") or variables("TRUTH") or None,
-        help="file, folder or address of ground-truth labels; else EVENTS/labels",
-    )
+    events = variables("EVENTS") or "events"
+    parser.add_argument("--events", default=events, help="folder or address of the events")
+    labels = variables("LABELS") or variables("TRUTH") or None
+    text = "file, folder or address of ground-truth labels; else EVENTS/labels"
+    parser.add_argument("--labels", "--truth", default=labels, help=text)
     return parser.parse_args()
 
 

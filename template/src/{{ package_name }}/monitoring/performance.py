@@ -20,12 +20,13 @@ from ..contract.tables import Connection, encode_column, explain_errors, fetch_o
 from ..core.errors import ProjectError
 from ..model.bundle import Model
 from ..params import Params
-from ..stats.inference import Estimate, Floats, Statistic, bootstrap
+from ..stats.inference import Estimate, Floats, bootstrap
 from ..stats.metrics import METRICS
 from .drift import Status
 
 MAX_ROWS = 10_000  # larger samples would hardly narrow the intervals, but take long
 Segments = dict[str, NDArray[np.intp]]  # positions of the rows by segment; "" for all rows
+Sample = tuple[NDArray[np.generic], Floats, Segments]  # target (n_rows,), outputs (n_rows, n_outputs)
 
 
 class LabelCounts(NamedTuple):
@@ -56,9 +57,6 @@ class LabelCounts(NamedTuple):
             "ambiguous": f"{self.ambiguous:,} labels are left out: different requests have the same id",
         }
         return {kind: message for kind, message in messages.items() if getattr(self, kind)}
-
-
-NO_LABELS = LabelCounts()
 
 
 class KpiResult(msgspec.Struct):
@@ -98,17 +96,13 @@ def join_labels(con: Connection, files: list[str], model: Model) -> LabelCounts:
         ProjectError: The labels cannot be read or lack a column.
     """
     read_labels(con, files, model.contract.column(model.contract.target))
-    version = literal(model.metadata.version)
-    con.sql(
-        "CREATE TABLE labelled AS FROM predictions JOIN labels USING (id, row) "
-        f"WHERE model_version = {version}"
-    )
+    condition = f"model_version = {literal(model.metadata.version)}"
+    con.sql(f"CREATE TABLE labelled AS FROM predictions JOIN labels USING (id, row) WHERE {condition}")
     ambiguous = _drop_ambiguous(con, model.contract)
-    conflicts, invalid = fetch_one(
-        con, "SELECT count(*) FILTER (conflict), coalesce(sum(invalid), 0)::BIGINT FROM labelled"
-    )
+    counts = "count(label), count(*) FILTER (conflict), coalesce(sum(invalid), 0)::BIGINT"
+    rows, conflicts, invalid = fetch_one(con, f"SELECT {counts} FROM labelled")
     con.sql("DELETE FROM labelled WHERE label IS NULL")
-    return LabelCounts(fetch_one(con, "SELECT count(*) FROM labelled")[0], conflicts, invalid, ambiguous)
+    return LabelCounts(rows, conflicts, invalid, ambiguous)
 
 
 def read_labels(con: Connection, files: list[str], target: Column) -> None:
@@ -178,21 +172,47 @@ def evaluate_kpis(
     Returns:
         The defined results; a metric can be undefined, such as the ROC AUC of one class.
     """
+    target, outputs, segments = _read_sample(con, contract, settings.gate.min_segment_rows)
+    cases = [(kpi, segment, rows) for kpi in kpis for segment, rows in segments.items()]
+
+    def score(kpi: Kpi, rows: NDArray[np.intp], counts: Floats) -> Floats:
+        return METRICS[contract.task][kpi.metric](target[rows], outputs[rows], counts[:, rows])
+
+    estimates = bootstrap(
+        {str(index): partial(score, kpi, rows) for index, (kpi, _, rows) in enumerate(cases)},
+        len(target),
+        settings.gate.n_bootstrap,
+        settings.monitor.confidence_level,
+        settings.monitor.design_effect,
+    )
+    results = [
+        KpiResult(
+            metric=kpi.metric,
+            rows=len(rows),
+            estimate=estimate,
+            limit=f"{kpi.direction} {kpi.threshold:g}",
+            segment=segment,
+            status="ok" if segment else _status(estimate, kpi),
+        )
+        for (kpi, segment, rows), estimate in zip(cases, estimates.values(), strict=True)
+        if estimate.is_defined
+    ]
+    return sorted(results, key=lambda result: result.status == "ok")
+
+
+def _read_sample(con: Connection, contract: Contract, min_rows: int) -> Sample:
+    """Read a sample of the table `labelled`, ordered by time."""
     columns = [c for c in contract.features if c.segment and c.encoded_names == (c.name,)]
     names = output_columns(contract) + [feature_column(column.name) for column in columns]
     sample = f"SELECT * FROM labelled ORDER BY hash(id, row) LIMIT {MAX_ROWS}"
-    arrays = con.sql(
-        f"SELECT label, {', '.join(map(quote, names))} FROM ({sample}) ORDER BY time, id, row"
-    ).fetchnumpy()
+    selected = ", ".join(map(quote, ["label", *names]))
+    arrays = con.sql(f"SELECT {selected} FROM ({sample}) ORDER BY time, id, row").fetchnumpy()
     target = arrays["label"] if contract.task == "regression" else arrays["label"].astype(int)
     outputs = np.column_stack([arrays[name] for name in output_columns(contract)])
     segments = {"": np.arange(len(target))}
     for column in columns:
-        segments |= _segment_rows(column, arrays[feature_column(column.name)], settings.gate.min_segment_rows)
-    results = [
-        result for kpi in kpis for result in _evaluate(kpi, target, outputs, segments, contract, settings)
-    ]
-    return sorted(results, key=lambda result: result.status == "ok")
+        segments |= _segment_rows(column, arrays[feature_column(column.name)], min_rows)
+    return target, outputs, segments
 
 
 def _segment_rows(column: Column, values: Floats, min_rows: int) -> Segments:
@@ -205,39 +225,6 @@ def _segment_rows(column: Column, values: Floats, min_rows: int) -> Segments:
             name = column.categories[int(value)]
         segments[f"{column.name} = {name}"] = rows
     return {name: rows for name, rows in segments.items() if len(rows) >= min_rows}
-
-
-def _evaluate(
-    kpi: Kpi,
-    target: NDArray[np.generic],
-    outputs: Floats,
-    segments: Segments,
-    contract: Contract,
-    settings: Params,
-) -> list[KpiResult]:
-    """Evaluate one KPI for all rows and each segment: target `(n_rows,)`, outputs `(n_rows, n_outputs)`."""
-    metric, monitor = METRICS[contract.task][kpi.metric], settings.monitor
-
-    def score(rows: NDArray[np.intp], counts: Floats) -> Floats:
-        return metric(target[rows], outputs[rows], counts[:, rows])
-
-    statistics: dict[str, Statistic] = {name: partial(score, rows) for name, rows in segments.items()}
-    estimates = bootstrap(
-        statistics, len(target), settings.gate.n_bootstrap, monitor.confidence_level, monitor.design_effect
-    )
-    limit = f"{kpi.direction} {kpi.threshold:g}"
-    return [
-        KpiResult(
-            metric=kpi.metric,
-            rows=len(segments[name]),
-            estimate=estimate,
-            limit=limit,
-            segment=name,
-            status="ok" if name else _status(estimate, kpi),
-        )
-        for name, estimate in estimates.items()
-        if estimate.is_defined
-    ]
 
 
 def _status(estimate: Estimate, kpi: Kpi) -> Status:

@@ -6,7 +6,7 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,12 +15,8 @@ from ..core.files import table, write, write_json
 from .drift import Drift, Status
 from .performance import KpiResult
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 PROJECT = __name__.partition(".")[0]
 CODEOWNERS = Path(".github/CODEOWNERS")
-RUNBOOK = "docs/runbook.md"
 MAX_PLOTS = 12  # columns in the picture, and bins of each
 MIN_SHARE = 0.002  # smaller bins are not drawn
 PLOTS_PER_ROW = 3
@@ -128,14 +124,6 @@ class Monitoring(msgspec.Struct):
     performance: list[KpiResult]
 
 
-class _Section(NamedTuple):
-    """A part of the report: title, explanation, table."""
-
-    title: str
-    text: str
-    rows: list[dict[str, Any]]
-
-
 def write_report(result: Monitoring, path: Path) -> None:
     """Write the report.
 
@@ -190,8 +178,8 @@ def markdown(result: Monitoring) -> str:
         A Markdown document.
     """
     parts = [f"# {title(result)}", f"{summary(result)} {_contact()}"]
-    for section in _sections(result):
-        parts += [f"## {section.title}", section.text, table(section.rows)]
+    for heading, text, rows in _sections(result):
+        parts += [f"## {heading}", text, table(rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -199,11 +187,11 @@ def _contact() -> str:
     """Name the project's owner (CODEOWNERS) and the runbook."""
     lines = CODEOWNERS.read_text(encoding="utf-8").splitlines() if CODEOWNERS.exists() else []
     owners = [line.removeprefix("* ") for line in lines if line.startswith("* ")]
-    return f"Owner: {owners[-1] if owners else 'unknown'}. Runbook: {RUNBOOK}."
+    return f"Owner: {owners[-1] if owners else 'unknown'}. Runbook: docs/runbook.md."
 
 
-def _sections(result: Monitoring) -> list[_Section]:
-    """Return the sections that have rows."""
+def _sections(result: Monitoring) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Return heading, explanation and table of the sections that have rows."""
     checks = {finding.check for finding in result.reasons}
     advice = " ".join(f"{check}: {text}" for check, text in ADVICE.items() if check in checks)
     kpis = (
@@ -216,12 +204,12 @@ def _sections(result: Monitoring) -> list[_Section]:
         "TOO FEW: these rows cannot tell drift from chance. Columns without a status are not checked."
     )
     sections = [
-        _Section("Findings", advice, list(map(_finding_row, result.reasons))),
-        _Section("KPIs", kpis, list(map(_kpi_row, result.performance))),
-        _Section("Drift", drift, list(map(_drift_row, result.drift))),
-        _Section("Traffic", "", list(map(_traffic_row, result.traffic))),
+        ("Findings", advice, list(map(_finding_row, result.reasons))),
+        ("KPIs", kpis, list(map(_kpi_row, result.performance))),
+        ("Drift", drift, list(map(_drift_row, result.drift))),
+        ("Traffic", "", list(map(_traffic_row, result.traffic))),
     ]
-    return [section for section in sections if section.rows]
+    return [section for section in sections if section[2]]
 
 
 def _finding_row(finding: Finding) -> dict[str, Any]:
@@ -256,10 +244,7 @@ def _traffic_row(traffic: Traffic) -> dict[str, Any]:
     return {
         "model": traffic.model_version,
         "role": traffic.role,
-        "requests": f"{traffic.requests:,}",
-        "rejected": f"{traffic.rejected:,}",
-        "errors": f"{traffic.errors:,}",
-        "rows": f"{traffic.rows:,}",
+        **{name: f"{getattr(traffic, name):,}" for name in ("requests", "rejected", "errors", "rows")},
         "last": f"{traffic.last:%Y-%m-%d %H:%M}",
         "median, ms": f"{traffic.median_ms:.2g}",
         "99th percentile, ms": f"{traffic.p99_ms:.2g}",
@@ -271,10 +256,10 @@ def _html(result: Monitoring) -> str:
     from tabulate import tabulate
 
     parts = [f"<h1>{title(result)}</h1><p>{escape(summary(result))} {_contact()}</p>"]
-    for section in _sections(result):
-        html = tabulate(section.rows, headers="keys", tablefmt="html", disable_numparse=True)
-        parts.append(f"<h2>{section.title}</h2><p>{escape(section.text)}</p>{html}")
-        if section.title == "Drift":
+    for heading, text, rows in _sections(result):
+        html = tabulate(rows, headers="keys", tablefmt="html", disable_numparse=True)
+        parts.append(f"<h2>{heading}</h2><p>{escape(text)}</p>{html}")
+        if heading == "Drift":
             picture = base64.b64encode(_plot(result.drift[:MAX_PLOTS])).decode()
             parts.append(f'<p>{CAPTION}</p><img alt="{CAPTION}" src="data:image/png;base64,{picture}">')
     head = (
@@ -285,28 +270,24 @@ def _html(result: Monitoring) -> str:
 
 
 def _plot(drifts: list[Drift]) -> bytes:
-    """Draw reference and current distributions, as PNG."""
+    """Draw reference and current share of the rows in each bin as PNG; of many bins, the largest."""
     from matplotlib.figure import Figure
 
     n_rows = -(-len(drifts) // PLOTS_PER_ROW)
     figure = Figure(figsize=(4.2 * PLOTS_PER_ROW, 2.9 * n_rows), layout="constrained")
     for index, drift in enumerate(drifts):
-        _plot_column(figure.add_subplot(n_rows, PLOTS_PER_ROW, index + 1), drift)
+        shares = np.array([drift.reference, drift.current])
+        largest = shares.max(axis=0)
+        bins = sorted(np.argsort(-largest, kind="stable")[:MAX_PLOTS], reverse=True)
+        bins = [position for position in bins if largest[position] > MIN_SHARE]
+        axes, places = figure.add_subplot(n_rows, PLOTS_PER_ROW, index + 1), np.arange(len(bins))
+        axes.barh(places + 0.2, 100 * shares[0, bins], 0.4, color="0.7")
+        axes.barh(places - 0.2, 100 * shares[1, bins], 0.4, color=COLOURS[drift.status])
+        axes.set_yticks(places, [shorten(drift.bins[position], 24, placeholder="…") for position in bins])
+        axes.set_xlim(0, 100)
+        axes.set_title(f"{drift.name}: {STATUSES[drift.status]}, distance {drift.distance:.0%}", fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
     png = BytesIO()
     figure.savefig(png, dpi=90)
     return png.getvalue()
-
-
-def _plot_column(axes: "Axes", drift: Drift) -> None:
-    """Draw the share of the rows in each bin; only the largest, if there are many."""
-    largest = np.maximum(drift.reference, drift.current)
-    bins = sorted(np.argsort(-largest, kind="stable")[:MAX_PLOTS])
-    bins = [index for index in bins if largest[index] > MIN_SHARE][::-1]
-    places, colour = np.arange(len(bins)), COLOURS[drift.status]
-    axes.barh(places + 0.2, [100 * drift.reference[index] for index in bins], 0.4, color="0.7")
-    axes.barh(places - 0.2, [100 * drift.current[index] for index in bins], 0.4, color=colour)
-    axes.set_yticks(places, [shorten(drift.bins[index], 24, placeholder="…") for index in bins])
-    axes.set_xlim(0, 100)
-    axes.set_title(f"{drift.name}: {STATUSES[drift.status]}, distance {drift.distance:.0%}", fontsize=9)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)

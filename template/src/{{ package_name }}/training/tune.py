@@ -41,7 +41,6 @@ RETRY_SECONDS = {"loky": 0, "ray": 30, "dask": 0}  # Ray counts a lost host for 
 
 Settings = dict[str, Any]
 Search = Callable[[optuna.Trial], Settings]
-MakeEstimator = Callable[..., Estimator]
 
 
 class Outcome(NamedTuple):
@@ -53,7 +52,7 @@ class Outcome(NamedTuple):
 
 
 def evaluate_trial(
-    make_estimator: MakeEstimator, settings: Settings, train: Dataset, options: params.Train
+    make_estimator: Callable[..., Estimator], settings: Settings, train: Dataset, options: params.Train
 ) -> Outcome:
     """Cross-validate the estimator with some settings. This runs in a worker.
 
@@ -239,8 +238,8 @@ def run_search(
         ProjectError: The backend fails again and again.
     """
     is_online = True
-    bar = tqdm(desc="tune", unit="trial", total=tune.n_trials, initial=len(finished_trials(study)))
-    with bar:
+    n_finished = len(finished_trials(study))
+    with tqdm(desc="tune", unit="trial", total=tune.n_trials, initial=n_finished) as bar:
         while (left := tune.n_trials - len(finished_trials(study))) > 0:
             trials = [study.ask() for _ in range(min(left, _count_workers(tune)))]
             settings = [search(trial) for trial in trials]
