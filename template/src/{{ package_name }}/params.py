@@ -152,8 +152,8 @@ RENAMED: Renamed = {
 RENAMED_VALUES = {"superior": "superiority", "not_inferior": "non_inferiority"}
 
 
-def _rename_keys(sections: dict[str, Any], renamed: Renamed) -> None:
-    """Replace former keys by their present names, with a warning for each."""
+def _rename_keys(sections: dict[str, Any], renamed: Renamed) -> dict[str, Any]:
+    """Replace former keys in place by their present names, with a warning for each."""
     for (section, old), new in renamed.items():
         values = sections.get(section)
         if not isinstance(values, dict) or old not in values:
@@ -166,15 +166,15 @@ def _rename_keys(sections: dict[str, Any], renamed: Renamed) -> None:
             )
         warn_once(f"params.yaml: {section}.{old} is now {names}; rename it")
         values |= dict.fromkeys(new, values.pop(old))
+    return sections
 
 
-def _rename_values(sections: dict[str, Any]) -> None:
-    """Replace former values by their present names, with a warning for each."""
-    gate = sections.get("gate")
-    value = gate.get("promotion_test") if isinstance(gate, dict) else None
-    if isinstance(gate, dict) and isinstance(value, str) and value in RENAMED_VALUES:
-        gate["promotion_test"] = RENAMED_VALUES[value]
-        warn_once(f"params.yaml: gate.promotion_test: {value} is now {gate['promotion_test']}; rename it")
+def _rename_test(gate: dict[str, Any]) -> None:
+    """Replace a former name of a promotion test by its present name, with a warning."""
+    old = str(gate.get("promotion_test"))
+    if old in RENAMED_VALUES:
+        gate["promotion_test"] = RENAMED_VALUES[old]
+        warn_once(f"params.yaml: gate.promotion_test: {old} is now {RENAMED_VALUES[old]}; rename it")
 
 
 def _read(path: Path, section_type: type[Section], select: Callable[[dict[str, Any]], Any]) -> Any:
@@ -197,7 +197,8 @@ def _select_standard(sections: dict[str, Any]) -> dict[str, Any]:
         if sections.pop(name, None) is not None and not Path(__file__).with_name(folder).is_dir():
             warn_once(f"params.yaml: {name} has no effect in a project without {folder}/; delete it")
     _rename_keys(sections, RENAMED)
-    _rename_values(sections)
+    if isinstance(gate := sections.get("gate"), dict):
+        _rename_test(gate)
     return sections
 
 
@@ -233,9 +234,4 @@ def load_section(
     Raises:
         ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
     """
-
-    def select(sections: dict[str, Any]) -> Any:
-        _rename_keys(sections, renamed)
-        return sections.get(name) or {}
-
-    return _read(path, section_type, select)
+    return _read(path, section_type, lambda sections: _rename_keys(sections, renamed).get(name) or {})
