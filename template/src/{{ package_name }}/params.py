@@ -11,6 +11,8 @@ import msgspec
 
 from .core.errors import ProjectError, warn_once
 
+FILE = Path("params.yaml")
+
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -177,18 +179,18 @@ def _rename_test(gate: dict[str, Any]) -> None:
         warn_once(f"params.yaml: gate.promotion_test: {old} is now {RENAMED_VALUES[old]}; rename it")
 
 
-def _read(path: Path, section_type: type[Section], select: Callable[[dict[str, Any]], Any]) -> Any:
+def _read(section_type: type[Section], select: Callable[[dict[str, Any]], Any]) -> Any:
     """Read what `select` takes of the file's sections, as a typed value."""
     import yaml
 
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        sections = yaml.safe_load(FILE.read_text(encoding="utf-8")) or {}
         content = select(sections) if isinstance(sections, dict) else sections
         return msgspec.convert(content, section_type)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
-        raise ProjectError(f"{path}: {error}. Keys and meanings: see {section_type.__module__}.") from None
+        raise ProjectError(f"{FILE}: {error}. Keys and meanings: see {section_type.__module__}.") from None
     except FileNotFoundError:
-        raise ProjectError(f"{path} not found: run this in the project's top folder") from None
+        raise ProjectError(f"{FILE} not found: run this in the project's top folder") from None
 
 
 def _select_standard(sections: dict[str, Any]) -> dict[str, Any]:
@@ -202,11 +204,8 @@ def _select_standard(sections: dict[str, Any]) -> dict[str, Any]:
     return sections
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
+def load() -> Params:
     """Read the parameters.
-
-    Args:
-        path: A YAML file.
 
     Returns:
         All sections but the optional ones, defaults filled in.
@@ -214,19 +213,16 @@ def load(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
     """
-    return _read(path, Params, _select_standard)
+    return _read(Params, _select_standard)
 
 
-def load_section(
-    name: str, section_type: type[Section], renamed: Renamed, path: Path = Path("params.yaml")
-) -> Any:
+def load_section(name: str, section_type: type[Section], renamed: Renamed) -> Any:
     """Read an optional section (see `OPTIONAL_SECTIONS`).
 
     Args:
         name: Name of the section.
         section_type: A `Section` with its keys and defaults.
         renamed: Former keys and their present names, as in `RENAMED`.
-        path: A YAML file.
 
     Returns:
         The section, as a `section_type`, defaults filled in.
@@ -234,4 +230,4 @@ def load_section(
     Raises:
         ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
     """
-    return _read(path, section_type, lambda sections: _rename_keys(sections, renamed).get(name) or {})
+    return _read(section_type, lambda sections: _rename_keys(sections, renamed).get(name) or {})

@@ -102,8 +102,7 @@ def _describe(
     """Add a POST route to the OpenAPI document, with the schemas of its body, response and errors."""
     document = api.openapi()
     types = (reader.body_type, response, ValidationErrorResponse, ErrorResponse)
-    reference = "#/components/schemas/{name}"
-    schemas, components = msgspec.json.schema_components(types, ref_template=reference)
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     body, success, invalid, error = map(_content, schemas)
     operation: dict[str, Any] = {

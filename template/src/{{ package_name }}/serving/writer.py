@@ -136,13 +136,13 @@ class Writer(ABC, Generic[R]):
         store.makedirs(folder, exist_ok=True)
         file, name = BytesIO(), f"{folder}/{self._process}-{time.time_ns()}.parquet"
         write_parquet(self.table(records), file, compression="zstd(1)", column_dictionary_enabled=DICTIONARY)
-        if not is_local:  # an object store shows an object only when it is complete
-            store.pipe_file(name, file.getvalue())
-            return
-        draft = f"{folder}/{self._process}.part"  # the same name each time: failures leave one draft at most
+        # An object store shows an object only when it is complete; a folder needs a draft, whose name is the
+        # same each time: failures leave one at most.
+        draft = f"{folder}/{self._process}.part" if is_local else name
         store.pipe_file(draft, file.getvalue())
-        store.mv(draft, name)
-        self._folder_bytes += file.tell()
+        if is_local:
+            store.mv(draft, name)
+            self._folder_bytes += file.tell()
 
     def _is_full(self, root: str) -> bool:
         """Whether the folder has reached its largest size."""
