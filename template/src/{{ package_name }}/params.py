@@ -160,13 +160,10 @@ def _rename_keys(sections: dict[str, Any], renamed: Renamed) -> dict[str, Any]:
         values = sections.get(section)
         if not isinstance(values, dict) or old not in values:
             continue
-        names = " and ".join(new)
+        change = f"params.yaml: {section}.{old} is now {' and '.join(new)}"
         if duplicates := sorted(values.keys() & set(new)):
-            raise ProjectError(
-                f"params.yaml: {section}.{old} is now {names}, and {', '.join(duplicates)} is set too: "
-                f"delete {old}"
-            )
-        warn_once(f"params.yaml: {section}.{old} is now {names}; rename it")
+            raise ProjectError(f"{change}, and {', '.join(duplicates)} is set too: delete {old}")
+        warn_once(f"{change}; rename it")
         values |= dict.fromkeys(new, values.pop(old))
     return sections
 
