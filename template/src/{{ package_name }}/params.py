@@ -168,14 +168,6 @@ def _rename_keys(sections: dict[str, Any], renamed: Renamed) -> dict[str, Any]:
     return sections
 
 
-def _rename_test(gate: dict[str, Any]) -> None:
-    """Replace a former name of a promotion test by its present name, with a warning."""
-    old = str(gate.get("promotion_test"))
-    if old in RENAMED_VALUES:
-        gate["promotion_test"] = RENAMED_VALUES[old]
-        warn_once(f"params.yaml: gate.promotion_test: {old} is now {RENAMED_VALUES[old]}; rename it")
-
-
 def _read(section_type: type[Section], select: Callable[[dict[str, Any]], Any]) -> Any:
     """Read what `select` takes of the file's sections, as a typed value."""
     import yaml
@@ -191,13 +183,15 @@ def _read(section_type: type[Section], select: Callable[[dict[str, Any]], Any]) 
 
 
 def _select_standard(sections: dict[str, Any]) -> dict[str, Any]:
-    """Take all sections but the optional ones; warn if nothing in the project reads one of them."""
+    """Take all sections but the optional ones, former names replaced; warn if nothing reads a section."""
     for name, folder in OPTIONAL_SECTIONS.items():
         if sections.pop(name, None) is not None and not Path(__file__).with_name(folder).is_dir():
             warn_once(f"params.yaml: {name} has no effect in a project without {folder}/; delete it")
     _rename_keys(sections, RENAMED)
-    if isinstance(gate := sections.get("gate"), dict):
-        _rename_test(gate)
+    gate = sections.get("gate")
+    if isinstance(gate, dict) and (old := str(gate.get("promotion_test"))) in RENAMED_VALUES:
+        gate["promotion_test"] = RENAMED_VALUES[old]
+        warn_once(f"params.yaml: gate.promotion_test: {old} is now {RENAMED_VALUES[old]}; rename it")
     return sections
 
 
