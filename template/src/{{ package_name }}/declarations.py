@@ -80,16 +80,14 @@ def load() -> Declarations:
         ProjectError: It cannot be imported, lacks a declaration, or declares something invalid.
     """
     problem = _import_problem()
-    contract = _read(problem, "CONTRACT", Contract)
     kpis = _read(problem, "KPIS", tuple[Kpi, ...])
-    tests = _read(problem, "BEHAVIOURAL_TESTS", tuple[BehaviouralTest, ...], ())
     if not callable(estimator := getattr(problem, "estimator", None)):
         raise ProjectError("problem.py has no function `estimator`, which returns the model to train")
     return Declarations(
-        contract=contract,
+        contract=_read(problem, "CONTRACT", Contract),
         kpis=kpis,
         primary_kpi=_find_primary(kpis),
-        behavioural_tests=tests,
+        behavioural_tests=_read(problem, "BEHAVIOURAL_TESTS", tuple[BehaviouralTest, ...], ()),
         model_card=_read(problem, "MODEL_CARD", ModelCardInfo),
         prepare=_read(problem, "PREPARE", str, "SELECT * FROM raw"),
         baseline=_read(problem, "BASELINE", str | None, None),

@@ -11,6 +11,8 @@ import msgspec
 
 from .core.errors import ProjectError, warn_once
 
+FILE = Path("params.yaml")
+
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -152,60 +154,49 @@ RENAMED: Renamed = {
 RENAMED_VALUES = {"superior": "superiority", "not_inferior": "non_inferiority"}
 
 
-def _rename_keys(sections: dict[str, Any], renamed: Renamed) -> None:
-    """Replace former keys by their present names, with a warning for each."""
+def _rename_keys(sections: dict[str, Any], renamed: Renamed) -> dict[str, Any]:
+    """Replace former keys in place by their present names, with a warning for each."""
     for (section, old), new in renamed.items():
         values = sections.get(section)
         if not isinstance(values, dict) or old not in values:
             continue
-        names = " and ".join(new)
+        change = f"params.yaml: {section}.{old} is now {' and '.join(new)}"
         if duplicates := sorted(values.keys() & set(new)):
-            raise ProjectError(
-                f"params.yaml: {section}.{old} is now {names}, and {', '.join(duplicates)} is set too: "
-                f"delete {old}"
-            )
-        warn_once(f"params.yaml: {section}.{old} is now {names}; rename it")
+            raise ProjectError(f"{change}, and {', '.join(duplicates)} is set too: delete {old}")
+        warn_once(f"{change}; rename it")
         values |= dict.fromkeys(new, values.pop(old))
+    return sections
 
 
-def _rename_values(sections: dict[str, Any]) -> None:
-    """Replace former values by their present names, with a warning for each."""
-    gate = sections.get("gate")
-    value = gate.get("promotion_test") if isinstance(gate, dict) else None
-    if isinstance(gate, dict) and isinstance(value, str) and value in RENAMED_VALUES:
-        gate["promotion_test"] = RENAMED_VALUES[value]
-        warn_once(f"params.yaml: gate.promotion_test: {value} is now {gate['promotion_test']}; rename it")
-
-
-def _read(path: Path, section_type: type[Section], select: Callable[[dict[str, Any]], Any]) -> Any:
+def _read(section_type: type[Section], select: Callable[[dict[str, Any]], Any]) -> Any:
     """Read what `select` takes of the file's sections, as a typed value."""
     import yaml
 
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        sections = yaml.safe_load(FILE.read_text(encoding="utf-8")) or {}
         content = select(sections) if isinstance(sections, dict) else sections
         return msgspec.convert(content, section_type)
     except (msgspec.ValidationError, yaml.YAMLError) as error:
-        raise ProjectError(f"{path}: {error}. Keys and meanings: see {section_type.__module__}.") from None
+        raise ProjectError(f"{FILE}: {error}. Keys and meanings: see {section_type.__module__}.") from None
     except FileNotFoundError:
-        raise ProjectError(f"{path} not found: run this in the project's top folder") from None
+        raise ProjectError(f"{FILE} not found: run this in the project's top folder") from None
 
 
 def _select_standard(sections: dict[str, Any]) -> dict[str, Any]:
-    """Take all sections but the optional ones; warn if nothing in the project reads one of them."""
+    """Take all sections but the optional ones, former names replaced; warn if nothing reads a section."""
     for name, folder in OPTIONAL_SECTIONS.items():
         if sections.pop(name, None) is not None and not Path(__file__).with_name(folder).is_dir():
             warn_once(f"params.yaml: {name} has no effect in a project without {folder}/; delete it")
     _rename_keys(sections, RENAMED)
-    _rename_values(sections)
+    gate = sections.get("gate")
+    if isinstance(gate, dict) and (old := str(gate.get("promotion_test"))) in RENAMED_VALUES:
+        gate["promotion_test"] = RENAMED_VALUES[old]
+        warn_once(f"params.yaml: gate.promotion_test: {old} is now {RENAMED_VALUES[old]}; rename it")
     return sections
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
+def load() -> Params:
     """Read the parameters.
-
-    Args:
-        path: A YAML file.
 
     Returns:
         All sections but the optional ones, defaults filled in.
@@ -213,19 +204,16 @@ def load(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
     """
-    return _read(path, Params, _select_standard)
+    return _read(Params, _select_standard)
 
 
-def load_section(
-    name: str, section_type: type[Section], renamed: Renamed, path: Path = Path("params.yaml")
-) -> Any:
+def load_section(name: str, section_type: type[Section], renamed: Renamed) -> Any:
     """Read an optional section (see `OPTIONAL_SECTIONS`).
 
     Args:
         name: Name of the section.
         section_type: A `Section` with its keys and defaults.
         renamed: Former keys and their present names, as in `RENAMED`.
-        path: A YAML file.
 
     Returns:
         The section, as a `section_type`, defaults filled in.
@@ -233,9 +221,4 @@ def load_section(
     Raises:
         ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
     """
-
-    def select(sections: dict[str, Any]) -> Any:
-        _rename_keys(sections, renamed)
-        return sections.get(name) or {}
-
-    return _read(path, section_type, select)
+    return _read(section_type, lambda sections: _rename_keys(sections, renamed).get(name) or {})

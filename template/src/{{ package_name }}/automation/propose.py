@@ -38,18 +38,16 @@ def _write_body(gate: dict[str, Any], commit: str, base: str) -> str:
     repository = call("gh", "repo", "view", "--json", "url", "--jq", ".url")
     report = GATE_REPORT.with_suffix(".md").read_text(encoding="utf-8")
     reference = gate["production"] or base
-    return "\n\n".join(
-        [
-            f"Why: {os.environ.get('REASON', 'by hand')}",
-            re.sub(
-                r"\]\((?!\w+:)", f"]({repository}/raw/{commit}/{GATE_REPORT.parent}/", report
-            ),  # for its plots
-            f"## Metrics, compared with {reference}",
-            call("dvc", "metrics", "diff", "--md", "--all", reference, commit),
-            "## Cards",
-            "\n".join(f"- [{path}]({repository}/blob/{commit}/{path})" for path in CARDS),
-        ]
+    parts = (
+        f"Why: {os.environ.get('REASON', 'by hand')}",
+        # Relative links, which lead to plots, become addresses.
+        re.sub(r"\]\((?!\w+:)", f"]({repository}/raw/{commit}/{GATE_REPORT.parent}/", report),
+        f"## Metrics, compared with {reference}",
+        call("dvc", "metrics", "diff", "--md", "--all", reference, commit),
+        "## Cards",
+        "\n".join(f"- [{path}]({repository}/blob/{commit}/{path})" for path in CARDS),
     )
+    return "\n\n".join(parts)
 
 
 def _check_edits() -> None:
@@ -67,10 +65,8 @@ def main() -> None:
         raise ProjectError(f"propose: the gate blocks model {gate['model_version']}; see {GATE_REPORT}")
     _check_edits()
     branch, base = current_branch("propose"), default_branch("propose")
-    head, title = (
-        f"model/{branch.removeprefix('model/')}",
-        f"Model {gate['model_version']}: {gate['verdict']}",
-    )
+    head = f"model/{branch.removeprefix('model/')}"
+    title = f"Model {gate['model_version']}: {gate['verdict']}"
     call("git", "fetch", "--quiet", "origin", f"+refs/heads/{base}:refs/remotes/origin/{base}")
     commit = commit_aside(title, *RESULTS) if changes(RESULTS) else call("git", "rev-parse", "HEAD")
     if not call("git", "diff", "--name-only", f"refs/remotes/origin/{base}...{commit}", "--", *RESULTS):

@@ -73,16 +73,10 @@ def main() -> None:
         recorded = _read_recorded(folder, revision)
         print(f"reproduce: rebuilding the model of {revision}")
         rebuilt = _rebuild(folder, revision)
-    names = recorded | rebuilt
-    print(
-        table(
-            [
-                {"": name, "recorded": str(recorded.get(name)), "rebuilt": str(rebuilt.get(name))}
-                for name in names
-            ]
-        )
-    )
-    if differing := [name for name in names if recorded.get(name) != rebuilt.get(name)]:
+    values = {name: (recorded.get(name), rebuilt.get(name)) for name in recorded | rebuilt}
+    rows = [{"": name, "recorded": str(old), "rebuilt": str(new)} for name, (old, new) in values.items()]
+    print(table(rows))
+    if differing := [name for name, (old, new) in values.items() if old != new]:
         raise ProjectError(f"{revision} is not reproduced; these differ: {', '.join(differing)}")
     print(f"reproduce: {revision} gives the same model and metrics")
 

@@ -50,9 +50,7 @@ def _update_and_test() -> tuple[str, str]:
         output = call(sys.executable, "-m", module, "--quiet", *sys.argv[1:])
     except ProjectError as error:
         if paths := conflicts():
-            return str(error), "\n".join(
-                ["## Conflicts: nothing was tested\n", *(f"- {path}" for path in paths)]
-            )
+            return str(error), "\n- ".join(["## Conflicts: nothing was tested\n", *paths])
         raise
     call("git", "add", "--all")  # the commit hooks read git's index
     try:
@@ -83,9 +81,8 @@ def _open_pull_request(branch: str, base: str) -> None:
     title, _, body = call("git", "log", "--max-count=1", "--format=%B", "FETCH_HEAD").partition("\n\n")
     draft = ["--draft"] if title.endswith(UNFINISHED) else []
     head = branch.removeprefix("refs/heads/")
-    print(
-        call("gh", "pr", "create", *draft, "--head", head, "--base", base, "--title", title, "--body", body)
-    )
+    options = (*draft, "--head", head, "--base", base, "--title", title, "--body", body)
+    print(call("gh", "pr", "create", *options))
 
 
 def main() -> None:
@@ -97,9 +94,8 @@ def main() -> None:
     name, base = f"template/{release}", default_branch("template-pr")
     branch, problem = f"refs/heads/{name}", ""
     # Ask gh first: if it is missing or logged out, nothing is pushed.
-    is_proposed = call(
-        "gh", "pr", "list", "--head", name, "--state", "all", "--json", "url", "--jq", ".[].url"
-    )
+    options = ("--head", name, "--state", "all", "--json", "url", "--jq", ".[].url")
+    is_proposed = call("gh", "pr", "list", *options)
     if call("git", "ls-remote", "--heads", "origin", branch):
         print(f"template-pr: {name} is there already")
     else:

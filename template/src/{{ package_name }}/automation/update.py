@@ -98,9 +98,8 @@ def _isolate_git() -> None:
     local = set(call("git", "rev-parse", "--local-env-vars").split())  # such as GIT_DIR in a hook of git
     for name in local - {"GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS"} | {"GIT_TEMPLATE_DIR"}:
         os.environ.pop(name, None)
-    first = int(
-        os.environ.get("GIT_CONFIG_COUNT") or 0
-    )  # settings in the environment win over those in files
+    # Settings in the environment win over settings in files.
+    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
     for number, (key, value) in enumerate(GIT_SETTINGS.items(), start=first):
         os.environ |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     os.environ["GIT_CONFIG_COUNT"] = str(first + len(GIT_SETTINGS))
@@ -165,9 +164,8 @@ def _run_copier(own_lines: dict[Path, Lines], tree: Path) -> dict[Path, Lines]:
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder, "rewritten")
         environment = os.environ | {REWRITTEN: str(record)}
-        result = subprocess.run(  # reports in order
-            command, cwd=tree, env=environment, stderr=subprocess.STDOUT, check=False
-        )
+        # One stream, so that Copier's reports appear in order.
+        result = subprocess.run(command, cwd=tree, env=environment, stderr=subprocess.STDOUT, check=False)
         rewritten = _read_rewritten(record)
     if result.returncode:
         print("update: nothing was changed", file=sys.stderr)
@@ -194,14 +192,11 @@ def _check_lines(own_lines: dict[Path, Lines], rewritten: dict[Path, Lines], tre
     """Raise `ProjectError` if a line of the project or a part of the merge would be in no file."""
     new = _list_files(tree, "--others")
     own_lines = own_lines | {path: _read_lines(path) for path in new}  # ignored files would be overwritten
-    missing = {
-        path: own - _read_lines(tree / path) - rewritten.get(path, Counter())
-        for path, own in own_lines.items()
-        if (tree / path).exists()
-    }
-    lost = [
-        f"{path}: {line.decode(errors='replace')[:100]}" for path in missing for line in sorted(missing[path])
-    ]
+    lost: list[str] = []
+    for path, own in own_lines.items():
+        if (tree / path).exists():
+            missing = own - _read_lines(tree / path) - rewritten.get(path, Counter())
+            lost += [f"{path}: {line.decode(errors='replace')[:100]}" for line in sorted(missing)]
     lost += [f"{path}: not merged" for path in new if path.suffix == ".rej"]
     if lost:
         more = [f"… and {len(lost) - MAX_LINES} more"] if len(lost) > MAX_LINES else []
@@ -222,8 +217,7 @@ def _take_over(tree: Path) -> None:
         else:
             with suppress(OSError):  # the folder has other files
                 path.parent.rmdir()
-    unmerged = call("git", "ls-files", "--unmerged", "--full-name", "-z", folder=tree).split("\0")
-    entries = [entry for entry in unmerged if entry]
+    *entries, _ = call("git", "ls-files", "--unmerged", "--full-name", "-z", folder=tree).split("\0")
     removed = [f"0 {'0' * len(entry.split()[1])}\t{entry.partition(chr(9))[2]}" for entry in entries]
     index = "".join(f"{entry}\0" for entry in (*removed, *entries))
     subprocess.run(("git", "update-index", "-z", "--index-info"), input=index, text=True, check=True)
@@ -241,9 +235,8 @@ def main() -> None:
         _check_lines(own_lines, rewritten, tree)
         _take_over(tree)
     if paths := conflicts():
-        raise ProjectError(
-            "\n".join(["you and the template changed the same lines. Edit them, then `git add`:", *paths])
-        )
+        message = "you and the template changed the same lines. Edit them, then `git add`:"
+        raise ProjectError("\n".join([message, *paths]))
 
 
 if __name__ == "__main__":

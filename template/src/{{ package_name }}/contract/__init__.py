@@ -86,10 +86,9 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             shown = ", ".join(map(repr, self.categories[:10]))
             more = f", … ({len(self.categories)} categories)" if len(self.categories) > 10 else ""
             return f"{many} {shown}{more}"
-        if self.length is not None:
-            return f"a list of {self.length} numbers{self._limits}"
+        number = "a number" if self.length is None else f"a list of {self.length} numbers"
         nouns = {
-            "number": f"a number{self._limits}",
+            "number": f"{number}{self._limits}",
             "integer": f"an integer{self._limits}",
             "time": "a time such as 2026-01-31T14:30:00, without an offset",
             "text": "a text",
@@ -218,15 +217,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         excluded = {self.target}
         if not self.key_is_feature and self.key != self.time:
             excluded.add(self.key)
-        return tuple(
-            column
-            for column in self.columns
-            if column.feature
-            and column.known_at_prediction
-            and column.kind != "text"
-            and not column.personal
-            and column.name not in excluded
-        )
+        candidates = [column for column in self.kept if column.feature and column.known_at_prediction]
+        return tuple(column for column in candidates if column.kind != "text" and column.name not in excluded)
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:

@@ -88,10 +88,6 @@ def load_dataset(path: Path, contract: Contract, baseline: str | None = None) ->
     Returns:
         The rows in the order of the file.
     """
-    return Dataset(
-        path=path,
-        contract=contract,
-        features=read_features(path, contract),
-        target=read_target(path, contract).to_numpy(),
-        baseline=read_column(path, f"{quote(baseline)}::DOUBLE").to_numpy() if baseline else None,
-    )
+    features, target = read_features(path, contract), read_target(path, contract).to_numpy()
+    predictions = read_column(path, f"{quote(baseline)}::DOUBLE").to_numpy() if baseline else None
+    return Dataset(path, contract, features, target, predictions)

@@ -15,13 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TIME = r"\d{4}-\d\d-\d\d[T ]([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?"
-SQL_TYPES = {
-    "number": "DOUBLE",
-    "integer": "BIGINT",
-    "category": "VARCHAR",
-    "time": "TIMESTAMP",
-    "text": "VARCHAR",
-}
+SQL_TYPES = {"number": "DOUBLE", "integer": "BIGINT", "time": "TIMESTAMP"}  # of other kinds: VARCHAR
 
 
 def connect(memory_gb: float = 2.0, database: Path | None = None) -> Connection:
@@ -118,7 +112,7 @@ def cast_column(column: Column) -> str:
     Returns:
         SQL that is NULL for a value that cannot be cast.
     """
-    sql_type = SQL_TYPES[column.kind] + ("[]" if column.length else "")
+    sql_type = SQL_TYPES.get(column.kind, "VARCHAR") + ("[]" if column.length else "")
     return f"TRY_CAST({quote(column.name)} AS {sql_type})"
 
 

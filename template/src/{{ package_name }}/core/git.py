@@ -71,8 +71,7 @@ def current_branch(command: str) -> str:
     Raises:
         ProjectError: no branch is checked out (a detached HEAD).
     """
-    branch = call("git", "branch", "--show-current")
-    if not branch:
+    if not (branch := call("git", "branch", "--show-current")):
         raise ProjectError(f"{command}: no branch is checked out; create one: git switch --create NAME")
     return branch
 

@@ -1,14 +1,12 @@
 """Health, metrics and documentation, by FastAPI. Its OpenAPI document describes all other routes, too."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import Lifespan
 
 from ..contract.rows import Problem, RowReader
 from ..model.bundle import PREDICTIONS, Model
@@ -17,7 +15,7 @@ from .request_limits import BUSY, TOO_LARGE, TOO_LATE
 
 PREDICT, FEEDBACK, FEEDBACK_0_2 = "/predict", "/feedback", "/truth"
 _ERRORS = {405: "Only POST is allowed", 408: TOO_LATE, 413: TOO_LARGE, 500: "Internal error", 503: BUSY}
-_TOKEN_ERRORS = {401: "The token is missing or wrong", 403: "The server has no FEEDBACK_TOKEN"}
+_LABEL_ERRORS = _ERRORS | {401: "The token is missing or wrong", 403: "The server has no FEEDBACK_TOKEN"}
 
 
 class Predictions(msgspec.Struct):
@@ -47,11 +45,7 @@ class ErrorResponse(msgspec.Struct):
 
 
 def create_api(
-    model: Model,
-    rows: RowReader,
-    labels: RowReader,
-    metrics: Metrics,
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    model: Model, rows: RowReader, labels: RowReader, metrics: Metrics, lifespan: Lifespan[FastAPI]
 ) -> FastAPI:
     """Create the routes that FastAPI serves, and describe those that `Server` handles.
 
@@ -82,12 +76,12 @@ def create_api(
 
     prediction: Any = PREDICTIONS[model.contract.task]
     response = msgspec.defstruct("Predictions", [("model_version", str), ("predictions", list[prediction])])
-    predict = _describe(api, PREDICT, "Predict one row or a list of rows", rows, 200, response)
+    predict = _describe(api, PREDICT, "Predict one row or a list of rows", rows, 200, response, _ERRORS)
     predict["requestBody"]["content"]["application/json"]["example"] = model.example
     summary = "Record ground-truth labels of earlier predictions"
-    _describe(api, FEEDBACK, summary, labels, 202, FeedbackResponse, _TOKEN_ERRORS)
+    _describe(api, FEEDBACK, summary, labels, 202, FeedbackResponse, _LABEL_ERRORS)
     summary = f"Former name of {FEEDBACK}, until 0.5"
-    _describe(api, FEEDBACK_0_2, summary, labels, 202, FeedbackResponse, _TOKEN_ERRORS)["deprecated"] = True
+    _describe(api, FEEDBACK_0_2, summary, labels, 202, FeedbackResponse, _LABEL_ERRORS)["deprecated"] = True
     return api
 
 
@@ -103,13 +97,12 @@ def _describe(
     reader: RowReader,
     status: int,
     response: type[msgspec.Struct],
-    errors: Mapping[int, str] = MappingProxyType({}),
+    errors: dict[int, str],
 ) -> dict[str, Any]:
     """Add a POST route to the OpenAPI document, with the schemas of its body, response and errors."""
     document = api.openapi()
     types = (reader.body_type, response, ValidationErrorResponse, ErrorResponse)
-    reference = "#/components/schemas/{name}"
-    schemas, components = msgspec.json.schema_components(types, ref_template=reference)
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     body, success, invalid, error = map(_content, schemas)
     operation: dict[str, Any] = {
@@ -119,7 +112,7 @@ def _describe(
         "responses": {
             str(status): {"description": response.__doc__ or summary, **success},
             "422": {"description": "Rows that break the contract", **invalid},
-            **{str(code): {"description": text, **error} for code, text in {**_ERRORS, **errors}.items()},
+            **{str(code): {"description": text, **error} for code, text in errors.items()},
         },
     }
     document["paths"][path] = {"post": operation}

@@ -144,12 +144,11 @@ class Server:
             LOG.exception("request %s failed", request_id)
             message = f"internal error; the server's log has the details under request {request_id}"
             status, content = 500, self._encode(api.ErrorResponse(message))
-        seconds = perf_counter() - started
         event = Request(
             received,
             id=request_id[:MAX_ID_LENGTH],
             role=role,
-            seconds=seconds,
+            seconds=perf_counter() - started,
             status=status,
             features=features,
             outputs=outputs,

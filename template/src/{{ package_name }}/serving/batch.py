@@ -52,8 +52,7 @@ def predict_file(model: Model, source: Path, target: Path) -> tuple[int, int]:
     with connect() as con, explain_errors(f"batch: cannot predict {source} into {target}"):
         con.sql(f"CREATE VIEW input AS FROM {_file(source)}")
         _check_columns(contract, con.view("input").columns, source)
-        run = partial(_run, model)
-        con.create_function("run", run, ["FLOAT[]"], "FLOAT[]", type=PythonUDFType.ARROW)
+        con.create_function("run", partial(_run, model), ["FLOAT[]"], "FLOAT[]", type=PythonUDFType.ARROW)
         con.sql(f"""
             CREATE VIEW checked AS SELECT *, {rejection_reasons(contract.features)} AS __reasons,
                 [{", ".join(encode_features(contract))}] AS __features FROM input;

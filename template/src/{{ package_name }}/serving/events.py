@@ -17,6 +17,7 @@ from ..model.bundle import Model
 from .metrics import Histogram
 from .writer import MAX_STORE_GB, Record, Writer
 
+Matrices = list[NDArray[np.float32] | None]  # features or outputs of each request
 REQUEST_BYTES = 1024  # upper bound of a request's size in memory without its features and outputs
 
 
@@ -131,15 +132,13 @@ def _random_ids() -> Iterator[str]:
         yield from (digits[start : start + 32] for start in range(0, len(digits), 32))
 
 
-def _stack(matrices: list[NDArray[np.float32] | None], n_columns: int) -> NDArray[np.float32]:
+def _stack(matrices: Matrices, n_columns: int) -> NDArray[np.float32]:
     """Stack matrices to shape `(n_rows, n_columns)`; joining bytes avoids a numpy call per matrix."""
     joined = b"".join(matrix.data for matrix in matrices if matrix is not None)
     return np.frombuffer(joined, np.float32).reshape(-1, n_columns)
 
 
-def _numbers(
-    names: list[str], matrices: list[NDArray[np.float32] | None], n_missing: int
-) -> dict[str, Array]:
+def _numbers(names: list[str], matrices: Matrices, n_missing: int) -> dict[str, Array]:
     """Convert matrices to one Arrow array per column, with so many missing values at the end."""
     missing = Array([None] * n_missing, type=DataType.float32())
     columns = _stack(matrices, len(names)).T.copy()

@@ -33,7 +33,7 @@ MAX_STORE_GB = 20.0  # of a folder: the default of the environment variable MAX_
 MEASURE_SECONDS = 60.0  # between two measurements of a folder, because other servers write there too
 CLOSE_SECONDS = 5.0  # for the last file when the server stops
 # A dictionary would cost time and space in columns whose values hardly repeat.
-DICTIONARIES: dict[Sequence[str], bool] = dict.fromkeys(("id", "time", "seconds"), False)
+DICTIONARY: dict[Sequence[str], bool] = dict.fromkeys(("id", "time", "seconds"), False)
 
 
 class FolderFullError(Exception):
@@ -112,7 +112,8 @@ class Writer(ABC, Generic[R]):
         with self._lock:
             was_due = self._is_due()
             self._buffer.append(record)
-            self._count(record, 1)
+            self.buffered_rows += record.n_rows
+            self._buffered_bytes += record.n_bytes
             while self._is_too_much() and self._buffer and self.buffered_rows > record.n_rows:
                 self._discard([self._buffer.popleft()])
             if self._is_due() and not was_due:  # once: if the store fails, the thread waits as usual
@@ -134,16 +135,14 @@ class Writer(ABC, Generic[R]):
         folder = f"{root}/{time.strftime('%Y-%m-%d', time.gmtime(records[0].time))}"
         store.makedirs(folder, exist_ok=True)
         file, name = BytesIO(), f"{folder}/{self._process}-{time.time_ns()}.parquet"
-        write_parquet(
-            self.table(records), file, compression="zstd(1)", column_dictionary_enabled=DICTIONARIES
-        )
-        if not is_local:  # an object store shows an object only when it is complete
-            store.pipe_file(name, file.getvalue())
-            return
-        draft = f"{folder}/{self._process}.part"  # the same name each time: failures leave one draft at most
+        write_parquet(self.table(records), file, compression="zstd(1)", column_dictionary_enabled=DICTIONARY)
+        # An object store shows an object only when it is complete; a folder needs a draft, whose name is the
+        # same each time: failures leave one at most.
+        draft = f"{folder}/{self._process}.part" if is_local else name
         store.pipe_file(draft, file.getvalue())
-        store.mv(draft, name)
-        self._folder_bytes += file.tell()
+        if is_local:
+            store.mv(draft, name)
+            self._folder_bytes += file.tell()
 
     def _is_full(self, root: str) -> bool:
         """Whether the folder has reached its largest size."""
@@ -159,15 +158,11 @@ class Writer(ABC, Generic[R]):
         """Whether the buffer exceeds a limit; records that are just being written count."""
         return self.buffered_rows > MAX_BUFFERED_ROWS or self._buffered_bytes > MAX_BUFFERED_BYTES
 
-    def _count(self, record: R, sign: int) -> None:
-        """Add a record to the size of the buffer, or subtract it."""
-        self.buffered_rows += sign * record.n_rows
-        self._buffered_bytes += sign * record.n_bytes
-
     def _discard(self, records: list[R], is_written: bool = False) -> None:
         """Forget records that are written or dropped."""
         for record in records:
-            self._count(record, -1)
+            self.buffered_rows -= record.n_rows
+            self._buffered_bytes -= record.n_bytes
             self.dropped_rows += 0 if is_written else record.n_rows
 
     def _run(self) -> None:
@@ -177,14 +172,10 @@ class Writer(ABC, Generic[R]):
             self._wake.wait(INTERVAL)
             self._wake.clear()
             stopping = self._stopping
-            if records := self._take():
+            with self._lock:
+                records, self._buffer = list(self._buffer), deque()
+            if records:
                 self._try_to_write(records)
-
-    def _take(self) -> list[R]:
-        """Take all records out of the buffer."""
-        with self._lock:
-            records, self._buffer = list(self._buffer), deque()
-        return records
 
     def _try_to_write(self, records: list[R]) -> None:
         """Write records; put them back if the store fails, and drop them if the folder is full."""
