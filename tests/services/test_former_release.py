@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import Renderer, commit, git
 from images import Docker
 from project import Project, quiet_dvc
@@ -12,10 +13,10 @@ from serving import free_port, load
 from test_rollout import Production, statuses, version
 
 CHAMPION, CHALLENGER, TAG = "former", "updated", "production/2026-01-31-1"
-PARAMS = """
-rollout: {steps: [50], min_requests: 80, minutes: 5, poll_seconds: 1, event_delay_seconds: 10}
-gate: {promotion_test: non_inferiority, max_latency_ms: 100}
-"""
+SETTINGS = {
+    "rollout": {"steps": [50], "min_requests": 80, "minutes": 5, "event_delay_seconds": 10},
+    "gate": {"promotion_test": "non_inferiority", "max_latency_ms": 100},
+}
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_updated_project_takes_over_server_and_champion(former: Project, product
     with load(production.ask) as responses:
         update(former.folder)
         assert not conflicts(former.folder)
-        former.params(PARAMS)
+        settings = yaml.safe_load((former.folder / "params.yaml").read_text())
+        former.params(yaml.safe_dump(settings | SETTINGS))
         former.make("setup", "pipeline")
         report = former.json("reports/gate.json")
         assert (report["verdict"], report["production"]) == ("promote", TAG)
