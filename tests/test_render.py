@@ -37,7 +37,7 @@ from pytest_copie.plugin import Copie
 class Size(NamedTuple):
     """Bounds of a render."""
 
-    answers: dict[str, str]
+    extra_answers: dict[str, str]
     files: int
     lines: int
 
@@ -203,10 +203,10 @@ def code_lines(path: Path) -> int:
     return 0 if path.suffix == ".md" else len(counted)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: "-".join(size.answers.values()) or "default")
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "-".join(size.extra_answers.values()) or "default")
 def test_render_is_small(copy_project: CopyProject, size: Size) -> None:
     """A standard that is read is a short one; tests may grow."""
-    project = copy_project(**size.answers)
+    project = copy_project(**size.extra_answers)
     counted = [path for path in files(project) if path.relative_to(project).parts[0] != "tests"]
     lines = sum(map(code_lines, counted))
     assert len(counted) <= size.files, f"{len(counted)} files: raise the bound by what a new feature needs"

@@ -185,7 +185,7 @@ def test_commit_hook_rejects_conflict_markers(clashed: Edited) -> None:
 
 def run_updater(project: Path, module: str, sources: Path) -> subprocess.CompletedProcess[str]:
     """Run a release's program for updates in a project, as `make update ARGS=--trust` does."""
-    identity = {f"GIT_{who}_{what}": "t@x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    identity = {f"GIT_{who}_{field}": "t@x" for who in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
     environment = os.environ | identity | {"PYTHONPATH": str(sources), "PYTHONSAFEPATH": "1"}
     command = (sys.executable, "-m", module, "--trust", "--quiet")
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)

@@ -48,7 +48,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     """
     from tabulate import tabulate
 
-    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",")
+    escaped = [
+        {name: cell.replace("|", r"\|") if isinstance(cell, str) else cell for name, cell in row.items()}
+        for row in rows
+    ]
+    return tabulate(escaped, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",")
 
 
 def write(path: Path, content: bytes) -> None:
