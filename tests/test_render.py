@@ -43,9 +43,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 100, 6_450),
-    Size({}, 107, 7_360),
-    Size({"observability": "prometheus"}, 114, 7_615),
+    Size({"deployment": "none", "observability": "none"}, 99, 6_220),
+    Size({}, 107, 7_135),
+    Size({"observability": "prometheus"}, 114, 7_390),
 ]
 
 
