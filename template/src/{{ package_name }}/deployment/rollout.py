@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from .. import declarations
+from .. import declarations, params
 from ..core.errors import ProjectError, cli
 from ..core.shell import call
 from ..evaluation.checks import Check, Verdict, checks_table
@@ -143,7 +143,8 @@ def run_step(step: Step, image: str, rollout: Rollout) -> Verdict:
         print(f"rollout: {step[0]}: {checks[-1].message}", file=sys.stderr, flush=True)
         time.sleep(rollout.poll_seconds)
         verdict, checks, since = analyse_phase(image, step[0])
-    print(f"### {' '.join(step)}: {verdict}\n\n{checks_table(checks)}\n{reasons(checks)}\n", flush=True)
+    table = checks_table(checks, f"{params.load().gate.confidence_level:.0%} CI")
+    print(f"### {' '.join(step)}: {verdict}\n\n{table}\n{reasons(checks)}\n", flush=True)
     return verdict
 
 

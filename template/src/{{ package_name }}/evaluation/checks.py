@@ -586,7 +586,7 @@ def decide(checks: list[Check]) -> Verdict:
     return "block" if "fail" in statuses else "keep" if "warn" in statuses else "promote"
 
 
-def checks_table(checks: list[Check], interval: str = "CI") -> str:
+def checks_table(checks: list[Check], interval: str) -> str:
     """Format checks as Markdown tables: failures first, passes last and folded.
 
     Args:
