@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Generator, Iterator
@@ -103,8 +104,9 @@ class Project:
         result = self.stage(name, *args)
         assert result.returncode == 1, f"{name} ended with {result.returncode}:\n{result.stderr}"
         assert "Traceback" not in result.stderr, result.stderr
-        assert result.stderr.count("error: ") == 1, result.stderr
-        return result.stderr.split("error: ")[1]
+        _, *messages = re.split("^error: ", result.stderr, flags=re.MULTILINE)
+        assert len(messages) == 1, result.stderr
+        return messages[0]
 
     def script(self, code: str, *args: str | Path) -> str:
         """Run a small script with the project's libraries."""
