@@ -169,7 +169,7 @@ def _explain(
     """How far estimator and bundle are apart, on which row most, and the likely causes."""
     probe, expected, actual, expected_labels, actual_labels = comparison
     relabelled = comparison.relabelled
-    row = int(np.argmax(distances + relabelled * (distances.max() + 1)))
+    row = int(np.argmax(distances + relabelled * (np.max(distances) + 1)))
 
     def name(outputs: Floats, label: int) -> str:
         number = f"{outputs[row, label]:.4g}"
@@ -182,7 +182,7 @@ def _explain(
             "(a tuned threshold, or SVC): use the classifier inside, or CalibratedClassifierCV around SVC"
         ]
     return (
-        f"bundle: ONNX and estimator differ by {distances.max():.1e} of the outputs' range on {probe.title}, "
+        f"bundle: ONNX and estimator differ by {np.max(distances):.1e} of the outputs' range on {probe.title}, "
         f"bundle.parity_tolerance is {tolerance:.0e}; {relabelled.sum()} of {len(expected)} rows get another "
         "label, which fails at any tolerance.\n"
         f"- The worst row is {_describe(probe, row, test)}: estimator "
