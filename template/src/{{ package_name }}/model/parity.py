@@ -182,9 +182,9 @@ def _explain(
             "(a tuned threshold, or SVC): use the classifier inside, or CalibratedClassifierCV around SVC"
         ]
     return (
-        f"bundle: ONNX and estimator differ by {np.max(distances):.1e} of the outputs' range on {probe.title}, "
-        f"bundle.parity_tolerance is {tolerance:.0e}; {relabelled.sum()} of {len(expected)} rows get another "
-        "label, which fails at any tolerance.\n"
+        f"bundle: ONNX and estimator differ by {np.max(distances):.1e} of the outputs' range on "
+        f"{probe.title}, bundle.parity_tolerance is {tolerance:.0e}; {relabelled.sum()} of {len(expected)} "
+        "rows get another label, which fails at any tolerance.\n"
         f"- The worst row is {_describe(probe, row, test)}: estimator "
         f"{name(expected, expected_labels[row])}, ONNX {name(actual, actual_labels[row])}.\n"
         + "\n".join(f"- Likely cause: {cause}." for cause in causes)
