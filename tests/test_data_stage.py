@@ -59,13 +59,3 @@ def test_validate_accepts_gaps_in_time(demand_work: Project) -> None:
     demand_work.stages("data.validate")
     report = demand_work.json("reports/data/data.json")
     assert report["rows"] - report["rejected"] == 17520 - 7 * 48 - 3
-
-
-def test_pipeline_accepts_any_column_name(work: Project) -> None:
-    """Quotes, spaces, other alphabets, and the words that the stages use."""
-    names = ['say "hi"', "l'été", "客户", "reasons", "features", "select", "a.b", "x = 1 -- y", "100%"]
-    work.declare(*(f"Column({name!r}, 'number')" for name in names))
-    quoted = [name.replace('"', '""') for name in names]
-    added = [f'customer_id % {at + 2} AS "{name}"' for at, name in enumerate(quoted)]
-    work.bring(f"SELECT *, {', '.join(added)} FROM raw")  # noqa: S608
-    assert "evaluate" in work.make("pipeline")

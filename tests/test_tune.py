@@ -1,14 +1,11 @@
 """Tuning finds the best, on cores and on hosts, and loses nothing when either is killed."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -165,36 +162,6 @@ def test_tune_minimises_an_error_metric(demand_work: Project) -> None:
     assert f"best mae {min(trial['value'] for trial in trials(demand_work)):.4f}" in output
 
 
-def test_tune_resumes_after_a_kill(tuned: Project) -> None:
-    """With kill -9 in the middle: no trial is lost, none is made twice."""
-    setup(tuned, 8)
-    break_estimator(tuned, SLOW)
-    command = (tuned.python, "-m", f"{tuned.package}.training.tune")
-    with subprocess.Popen(
-        command,
-        cwd=tuned.folder,
-        env=tuned.environment(),
-        text=True,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        wait_for(lambda: in_progress(tuned, finished=3), process)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        os.killpg(process.pid, signal.SIGKILL)
-    cut = trials(tuned)
-    running = [trial for trial in cut if trial["state"] == "RUNNING"]
-    assert running
-    assert len(cut) < 8
-    (log,) = (tuned.folder / ".tuning").glob("*.log")
-    with suppress(FileExistsError):
-        log.with_name(f"{log.name}.lock").symlink_to(log)  # as if it had been killed while it wrote
-    tuned.stages("training.tune")
-    results = completed(trials(tuned), 8)
-    assert [trial for trial in cut if trial["state"] == "COMPLETE"] == results[: len(cut) - len(running)]
-
-
 def test_tune_reports_estimator_errors(tuned: Project) -> None:
     """One that fails does not stop the others; if all do, the reason is named."""
     break_estimator(tuned, "if settings['max_iter'] != 30: raise ValueError('not thirty')")
@@ -205,16 +172,6 @@ def test_tune_reports_estimator_errors(tuned: Project) -> None:
     tuned.replace("!= 30", "> 0")
     error = tuned.refusal("training.tune")
     assert "all 4 trials failed, the last with ValueError: not thirty" in error
-
-
-def test_tune_loses_no_trial_with_a_worker(tuned: Project) -> None:
-    """Its batch is sent again; three times in a row is once too often."""
-    break_estimator(tuned, "os.path.exists('died') or (open('died', 'w').close(), os.kill(os.getpid(), 9))")
-    output = tuned.stages("training.tune")
-    assert output.count("loky failed (1 of 3 times)") == 1
-    completed(trials(tuned), 4)
-    tuned.replace("os.path.exists('died') or ", "")
-    assert "tune: loky failed, for the reason above" in tuned.refusal("training.tune")
 
 
 def test_studies_of_different_inputs_are_separate(tuned: Project) -> None:

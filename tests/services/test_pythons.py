@@ -25,14 +25,14 @@ def interpreter(version: str) -> Path | None:
 
 @pytest.mark.parametrize("place", [0, -1], ids=["oldest", "newest"])
 def test_fresh_project_passes_its_checks(render: Renderer, tmp_path: Path, place: int) -> None:
-    """Its hooks, type checks and tests pass before any change."""
+    """Its checks, tests and pipeline pass before any change."""
     pythons = [path for version in OFFERED if (path := interpreter(version))]
     if len(pythons) == 1:
         skip_or_fail(
             f"{pythons[0]} is the only one of Python {', '.join(OFFERED)} (uv python install brings more)"
         )
     fresh = rendered(render, tmp_path / "project")
-    output = fresh.make("setup", "check", "test", f"UV_PYTHON={pythons[place]}")
+    output = fresh.make("setup", "check", "test", "pipeline", f"UV_PYTHON={pythons[place]}")
     assert "types (ty)" in output
     assert "Failed" not in output
 
