@@ -1,18 +1,18 @@
-"""Keep many projects current: say how far behind each is, or update each on a branch of its own.
+"""Keep many projects current: show which release each has, or update each on a branch of its own.
 
     python -m hooks.fleet status|update [--template ADDRESS …] fleet.yaml
 
-A fleet is a YAML list of repositories: addresses, or paths from where the list is. A branch other than
-the default one to start from stands beside it:
+A fleet is a YAML list of repositories: git addresses, or paths relative to the list. An entry can name a
+branch to update instead of the default one:
 
     - git@example.com:acme/churn.git
     - {repository: ../demand, branch: develop}
 
-Only projects of this template are updated: those that name the folder of this clone, its origin, or an
-address given by --template. Of another template, nothing is run, --trust or not.
+Only projects of this template are updated: their `_src_path` is the folder of this clone, its origin, or an
+address added with --template. Nothing of another template runs, not even with --trust.
 
-Projects are cloned into temporary folders: nobody's working folder is touched. Nothing is remembered but
-what git keeps: a branch that was pushed is not made again, so a run that was cut off is simply repeated.
+Projects are cloned into temporary folders, so working folders stay untouched. An interrupted run can be
+repeated: a branch that was pushed is not created again.
 """
 
 import argparse
@@ -38,10 +38,10 @@ UPDATE = (
     "-m",
     "{{ package_name }}.automation.update",
     "--quiet",
-)  # older projects may have none
+)  # this clone's program, because older projects may lack it
 UNCHANGED = "update: nothing was changed"  # printed after the error of an update
 HOSTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/"}
-"""How Copier lets an address begin."""
+"""Abbreviations of addresses that Copier accepts."""
 SAFE = r"(?:[\w.:%-]+@)?(?P<host>[\w.-]+(?::\d+)?)/+(?P<path>[\w./~+-]+)"
 REMOTE = re.compile(rf"(?:https|ssh)://{SAFE}|[\w.-]+@(?P<machine>[\w.-]+):(?P<place>[\w./~+-]+)", re.ASCII)
 CLONE = ("git", "clone", "--quiet", "--origin=origin", f"--config=core.excludesFile={os.devnull}")
@@ -49,14 +49,14 @@ COLUMNS = ("project", "release", "days", "newest", "result")
 
 
 class FleetError(Exception):
-    """What somebody has to look at: in one line, then in full."""
+    """A project needs attention: the first line is the reason, the rest its details."""
 
 
 @dataclass(frozen=True)
-class Order:
+class Options:
     """The command line."""
 
-    verb: str
+    command: str
     fleet: Path
     templates: set[str]
     jobs: int
@@ -75,12 +75,12 @@ class Project:
 
 @dataclass
 class Row:
-    """What became of a project: a row of the table."""
+    """Result of a project: a row of the table."""
 
     project: str
     release: str = ""
     days: int | str = ""
-    """Since it took that release."""
+    """Days since the project was updated to its release."""
     newest: str = ""
     result: str = "not visited"
     good: bool = False
@@ -90,7 +90,7 @@ def read(path: Path) -> list[Project]:
     """Read a fleet.
 
     Raises:
-        FleetError: it is not there, is no list, or an entry is no repository.
+        FleetError: The file is missing, is no list, or an entry is no repository.
     """
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -103,10 +103,10 @@ def read(path: Path) -> list[Project]:
 
 
 def run(*command: str | Path, folder: Path, minutes: float = 10, **environment: str) -> str:
-    """What a command said. It can ask nobody, and does not take for ever.
+    """Run a command without input, and return its output.
 
     Raises:
-        FleetError: it is not there, it failed, or it was stopped with all that it had started.
+        FleetError: It is not installed, failed, or exceeded its time limit; then its children end too.
     """
     name = " ".join(word for word in command if isinstance(word, str))[:60]
     try:
@@ -136,7 +136,7 @@ def run(*command: str | Path, folder: Path, minutes: float = 10, **environment: 
 
 
 def recorded(folder: Path, name: str) -> str:
-    """Read what a project remembers: `_src_path`, its template's address, or `_commit`, its release."""
+    """Read an answer of a project: `_src_path`, its template's address, or `_commit`, its release."""
     try:
         return yaml.safe_load((folder / ANSWERS).read_text(encoding="utf-8"))[name]
     except (OSError, yaml.YAMLError, TypeError, KeyError):
@@ -144,7 +144,7 @@ def recorded(folder: Path, name: str) -> str:
 
 
 def canonical(address: str) -> str:
-    """Write an address in one way: https for ssh too, a full path, or as it is (a path from a project)."""
+    """Normalise an address: https also for ssh, an absolute path, or unchanged if it is a relative path."""
     address = HOSTS.get(address[:3], address[:3]) + address[3:]
     address = address.removeprefix("git+").removeprefix("file://").rstrip("/").removesuffix(".git")
     if match := REMOTE.fullmatch(address):
@@ -154,23 +154,23 @@ def canonical(address: str) -> str:
 
 
 def own_templates(*addresses: str) -> set[str]:
-    """Give the addresses of this template: its folder, its origin, and others that were named."""
+    """Return the addresses of this template: its folder, its origin, and additional ones."""
     try:
         origin = run("git", "config", "--get", "remote.origin.url", folder=ROOT)
-    except FleetError:  # it has none
+    except FleetError:  # the clone has no origin
         origin = str(ROOT)
     return {canonical(address) for address in (str(ROOT), origin, *addresses)}
 
 
-def take(order: Order, folder: Path) -> str:
-    """Update a clone as its owner would by `make update`; what that told.
+def run_update(options: Options, folder: Path) -> str:
+    """Update a clone like `make update`, and return the output.
 
     Raises:
-        FleetError: it failed, or there are conflicts.
+        FleetError: It failed, or there are conflicts.
     """
-    trust = ("--trust",) if order.trust else ()
+    trust = ("--trust",) if options.trust else ()
     try:
-        # Python must not import what lies in the project's folder.
+        # Python must not import modules of the project's folder.
         return run(*UPDATE, *trust, folder=folder, PYTHONPATH=str(SOURCES), PYTHONSAFEPATH="1")
     except FleetError:
         if conflicts := run("git", "diff-files", "--name-only", "--diff-filter=U", folder=folder):
@@ -178,22 +178,22 @@ def take(order: Order, folder: Path) -> str:
         raise
 
 
-def update(project: Project, order: Order, row: Row, folder: Path) -> str:
+def update(project: Project, options: Options, row: Row, folder: Path) -> str:
     """Update a clone of a project, fill in its row, and push what passes the tests as a branch.
 
     Raises:
-        FleetError: it does not pass, or cannot be updated without somebody's help.
+        FleetError: The tests fail, or the project cannot be updated automatically.
     """
     start = ("--branch", project.branch) if project.branch else ()
-    run(*CLONE, *start, project.repository, folder, folder=order.fleet.parent)
+    run(*CLONE, *start, project.repository, folder, folder=options.fleet.parent)
     row.release = recorded(folder, "_commit")
     source = str(recorded(folder, "_src_path"))
-    if canonical(source) not in order.templates:
+    if canonical(source) not in options.templates:
         raise FleetError(f"another template: {source}")
     taken = run("git", "log", "-1", "--no-show-signature", "--format=%ct", "--", ANSWERS, folder=folder)
     row.days = int((time.time() - int(taken)) / 86_400)
     try:
-        report = take(order, folder)
+        report = run_update(options, folder)
     finally:
         row.newest = recorded(folder, "_commit")
     branch = f"template/{row.newest.removeprefix('v')}"
@@ -201,66 +201,67 @@ def update(project: Project, order: Order, row: Row, folder: Path) -> str:
         return "current"
     if run("git", "branch", "--remotes", "--list", f"origin/{branch}", folder=folder):
         return f"pushed before: {branch}"
-    if order.verb == "status":
+    if options.command == "status":
         return "no conflict"
-    run("git", "add", "--all", folder=folder)  # hooks look at what git knows
-    run(*order.test, folder=folder, minutes=order.minutes)
+    run("git", "add", "--all", folder=folder)  # because hooks check tracked files
+    run(*options.test, folder=folder, minutes=options.minutes)
     run("git", "add", "--all", folder=folder)
     run("git", "commit", "--quiet", f"--message=Template {row.newest}", f"--message={report}", folder=folder)
     run("git", "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}", folder=folder)
     return f"pushed: {branch}"
 
 
-def visit(project: Project, order: Order, row: Row) -> None:
-    """Do what is ordered in a folder that does not last. Whatever goes wrong is this project's alone."""
+def visit(project: Project, options: Options, row: Row) -> None:
+    """Run the command for one project in a temporary folder; an error concerns this project only."""
     detail = ""
     with TemporaryDirectory(prefix="fleet-", ignore_cleanup_errors=True) as folder:
         try:
-            row.result, row.good = update(project, order, row, Path(folder) / "project"), True
+            row.result, row.good = update(project, options, row, Path(folder) / "project"), True
         except FleetError as error:
             row.result, _, detail = str(error).partition("\n")
-    sys.stderr.write(f"{row.project}: {row.result}\n{detail}".strip() + "\n")  # at once: others write, too
+    sys.stderr.write(
+        f"{row.project}: {row.result}\n{detail}".strip() + "\n"
+    )  # in one call, because other threads write too
 
 
 def table(rows: list[Row]) -> str:
-    """Set rows out in columns."""
+    """Format the rows in columns."""
     cells = [COLUMNS, *(tuple(str(vars(row)[column]) for column in COLUMNS) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
-def ordered() -> Order:
+def parse_arguments() -> Options:
     """Read the command line."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m hooks.fleet", description=__doc__, formatter_class=form)
-    verbs = "status pushes nothing and runs no tests; update runs the projects' tests, in your environment"
-    parser.add_argument("verb", choices=("status", "update"), help=verbs)
+    commands = "status pushes nothing and runs no tests; update runs the projects' tests, in your environment"
+    parser.add_argument("command", choices=("status", "update"), help=commands)
     parser.add_argument("fleet", type=Path, help="the YAML list")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="projects at once (%(default)s)")
     test = "make setup check test"
-    parser.add_argument("--test", type=shlex.split, default=test, help="what must succeed (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=60, help="that it may take (%(default)s)")
-    parser.add_argument("--trust", action="store_true", help="run this template's migrations, no other's")
-    another = "another address that this template has, in the projects' _src_path"
+    parser.add_argument("--test", type=shlex.split, default=test, help="must succeed (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=60, help="its time limit (%(default)s)")
+    parser.add_argument("--trust", action="store_true", help="run the migrations of this template")
+    another = "additional address of this template in `_src_path` of projects"
     parser.add_argument("--template", action="append", default=[], metavar="ADDRESS", help=another)
-    options = vars(parser.parse_args())
-    return Order(templates=own_templates(*options.pop("template")), **options)
+    arguments = vars(parser.parse_args())
+    return Options(templates=own_templates(*arguments.pop("template")), **arguments)
 
 
 def main() -> int:
-    """Visit every project; 1 when somebody has to look at one."""
-    order = ordered()
+    """Run the command for every project; return 1 if one needs attention."""
+    options = parse_arguments()
     try:
-        projects = read(order.fleet)
+        projects = read(options.fleet)
     except FleetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     rows = [Row(project.repository) for project in projects]
-    with ThreadPoolExecutor(order.jobs) as pool:
+    with ThreadPoolExecutor(options.jobs) as pool:
         try:
-            wait(
-                [pool.submit(visit, project, order, row) for project, row in zip(projects, rows, strict=True)]
-            )
+            pairs = zip(projects, rows, strict=True)
+            wait([pool.submit(visit, project, options, row) for project, row in pairs])
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)  # those under way end
     print(table(rows))

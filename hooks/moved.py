@@ -113,7 +113,7 @@ def mark_conflict(path: str, mode: str, versions: tuple[bytes, ...]) -> None:
 
 
 def undo() -> str:
-    """Make the project's folder what it was; Copier starts only where everything in it is committed.
+    """Restore the project's folder; Copier starts only if everything in it is committed.
 
     Returns:
         What was done, for the reader. Nothing outside of the folder is touched.
@@ -153,7 +153,7 @@ def read_lines(path: Path) -> Counter[bytes]:
 
 
 def record_rewritten(path: Path, rewritten: Counter[bytes], base: Path) -> None:
-    """Tell the program that runs the update which lines were rewritten; 0.2.1's cannot be told."""
+    """Record the rewritten lines for `make update`; that of 0.2.1 does not read the record."""
     if RECORD in os.environ:
         with Path(os.environ[RECORD]).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps([str(path), line.decode()]) + "\n" for line in rewritten.elements())
@@ -187,7 +187,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Move all files, or none: a failure takes the update back."""
+    """Move all files, or none: a failure undoes the update."""
     options = parse_arguments()
     pairs = [word.partition("=")[::2] for word in options.paths]
     try:
@@ -205,8 +205,8 @@ def main() -> None:
         sys.exit(f"moved: {error}\n{undo()}")
     except Exception as error:
         sys.exit(
-            f"moved: {error}\nOnly the project's folder, {Path.cwd()}, is taken back. {undo()} Mend that and"
-            " update again; or put the file back as the template had it, update, and make your changes anew."
+            f"moved: {error}\nOnly the project's folder, {Path.cwd()}, was restored. {undo()} Fix the cause"
+            " and update again; or restore the template's file, update, and repeat your changes."
         )
 
 

@@ -149,7 +149,7 @@ def test_moved_restores_the_project_on_failure(project: Path, capfd: pytest.Capt
     assert git("ls-files", "--stage", cwd=project) == before
     message = capfd.readouterr().err
     assert "old and new cannot be merged" in message
-    assert f"Only the project's folder, {project}, is taken back. It is as it was before" in message
+    assert f"Only the project's folder, {project}, was restored. It is as it was before" in message
 
 
 def test_moved_restores_the_project_after_a_conflict(template: Path, project: Path) -> None:

@@ -1,1 +1,1 @@
-"""Monitoring: what a model is asked and answers in production, against what it was made from."""
+"""Monitoring: predictions in production, compared with the training data and with ground truth."""

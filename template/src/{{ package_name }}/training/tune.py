@@ -302,7 +302,7 @@ def _represent_float(dumper: Any, value: float) -> Any:
 
 
 def main() -> None:
-    """Search, print the best settings, and write them if asked."""
+    """Search, print the best settings, and write them with --write."""
     parser = argparse.ArgumentParser(description="Search for better settings of the estimator.")
     parser.add_argument("--write", action="store_true", help="write the best settings to params.yaml")
     write = parser.parse_args().write
