@@ -61,8 +61,8 @@ def added(base: Lines, project: Lines) -> Lines:
 
 
 def anonymous(there: Counter[bytes]) -> Counter[bytes]:
-    """Leave out the modules of import statements, because the update rewrites those that moved."""
-    return Counter(re.sub(rb"^(\s*from )[\w.]+( import )", rb"\1*\2", line) for line in there.elements())
+    """Leave out the content of import statements, because the update rewrites those of moved modules."""
+    return Counter(re.sub(rb"^(\s*from )[\w.]+ import .*", rb"\1*", line) for line in there.elements())
 
 
 def lost(own: Lines, project: Path) -> dict[str, list[bytes]]:
