@@ -219,9 +219,8 @@ def visit(project: Project, options: Options, row: Row) -> None:
             row.result, row.good = update(project, options, row, Path(folder) / "project"), True
         except FleetError as error:
             row.result, _, detail = str(error).partition("\n")
-    sys.stderr.write(
-        f"{row.project}: {row.result}\n{detail}".strip() + "\n"
-    )  # in one call, because other threads write too
+    # In one call, because other threads write too.
+    sys.stderr.write(f"{row.project}: {row.result}\n{detail}".strip() + "\n")
 
 
 def table(rows: list[Row]) -> str:

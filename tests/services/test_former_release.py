@@ -39,10 +39,7 @@ def production(docker: Docker, former: Project, tmp_path: Path) -> Iterator[Prod
     production = Production(docker, former, free_port(), tmp_path / "state")
     assert production.good("promote", CHAMPION) == f"{CHAMPION} answers"
     yield production
-    services = former.folder / "deploy/compose/compose.yaml"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STATE", str(production.state))
-        docker.good("compose", "--file", services, "down", "--volumes", "--timeout", "1")
+    production.stop()
 
 
 @pytest.mark.proof("A server and a champion of 0.2.0 are taken over without a lost request, also backwards")

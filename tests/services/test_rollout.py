@@ -133,6 +133,12 @@ class Production:
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout.removeprefix("deploy: ").rstrip("\n")
 
+    def stop(self) -> None:
+        """Remove the server's containers."""
+        services = "deploy/compose/compose.yaml"
+        result = self.run("docker", "compose", "--file", services, "down", "--volumes", "--timeout", "1")
+        assert result.returncode == 0, result.stderr
+
     def status(self) -> list[str]:
         """Return the active image and the standby slot."""
         return self.good("status").splitlines()[:2]
@@ -246,10 +252,7 @@ def production(docker: Docker, server: Project, champion: str, tmp_path: Path) -
     production = Production(docker, server, free_port(), tmp_path / "state")
     assert production.good("promote", champion) == f"{champion} is active"
     yield production
-    services = server.folder / "deploy/compose/compose.yaml"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STATE", str(production.state))
-        docker.good("compose", "--file", services, "down", "--volumes", "--timeout", "1")
+    production.stop()
 
 
 def test_shadow_receives_every_request(production: Production, champion: str, other: str) -> None:

@@ -124,16 +124,20 @@ class RowReader:
         rule, got = "must be an object with the contract's columns", _shorten(row)
         try:
             self._row.decode(row)
-            return []
         except DECODE_ERRORS as error:
             got = str(error)[:MAX_MESSAGE] if memoryview(row)[:1] == b"{" else got
-        problems: list[Problem] = []
-        if bytes(row).count(b":") <= MAX_NAMES:
-            with suppress(*DECODE_ERRORS):
-                values = self._parts.decode(row)
-                problems = list(islice(self._value_problems(index, values), SHOWN_PROBLEMS))
+        else:
+            return []
+        if bytes(row).count(b":") > MAX_NAMES:
+            return [Problem(index, "", rule, got)]
+        try:
+            values = self._parts.decode(row)
+        except DECODE_ERRORS:
+            return [Problem(index, "", rule, got)]
         # Without a problem in a value, the row has a column twice.
-        return problems or [Problem(index, "", rule, got)]
+        return list(islice(self._value_problems(index, values), SHOWN_PROBLEMS)) or [
+            Problem(index, "", rule, got)
+        ]
 
     def _value_problems(self, index: int, values: dict[str, msgspec.Raw]) -> Iterator[Problem]:
         """Yield the broken rules of the values of a row."""

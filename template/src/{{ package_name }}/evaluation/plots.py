@@ -100,14 +100,15 @@ def _calibration(axes: "Axes", predictions: list[Predictions]) -> None:
 
 def _comparison(axes: "Axes", checks: list[Check], evidence: Evidence) -> None:
     """Improvement with its interval, on the whole and by segment."""
+    segments = evidence.segments
     for place, check in enumerate(reversed(checks)):
         if check.estimate:
             colour, marker = STYLES[check.status]
             axes.hlines(place, check.estimate.low, check.estimate.high, color=colour)
             axes.plot(check.estimate.value, place, marker, color=colour)
         label = check.subject if check.status == "pass" else f"{check.status}: {check.subject}"
-        if check.subject in evidence.segments:
-            label += f" (n = {len(evidence.segments[check.subject]):,})"
+        if check.subject in segments:
+            label += f" (n = {len(segments[check.subject]):,})"
         axes.annotate(label, (0.02, place + 0.2), xycoords=("axes fraction", "data"), fontsize="small")
     axes.axvline(0, color="grey", linestyle=":")
     title = f"{evidence.problem.primary_kpi.metric}: improvement over {evidence.reference}"
