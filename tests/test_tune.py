@@ -257,6 +257,8 @@ def test_queued_experiment_runs_its_own_code(work: Project) -> None:
     command = ("dvc", "exp", "run", "--temp", "-S", "train.estimator.max_iter=5")
     readme = (work.folder / "README.md").read_text()
     assert "PYTHONPATH=src uv run dvc exp run --queue" in readme
-    output = work.good("env", "PYTHONPATH=src", *command)
+    home = work.folder.parent  # DVC commits, and a newcomer may have no identity
+    (home / ".gitconfig").write_text("[user]\nname = Tester\nemail = tester@example.com\n")
+    output = work.good("env", "PYTHONPATH=src", f"HOME={home}", *command)
     assert {*re.findall(r"from .*/\.dvc/tmp/exps/", output)}
     assert f"from {work.problem}" not in output
