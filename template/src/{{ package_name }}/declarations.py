@@ -84,7 +84,7 @@ def load() -> Declarations:
     if not callable(estimator := getattr(problem, "estimator", None)):
         raise ProjectError("problem.py has no function `estimator`, which returns the model to train")
     return Declarations(
-        contract=_read(problem, "CONTRACT", Contract),
+        contract=_settle_key(_read(problem, "CONTRACT", Contract)),
         kpis=kpis,
         primary_kpi=_find_primary(kpis),
         behavioural_tests=_read(problem, "BEHAVIOURAL_TESTS", tuple[BehaviouralTest, ...], ()),
@@ -129,6 +129,14 @@ def _read(problem: ModuleType, name: str, kind: Any, *default: Any) -> Any:
     except (msgspec.ValidationError, TypeError) as error:
         raise ProjectError(f"problem.{name}: {error}") from None
     return value
+
+
+def _settle_key(contract: Contract) -> Contract:
+    """State that the key is no feature unless problem.py asks for it: up to 0.3 it was one by default."""
+    key = contract.column(contract.keys[0])
+    if contract.key_is_feature is None and contract.key != contract.time and key in contract.features:
+        return msgspec.structs.replace(contract, key_is_feature=bool(key.feature))
+    return contract
 
 
 def check_expectations(declarations: Declarations) -> None:

@@ -5,6 +5,8 @@ contains it, and monitoring compares with it.
 """
 
 import math
+import re
+from datetime import timedelta
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -12,12 +14,15 @@ import msgspec
 
 from ..core.errors import ProjectError
 
-Kind = Literal["number", "integer", "category", "time", "text"]
+Kind = Literal["number", "integer", "boolean", "category", "time", "text"]
 Task = Literal["classification", "regression", "ranking"]
 
 LARGEST = {"number": 3.4e38, "integer": 2**53}  # beyond, float32 is infinite and JSON inexact
 TOP_K = 10  # items of a ranking that are predicted, and among which the target should be
 CALENDAR = ("hour", "weekday", "month")
+BOOLEANS = ("false", "true")  # as labels, in the order of 0 and 1
+DURATION = re.compile(r"(\d+) ?(min|h|d|w)")
+DURATION_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 RESERVED = ("__reasons", "__features", "__scores", "rowid")
 
 
@@ -33,11 +38,15 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         length: Makes the column a list: of exactly this many numbers (an image, a signal), or of up to this
             many categories (a basket).
         nullable: Whether values may be missing.
-        feature: Whether the model sees it.
+        unknown: What happens to a category that is not listed: the row is rejected, or the value is missing.
+        feature: Whether the model sees it. None: yes, but for the key and the group, which only say which
+            rows are the same or belong together.
         known_at_prediction: False for values that are learned later; they are no features.
         segment: Metrics are reported for each of its values.
         protected: The gate compares its groups (fairness).
         personal: True: dropped at validation. None: texts are scanned for personal data. False: harmless.
+        accepted: Findings of the data report that are no fault here: name of the check (such as "target
+            leakage") to the reason.
         description: For the API's documentation and the data card.
     """
 
@@ -48,16 +57,19 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     categories: tuple[str, ...] = ()
     length: int | None = None
     nullable: bool = False
-    feature: bool = True
+    unknown: Literal["reject", "missing"] = "reject"
+    feature: bool | None = None
     known_at_prediction: bool = True
     segment: bool = False
     protected: bool = False
     personal: bool | None = None
+    accepted: dict[str, str] = {}
     description: str = ""
 
     def __post_init__(self) -> None:
         limited = (self.min, self.max) != (None, None)
         can_be_list = self.kind in ("number", "category")
+        can_be_unknown = self.kind == "category" and (self.nullable or self.length)
         broken = {
             f"the kind must be one of {', '.join(get_args(Kind))}": self.kind not in get_args(Kind),
             "the name is empty": not self.name,
@@ -68,6 +80,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             "a category is listed twice": len(set(self.categories)) != len(self.categories),
             "min and max are for numbers and integers": limited and self.kind not in LARGEST,
             "length is for numbers and categories": self.length and not can_be_list,
+            "unknown='missing' is for a nullable category": self.unknown == "missing" and not can_be_unknown,
             "length must be at least 1": self.length is not None and self.length < 1,
         }
         for rule, is_broken in broken.items():
@@ -90,7 +103,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         nouns = {
             "number": f"{number}{self._limits}",
             "integer": f"an integer{self._limits}",
-            "time": "a time such as 2026-01-31T14:30:00, without an offset",
+            "boolean": "true or false",
+            "time": "a time such as 2026-01-31T14:30:00, in UTC or with an offset",
             "text": "a text",
         }
         return nouns[self.kind]
@@ -108,6 +122,15 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         if self.kind == "integer":
             return math.ceil(lowest), math.floor(highest)
         return lowest, highest
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the values that are encoded as 0, 1, 2 and so on.
+
+        Returns:
+            The categories, or false and true of a boolean; empty for other kinds.
+        """
+        return BOOLEANS if self.kind == "boolean" else self.categories
 
     @property
     def _limits(self) -> str:
@@ -137,26 +160,34 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
     """The columns of a row and their roles.
 
-    The model's input is one row of float32 numbers, column after column: a number as it is, a category as
-    its position in `categories`, a list of categories as a 0/1 number for each, a time as hour (with
-    fraction), weekday (Monday is 1) and month. Missing values are NaN. Whatever is learned from data, such
-    as scaling, belongs in the estimator.
+    The model's input is one row of float32 numbers, column after column: a number as it is, a boolean as 0 or
+    1, a category as its position in `categories`, a list of categories as a 0/1 number for each, a time as
+    hour (with fraction), weekday (Monday is 1) and month. Missing values are NaN. Whatever is learned from
+    data, such as scaling, belongs in the estimator.
 
     Attributes:
         task: classification, regression or ranking.
-        key: The column that identifies a row.
+        key: The column, or the columns together, that identify a row.
         target: The column to predict.
         columns: All columns.
         time: The column that orders the rows: the newest are the test split.
-        key_is_feature: False: the key only identifies rows. A key that is also the time stays a feature.
+        horizon: How long after a row's time its target is known: a duration such as "30min", "12h" or "7d";
+            a number if `time` is one. Training ends so long before the test rows begin.
+        group: The column that says which rows belong together: of one customer, patient or machine. Without a
+            `time`, a group is in one split as a whole. Groups, not rows, are resampled for intervals.
+        decision_threshold: Of two labels, the second one is predicted from this probability on.
+        key_is_feature: Deprecated, use `Column.feature`. None: True if the key is one column, as in 0.3.
     """
 
     task: Task
-    key: str
+    key: str | tuple[str, ...]
     target: str
     columns: tuple[Column, ...]
     time: str | None = None
-    key_is_feature: bool = True
+    key_is_feature: bool | None = None
+    horizon: str | float | None = None
+    group: str | None = None
+    decision_threshold: float | None = None
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
@@ -164,12 +195,25 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             raise ProjectError(f"contract: declared twice: {', '.join(duplicates)}")
         numbers = ("number", "integer")
         targets = numbers if self.task == "regression" else ("category",)
-        self._check_role("key", self.key, ("text", "integer", "time", "category"))
+        targets = ("category", "boolean") if self.task == "classification" else targets
+        if not self.keys or len(set(self.keys)) < len(self.keys):
+            raise ProjectError("contract: the key is one column or a tuple of different columns")
+        for name in self.keys:
+            self._check_role("key", name, ("text", "integer", "time", "category"))
         self._check_role("target", self.target, targets)
         if self.time is not None:
             self._check_role("time", self.time, ("time", *numbers))
+        if self.group is not None:
+            self._check_role("group", self.group, ("text", "integer", "category"))
+        if self.target in {*self.keys, self.time, self.group}:
+            raise ProjectError(f"contract: the target {self.target!r} is also key, time or group")
         if not self.features:
-            raise ProjectError("contract: no column is a feature")
+            raise ProjectError(
+                "contract: no column is a feature. Key, group, target and texts are none, nor are columns that are "
+                "personal or not known at prediction."
+            )
+        self._check_horizon()
+        self._check_threshold()
         self._check_names()
 
     def _check_role(self, role: str, name: str, kinds: tuple[Kind, ...]) -> None:
@@ -183,6 +227,31 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
                 "and neither personal, nor nullable, nor a list"
             )
 
+    def _check_horizon(self) -> None:
+        """Reject a horizon that is none of the time's unit."""
+        if self.horizon is None:
+            return
+        if self.time is None:
+            raise ProjectError("contract: a horizon needs a time")
+        if self.column(self.time).kind == "time":
+            valid = isinstance(self.horizon, str) and DURATION.fullmatch(self.horizon)
+            must = 'a duration such as "30min", "12h", "7d" or "2w"'
+        else:
+            valid = isinstance(self.horizon, int | float) and 0 <= self.horizon < math.inf
+            must = f"a number that is not negative, in the unit of {self.time!r}"
+        if not valid:
+            raise ProjectError(f"contract: the horizon must be {must}; it is {self.horizon!r}")
+
+    def _check_threshold(self) -> None:
+        """Reject a threshold that is no probability, or not of two labels."""
+        threshold = self.decision_threshold
+        if threshold is None:
+            return
+        if self.task != "classification" or len(self.labels) != 2:
+            raise ProjectError("contract: decision_threshold is for a classification with two labels")
+        if not 0 < threshold < 1:
+            raise ProjectError(f"contract: decision_threshold must be between 0 and 1; it is {threshold}")
+
     def _check_names(self) -> None:
         """Reject names that differ by case only: SQL ignores case."""
         columns = tuple(column.name for column in self.columns)
@@ -195,6 +264,26 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
                     f"contract: {role} that differ by case only, which SQL ignores: {'; '.join(alike[:5])}. "
                     "Rename all but one, in problem.PREPARE."
                 )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The columns that identify a row.
+
+        Returns:
+            One name or several.
+        """
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+    @property
+    def gap(self) -> timedelta | float:
+        """The horizon as a difference of times.
+
+        Returns:
+            A timedelta if the time is of kind `time`, else a number; 0 without a horizon.
+        """
+        if isinstance(self.horizon, str) and (match := DURATION.fullmatch(self.horizon)):
+            return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
+        return float(self.horizon or 0)
 
     def column(self, name: str) -> Column:
         """Return a column by its name.
@@ -214,11 +303,18 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         Returns:
             Columns in the contract's order.
         """
-        excluded = {self.target}
-        if not self.key_is_feature and self.key != self.time:
-            excluded.add(self.key)
-        candidates = [column for column in self.kept if column.feature and column.known_at_prediction]
-        return tuple(column for column in candidates if column.kind != "text" and column.name not in excluded)
+        candidates = [column for column in self.kept if column.known_at_prediction and column.kind != "text"]
+        return tuple(column for column in candidates if self._is_feature(column))
+
+    def _is_feature(self, column: Column) -> bool:
+        """Whether the model sees a column, by its roles: key and group only if they are declared to be."""
+        if column.name == self.target or column.feature is False:
+            return False
+        if column.name == self.time or column.feature:
+            return True
+        if column.name == self.key:  # a key of several columns was not possible before
+            return self.key_is_feature is not False
+        return column.name not in (*self.keys, self.group)
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -236,7 +332,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         Returns:
             The target's categories; for a regression, the target's name.
         """
-        return self.column(self.target).categories or (self.target,)
+        return self.column(self.target).labels or (self.target,)
 
     @property
     def kept(self) -> tuple[Column, ...]:
