@@ -21,6 +21,7 @@ LARGEST = {"number": 3.4e38, "integer": 2**53}  # beyond, float32 is infinite an
 TOP_K = 10  # items of a ranking that are predicted, and among which the target should be
 CALENDAR = ("hour", "weekday", "month")
 BOOLEANS = ("false", "true")  # as labels, in the order of 0 and 1
+TIME = r"\d{4}-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
 DURATION = re.compile(r"(\d+) ?(min|h|d|w)")
 DURATION_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 RESERVED = ("__reasons", "__features", "__scores", "rowid")
@@ -98,7 +99,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             many = "one of" if self.length is None else f"a list of up to {self.length} of"
             shown = ", ".join(map(repr, self.categories[:10]))
             more = f", … ({len(self.categories)} categories)" if len(self.categories) > 10 else ""
-            return f"{many} {shown}{more}"
+            others = " (others count as missing)" if self.unknown == "missing" else ""
+            return f"{many} {shown}{more}{others}"
         number = "a number" if self.length is None else f"a list of {self.length} numbers"
         nouns = {
             "number": f"{number}{self._limits}",

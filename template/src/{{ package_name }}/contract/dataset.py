@@ -46,9 +46,29 @@ class Dataset:
         """Key of each row.
 
         Returns:
-            The keys, `(n_rows,)`.
+            The keys as text, `(n_rows,)`; the values of several columns are joined by commas.
         """
-        return read_column(self.path, quote(self.contract.key))
+        return read_column(self.path, f"concat_ws(', ', {', '.join(map(quote, self.contract.keys))})")
+
+    @cached_property
+    def groups(self) -> NDArray[np.intp] | None:
+        """Group of each row.
+
+        Returns:
+            Numbers from 0, `(n_rows,)`; None if the contract has no group.
+        """
+        if self.contract.group is None:
+            return None
+        return pd.factorize(read_column(self.path, quote(self.contract.group)))[0]
+
+    @cached_property
+    def times(self) -> pd.Series:
+        """Time of each row.
+
+        Returns:
+            The values of the contract's time, `(n_rows,)`.
+        """
+        return read_column(self.path, quote(self.contract.time or self.contract.keys[0]))
 
     @cached_property
     def segments(self) -> Groups:

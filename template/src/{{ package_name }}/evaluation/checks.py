@@ -171,7 +171,12 @@ class Evidence:
         """
         gate = self.params.gate
         return inference.bootstrap(
-            statistics, len(self.test), gate.n_bootstrap, gate.confidence_level, gate.bootstrap_block_size
+            statistics,
+            len(self.test),
+            gate.n_bootstrap,
+            gate.confidence_level,
+            gate.bootstrap_block_size,
+            self.test.groups,
         )
 
     def improvement(self, reference: Floats, rows: Rows | slice = slice(None)) -> Statistic:
@@ -246,7 +251,7 @@ def check_data(evidence: Evidence) -> Checks:
         evidence: Input of all checks.
 
     Yields:
-        Results for the test rows, each label, shared keys, duplicates and data validation.
+        Results for the test rows and groups, each label, what is in both splits, and data validation.
     """
     gate, split, contract = evidence.params.gate, evidence.reports["split"], evidence.contract
     yield _at_least("data", "test rows", len(evidence.test), gate.min_test_rows, "gate.min_test_rows")
@@ -254,6 +259,10 @@ def check_data(evidence: Evidence) -> Checks:
         counts = np.bincount(evidence.test.target.astype(np.int64), minlength=len(contract.labels))
         for label, count in zip(contract.labels, counts.tolist(), strict=True):
             yield _at_least("data", f"label {label}", count, gate.min_label_rows, "gate.min_label_rows")
+    if evidence.test.groups is not None:
+        n_groups = len(np.unique(evidence.test.groups))
+        yield _at_least("data", "test groups", n_groups, gate.min_test_groups, "gate.min_test_groups")
+        yield _at_most("data", "groups in both splits", split.shared_groups, 0)
     yield _at_most("data", "keys in both splits", split.shared_keys, 0)
     limit, parameter = evidence.params.split.max_overlap_share, "split.max_overlap_share"
     yield _at_most("data", "duplicate share", split.excess_duplicate_share, limit, parameter)
@@ -364,7 +373,10 @@ def check_mcnemar(evidence: Evidence) -> Checks:
     is_right = evidence.outputs.argmax(axis=1) == evidence.test.target
     was_right = evidence.production.outputs.argmax(axis=1) == evidence.test.target
     n_worse, n_better = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
-    p_value = inference.mcnemar_p_value(n_worse, n_better)
+    changes = is_right.astype(float) - was_right
+    if evidence.test.groups is not None:
+        changes = np.bincount(evidence.test.groups, weights=changes)
+    p_value = inference.mcnemar_p_value(changes)
     message = f"{n_worse} predictions turned from right to wrong, {n_better} from wrong to right"
     status, limit = status_if(p_value >= evidence.alpha, "warn"), f"p ≥ {evidence.alpha:g}"
     yield Check("production", "labels", status, message, limit, "gate.confidence_level", p_value=p_value)

@@ -50,7 +50,12 @@ def _draw_counts(random: np.random.Generator, n_resamples: int, n_rows: int, blo
 
 
 def bootstrap(
-    statistics: Statistics, n_rows: int, n_bootstrap: int, confidence_level: float, block_size: int = 1
+    statistics: Statistics,
+    n_rows: int,
+    n_bootstrap: int,
+    confidence_level: float,
+    block_size: int = 1,
+    groups: NDArray[np.intp] | None = None,
 ) -> dict[str, Estimate]:
     """Estimate statistics with bootstrap intervals; all share the same resamples, so differences are paired.
 
@@ -60,6 +65,8 @@ def bootstrap(
         n_bootstrap: Resamples to draw.
         confidence_level: Of the two-sided interval, between 0 and 1.
         block_size: Neighbouring rows that are drawn together.
+        groups: Group of each row, numbers from 0, shape `(n_rows,)`: whole groups are drawn, and no blocks.
+            Cluster bootstrap: Davison and Hinkley, 1997, "Bootstrap Methods and their Application", 3.8.
 
     Returns:
         Estimates by name; NaN where fewer than nine in ten resamples have a value.
@@ -67,7 +74,11 @@ def bootstrap(
     random, batch = np.random.default_rng(0), max(1, MAX_CELLS // n_rows)
     values: dict[str, list[Floats]] = {name: [] for name in statistics}
     for start in range(0, n_bootstrap, batch):
-        counts = _draw_counts(random, min(batch, n_bootstrap - start), n_rows, block_size)
+        n_drawn = min(batch, n_bootstrap - start)
+        if groups is None:
+            counts = _draw_counts(random, n_drawn, n_rows, block_size)
+        else:
+            counts = _draw_counts(random, n_drawn, int(groups.max()) + 1, 1)[:, groups]
         for name, statistic in statistics.items():
             values[name].append(statistic(counts))
     unit_counts = np.ones((1, n_rows))
@@ -120,21 +131,23 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mcnemar_p_value(n_worse: int, n_better: int) -> float:
+def mcnemar_p_value(changes: Numbers) -> float:
     """Test that not more predictions turned from right to wrong than from wrong to right.
 
-    McNemar, 1947, with the continuity correction of Edwards, 1948.
+    McNemar, 1947, with the continuity correction of Edwards, 1948; for groups of rows as in Durkalski et al.,
+    2003, "Analysis of clustered matched-pair data".
 
     Args:
-        n_worse: Rows that turned from right to wrong.
-        n_better: Rows that turned from wrong to right.
+        changes: For each row or group, the number of predictions that turned right minus those that turned
+            wrong, shape `(n_rows,)` or `(n_groups,)`.
 
     Returns:
-        One-sided p-value; small if significantly more rows turned wrong.
+        One-sided p-value; small if significantly more predictions turned wrong.
     """
-    if n_worse <= n_better:
+    total = float(changes.sum())
+    if total >= 0:
         return 1.0
-    return NormalDist().cdf((n_better - n_worse + 1) / (n_worse + n_better) ** 0.5)
+    return NormalDist().cdf((total + 1) / float((changes**2).sum()) ** 0.5)
 
 
 def assign_calibration_bins(predicted: Floats) -> NDArray[np.intp]:
