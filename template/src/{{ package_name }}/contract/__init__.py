@@ -88,6 +88,9 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             if is_broken:
                 raise ProjectError(f"contract: column {self.name!r}: {rule}")
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # `accepted` has no hash
+
     @property
     def rule(self) -> str:
         """What a value must be.
@@ -211,8 +214,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             raise ProjectError(f"contract: the target {self.target!r} is also key, time or group")
         if not self.features:
             raise ProjectError(
-                "contract: no column is a feature. Key, group, target and texts are none, nor are columns that are "
-                "personal or not known at prediction."
+                "contract: no column is a feature. Key, group, target and texts are none, nor columns that "
+                "are personal or not known at prediction."
             )
         self._check_horizon()
         self._check_threshold()
@@ -283,9 +286,10 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         Returns:
             A timedelta if the time is of kind `time`, else a number; 0 without a horizon.
         """
-        if isinstance(self.horizon, str) and (match := DURATION.fullmatch(self.horizon)):
-            return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
-        return float(self.horizon or 0)
+        if self.time is None or self.column(self.time).kind != "time":
+            return float(self.horizon or 0)
+        match = DURATION.fullmatch(str(self.horizon))
+        return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])}) if match else timedelta()
 
     def column(self, name: str) -> Column:
         """Return a column by its name.

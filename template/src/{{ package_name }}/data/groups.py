@@ -131,16 +131,18 @@ def _decided_by(con: Connection, table: str, name: str, chances: dict[str, float
     value, part = quote(name), max(1, rows // SAMPLE_ROWS)
     firsts = ", ".join(f"first({quote(other)}) AS c{index}" for index, other in enumerate(others))
     equal = ", ".join(
-        f"sum((rows.{quote(other)} IS NOT DISTINCT FROM c{index})::INTEGER)"
+        f"sum((rows.{quote(other)} IS NOT DISTINCT FROM firsts.c{index})::INTEGER)"
         for index, other in enumerate(others)
     )
     n_rows, n_ids, *counts = fetch_one(
         con,
         f"""
         WITH rows AS (FROM {table} WHERE {value} IS NOT NULL AND hash({value}) % {part} = 0),
-            firsts AS (SELECT {value} AS id, {firsts} FROM rows GROUP BY id)
-        SELECT count(*), count(DISTINCT id), {equal} FROM rows JOIN firsts ON rows.{value} = firsts.id
+            firsts AS (SELECT {value} AS __id, {firsts} FROM rows GROUP BY {value})
+        SELECT count(*), count(DISTINCT __id), {equal} FROM rows JOIN firsts ON rows.{value} = firsts.__id
         """,
     )
     repeats = max(1, n_rows - n_ids)  # each first row is equal to itself
-    return [name for name, count in zip(others, counts, strict=True) if (count - n_ids) / repeats >= MIN_EQUAL]
+    return [
+        name for name, count in zip(others, counts, strict=True) if (count - n_ids) / repeats >= MIN_EQUAL
+    ]

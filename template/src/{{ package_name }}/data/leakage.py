@@ -62,7 +62,9 @@ def score_classes(dataset: Dataset) -> dict[tuple[str, str], float]:
 def _column_values(dataset: Dataset) -> dict[str, NDArray[np.float64]]:
     """The numbers of each column, `(n_rows, n_numbers)`, with a number of their own for missing values."""
     return {
-        column.name: np.nan_to_num(dataset.features[list(column.encoded_names)].to_numpy(np.float64), nan=-1e9)
+        column.name: np.nan_to_num(
+            dataset.features[list(column.encoded_names)].to_numpy(np.float64), nan=-1e9
+        )
         for column in dataset.contract.features
     }
 

@@ -76,7 +76,8 @@ def _key_part(table: Table, column: str, kind: Kind) -> str:
         return f"CASE WHEN TRY_CAST({value} AS DOUBLE) = {integer} THEN {integer}::VARCHAR ELSE {text} END"
     if kind == "time":
         is_time = f"regexp_full_match({value}::VARCHAR, {literal(TIME)})"
-        return f"coalesce(CASE WHEN {is_time} THEN TRY_CAST(TRY_CAST({value} AS TIMESTAMPTZ) AS TIMESTAMP)::VARCHAR END, {text})"
+        in_utc = f"TRY_CAST(TRY_CAST({value} AS TIMESTAMPTZ) AS TIMESTAMP)"
+        return f"coalesce(CASE WHEN {is_time} THEN {in_utc}::VARCHAR END, {text})"
     return text
 
 

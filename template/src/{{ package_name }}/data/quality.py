@@ -28,7 +28,7 @@ ACTIONS = {
     "constant target": "Add rows with other values of the target.",
     "target leakage": f"If it is known only after the target, set known_at_prediction=False. {ACCEPT}",
     "class leakage": f"If it is known only after the target, set known_at_prediction=False. {ACCEPT}",
-    "unknown target": "A value must be known when it is predicted from: use one that is at least a horizon old. "
+    "unknown target": "A feature must be known at prediction: use a value that is at least a horizon old. "
     f"{ACCEPT}",
     "empty column": "Leave the column out (feature=False) until the source has values.",
     "unknown categories": "Add frequent values to the categories of the contract.",
@@ -36,12 +36,18 @@ ACTIONS = {
     "key as feature": "If the key only identifies rows, delete key_is_feature=True in the contract: the new "
     "model is then not compared with this one. If the model needs the key, set feature=True in its column.",
     "repeated ids": "If a customer, patient or machine has several rows, training and test both have some, "
-    "and the metrics are too good for new ones: declare it in the contract, group=\"<column>\". If new rows "
+    'and the metrics are too good for new ones: declare it in the contract, group="<column>". If new rows '
     f"come from known ones only, that is no fault. {ACCEPT}",
     "repeated rows": "If they are rows of one customer, patient or machine, the metrics are too good for new "
-    f"ones: declare the column with its id, group=\"<column>\". {ACCEPT}",
+    f'ones: declare the column with its id, group="<column>". {ACCEPT}',
 }
-WARNINGS = ("key as feature", "repeated ids", "repeated rows", "class leakage", "unknown categories")  # the other checks stop the pipeline
+WARNINGS = (
+    "key as feature",
+    "repeated ids",
+    "repeated rows",
+    "class leakage",
+    "unknown categories",
+)  # the other checks stop the pipeline
 
 PERSONAL_DATA = {
     "e-mail addresses": r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}",
@@ -200,7 +206,8 @@ def _unknown_share(con: Connection, clean: Path, contract: Contract, feature: st
             SELECT *, lead(value) OVER (PARTITION BY unit ORDER BY place) AS other
             FROM (FROM rows WHERE value IS NOT NULL ORDER BY place LIMIT {LEAKAGE_ROWS})),
         known AS (
-            SELECT any_value(value) AS value, any_value(other) AS other, list(rows.target) AS targets
+            SELECT any_value(sample.value) AS value, any_value(sample.other) AS other,
+                list(rows.target) AS targets
             FROM sample JOIN rows ON rows.unit = sample.unit
                 AND rows.time <= sample.time AND rows.time > sample.time - {gap_sql}
             GROUP BY sample.place)
@@ -238,7 +245,11 @@ def check_unknown_categories(con: Connection, table: str, contract: Contract) ->
     """
     for column in contract.kept:
         if column.unknown == "missing":
-            values = f"unnest(TRY_CAST({quote(column.name)} AS VARCHAR[]))" if column.length else quote(column.name)
+            values = (
+                f"unnest(TRY_CAST({quote(column.name)} AS VARCHAR[]))"
+                if column.length
+                else quote(column.name)
+            )
             unknown = con.sql(f"""
                 SELECT value, count(*) AS n FROM (SELECT {values}::VARCHAR AS value FROM {table})
                 WHERE NOT list_contains({text_list(column.categories)}, value)

@@ -31,12 +31,12 @@ class SplitReport(msgspec.Struct):
     test: int
     shared_keys: int
     duplicate_share: float
+    expected_duplicate_share: float = 0.0  # if the columns were independent
+    excess_duplicate_share: float = 0.0  # beyond the expected share and twice its standard error
     shared_groups: int = 0  # test groups with training rows; not counted if the rows are split by time
     test_groups: int | None = None  # number of groups in the test split; None without a group
     in_gap: int = 0  # rows in neither split: their target was not yet known when the test rows begin
     copies: int = 0  # rows that equal another row of the same split in all but the key
-    expected_duplicate_share: float = 0.0  # if the columns were independent
-    excess_duplicate_share: float = 0.0  # beyond the expected share and twice its standard error
 
 
 def load_split_report(path: Path) -> SplitReport:
@@ -110,7 +110,9 @@ def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
     hashes = ", ".join(f"hash({quote(name)})" for name in _content_columns(contract))
     for name, path in (("train", TRAIN), ("test", TEST)):
         group = quote(contract.group) if contract.group else "NULL"
-        columns = f"{key_text(contract)} AS key, {group} AS unit, [{hashes}] AS hashes, hash(hashes) AS content"
+        columns = (
+            f"{key_text(contract)} AS key, {group} AS unit, [{hashes}] AS hashes, hash(hashes) AS content"
+        )
         con.sql(f"CREATE VIEW {name} AS SELECT {columns} FROM {literal(path)}")
     query = """
         SELECT (SELECT count(*) FROM train), (SELECT count(*) FROM test),

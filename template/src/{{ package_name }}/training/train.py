@@ -7,13 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.model_selection import (
-    GroupKFold,
-    KFold,
-    StratifiedGroupKFold,
-    StratifiedKFold,
-    TimeSeriesSplit,
-)
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
 from tqdm import tqdm
 
 from .. import declarations, params
@@ -95,7 +89,9 @@ def cross_validate(
     """
     metrics, contract = [], train.contract
     folds = split_folds(train, settings)
-    for index, (fit_rows, test_rows) in enumerate(tqdm(folds, "cross-validation", unit="fold", disable=quiet)):
+    for index, (fit_rows, test_rows) in enumerate(
+        tqdm(folds, "cross-validation", unit="fold", disable=quiet)
+    ):
         fitted = _fit(estimator, train, fit_rows, f"fold {index + 1}")
         outputs = predict_outputs(fitted, train.features.iloc[test_rows], contract)
         metrics.append(compute_metrics(contract, train.target[test_rows], outputs))
