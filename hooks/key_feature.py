@@ -3,7 +3,7 @@
     key_feature.py src/<package>/problem.py
 
 This runs in the project, as a migration after an update to 0.4.0. To a contract that says nothing, it adds
-`key_is_feature=True` as a line of its own, and prints what to set. If it cannot read the contract, it only prints.
+`key_is_feature=True` as a line of its own, and prints what to set; if it cannot read the contract, it prints.
 """
 
 import ast
@@ -13,8 +13,8 @@ from pathlib import Path
 
 FEATURE_KINDS = ("integer", "category", "time", "boolean")
 ADVICE = (
-    "If the key only identifies rows, delete that: it is then no feature, and the new model is not compared with "
-    "this one."
+    "If the key only identifies rows, delete that: it is then no feature, and the new model is not compared "
+    "with this one."
 )
 
 
