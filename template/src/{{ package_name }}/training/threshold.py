@@ -1,0 +1,258 @@
+"""Threshold: compare decision thresholds of a classification with two labels, and choose one.
+
+    python -m <package>.training.threshold [--rule cost]
+
+The training split is predicted by cross-validation, so no row is predicted by a model that was fitted on it,
+and the test split stays unseen. Nothing is changed: the result is the line to write into the contract.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import declarations, params
+from ..contract import Contract
+from ..contract.observations import Observations
+from ..core.errors import ProjectError, cli
+from ..core.files import table
+from ..core.paths import TRAIN
+from ..stats.metrics import Floats, count_by_score, find_metric, predict_labels
+from .train import make_estimator, predict_folds
+
+PLOT = Path("reports/threshold.png")
+SHOWN_RECALLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+MAX_DIGITS = 9  # tell any two float32 numbers apart
+
+
+class Rule(NamedTuple):
+    """How a threshold is chosen: by the best value of a metric, or by a minimum of one of two.
+
+    Attributes:
+        metric: "f1" (highest), "cost" (lowest), "recall" or "precision".
+        minimum: Of recall or precision; of the other one, the highest value is chosen.
+    """
+
+    metric: str
+    minimum: float = 0.0
+
+
+class Curve(NamedTuple):
+    """What each threshold leads to, from the highest one; arrays of shape `(n_thresholds,)`.
+
+    Attributes:
+        thresholds: Each is between a probability and the next lower one, with few digits.
+        selected: Share of the rows that get the second label.
+        precision: Of the second label.
+        recall: Of the second label.
+        f1: Harmonic mean of precision and recall.
+        cost: Mean cost per row; None if the costs are not known.
+    """
+
+    thresholds: Floats
+    selected: Floats
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    cost: Floats | None
+
+
+def parse_rule(text: str) -> Rule:
+    """Read a rule.
+
+    Args:
+        text: "f1", "cost", "recall>=0.9" or "precision>=0.8", with any number above 0 and up to 1.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ProjectError: The text is none of these.
+    """
+    if text in ("f1", "cost"):
+        return Rule(text)
+    match = re.fullmatch(r"(recall|precision) ?>= ?(\d*\.?\d+)", text)
+    if match and 0 < float(match[2]) <= 1:
+        return Rule(match[1], float(match[2]))
+    raise ProjectError(
+        f"threshold: the rule must be f1, cost, recall>=0.9 or precision>=0.8 (a number up to 1); it is {text!r}"
+    )
+
+
+def compute_curve(observations: Observations, outputs: Floats) -> Curve:
+    """Compute what each threshold leads to.
+
+    Args:
+        observations: Target, weights and costs of the rows.
+        outputs: Probabilities of two labels, `(n_rows, 2)`.
+
+    Returns:
+        A point for each distinct probability of the second label that is above 0.
+
+    Raises:
+        ProjectError: The rows do not have both labels.
+    """
+    scores, is_positive = outputs[:, 1].astype(np.float32), observations.target == 1
+    counts = observations.unit_counts
+    positives, negatives = (part[0] for part in count_by_score(is_positive, scores, counts))
+    if not positives.sum() > 0 or not negatives.sum() > 0:
+        raise ProjectError("threshold: the rows of the folds must have both labels")
+    distinct = np.unique(scores)[::-1]
+    usable = slice(np.count_nonzero(distinct > 0))  # a threshold must be above 0
+    true_positives, false_positives = positives.cumsum()[usable], negatives.cumsum()[usable]
+    selected = true_positives + false_positives
+    return Curve(
+        _place_thresholds(distinct)[usable],
+        selected / counts.sum(),
+        true_positives / np.maximum(selected, np.finfo(float).tiny),
+        true_positives / positives.sum(),
+        2 * true_positives / (selected + positives.sum()),
+        _accumulate_costs(observations, scores, distinct)[usable] if observations.costs is not None else None,
+    )
+
+
+def _place_thresholds(scores: NDArray[np.float32]) -> Floats:
+    """A threshold for each score, above the next lower one, with as few digits as possible."""
+    lower = np.append(scores[1:], np.float32(0))
+    highest = np.minimum(scores, np.nextafter(np.float32(1), np.float32(0))).astype(float)
+    thresholds = highest
+    for digits in range(MAX_DIGITS, 0, -1):
+        rounded = np.floor(highest * 10**digits) / 10**digits
+        thresholds = np.where(rounded.astype(np.float32) > lower, rounded, thresholds)
+    return thresholds
+
+
+def _accumulate_costs(observations: Observations, scores: Floats, distinct: Floats) -> Floats:
+    """Mean cost per row if all rows with at least a score get the second label, for each distinct score."""
+    target, costs, (weights,) = observations.target, observations.costs, observations.unit_counts
+    by_label = costs[np.arange(len(target)), target] * weights[:, None]
+    rank = len(distinct) - 1 - np.searchsorted(distinct[::-1], scores)
+    extra = np.bincount(rank, by_label[:, 1] - by_label[:, 0], minlength=len(distinct))
+    return (by_label[:, 0].sum() + extra.cumsum()) / weights.sum()
+
+
+def choose(curve: Curve, rule: Rule) -> int:
+    """Choose a threshold.
+
+    Args:
+        curve: What each threshold leads to.
+        rule: How to choose.
+
+    Returns:
+        Position of the threshold in the curve; of equally good ones, the highest.
+
+    Raises:
+        ProjectError: No threshold reaches the rule's minimum, or the costs are not known.
+    """
+    if rule.metric == "f1":
+        return int(curve.f1.argmax())
+    if rule.metric == "cost":
+        if curve.cost is None:
+            raise ProjectError("threshold: the rule cost needs COST in problem.py, such as COST = Cost(5, 90)")
+        return int(curve.cost.argmin())
+    bound, goal = curve.recall, curve.precision
+    if rule.metric == "precision":
+        bound, goal = goal, bound
+    if bound.max() < rule.minimum:
+        raise ProjectError(
+            f"threshold: no threshold reaches {rule.metric} {rule.minimum:g}; the highest is {bound.max():.3f}"
+        )
+    return int(np.where(bound >= rule.minimum, goal, -1).argmax())
+
+
+def _format(threshold: str, values: dict[str, float]) -> dict[str, str]:
+    """A row of the table."""
+    texts = {name: f"{value:.4g}" if name == "cost" else f"{value:.1%}" for name, value in values.items()}
+    return {"threshold": threshold, **texts}
+
+
+def _today(observations: Observations, outputs: Floats, contract: Contract) -> dict[str, str]:
+    """The row of the contract's present decisions."""
+    threshold, counts = contract.decision_threshold, observations.unit_counts
+    names = ["precision", "recall", "f1"] + (["cost"] if observations.costs is not None else [])
+    metrics = {name: find_metric(name, contract.task, threshold) for name in names}
+    selected = float(np.average(predict_labels(outputs, threshold), weights=counts[0]))
+    values = {name: float(metric(observations, outputs, counts)[0]) for name, metric in metrics.items()}
+    return _format(f"today: {threshold or 0.5:.9g}", {"selected": selected, **values})
+
+
+def make_table(curve: Curve, chosen: int, today: dict[str, str]) -> str:
+    """Make a table of about a dozen thresholds.
+
+    Args:
+        curve: What each threshold leads to.
+        chosen: Position of the chosen threshold.
+        today: The row of the present decisions.
+
+    Returns:
+        A Markdown table: thresholds with increasing recall, and the chosen one.
+    """
+    shown = {int((curve.recall >= recall).argmax()) for recall in SHOWN_RECALLS if curve.recall[-1] >= recall}
+    rows = [today]
+    for index in sorted({*shown, chosen}):
+        mark = "chosen: " if index == chosen else ""
+        values = {
+            name: float(part[index])
+            for name, part in curve._asdict().items()
+            if part is not None and name != "thresholds"
+        }
+        rows.append(_format(f"{mark}{curve.thresholds[index]:.9g}", values))
+    return table(rows)
+
+
+def draw(curve: Curve, chosen: int, path: Path) -> None:
+    """Draw precision, recall, F1 and, if it is known, the cost over the threshold.
+
+    Args:
+        curve: What each threshold leads to.
+        chosen: Position of the chosen threshold.
+        path: The PNG file to write.
+    """
+    from matplotlib.figure import Figure
+
+    panels = {"Second label": {name: getattr(curve, name) for name in ("precision", "recall", "f1")}}
+    if curve.cost is not None:
+        panels["Mean cost per row"] = {"cost": curve.cost}
+    figure = Figure(figsize=(8.3, 4.1), layout="constrained")
+    threshold = curve.thresholds[chosen]
+    for index, (title, lines) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, len(panels), index)
+        axes.spines[["top", "right"]].set_visible(False)
+        for name, values in lines.items():
+            axes.plot(curve.thresholds, values, label=name)
+        axes.axvline(threshold, color="grey", linestyle=":", label=f"chosen: {threshold:.3g}")
+        axes.set(title=title, xlabel="decision threshold")
+        if threshold < 0.05:  # rare labels have low probabilities
+            axes.set_xscale("log")
+        axes.legend(fontsize="small")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def main() -> None:
+    """Print a table of thresholds and the chosen one, and draw them."""
+    parser = argparse.ArgumentParser(description="Compare decision thresholds and choose one.")
+    parser.add_argument("--rule", help="f1, cost, recall>=0.9 or precision>=0.8; else cost if COST is declared")
+    text = parser.parse_args().rule
+    settings, problem = params.load().train, declarations.load()
+    declarations.check_expectations(problem)
+    contract = problem.contract
+    if contract.task != "classification" or len(contract.labels) != 2:
+        raise ProjectError("threshold: only a classification with two labels has a decision threshold")
+    rule = parse_rule(text or ("cost" if problem.cost else "f1"))
+    train = problem.read_split(TRAIN)
+    rows, outputs = map(np.concatenate, zip(*predict_folds(make_estimator(problem, settings), train, settings)))
+    observations = train.observations.take(rows)
+    curve = compute_curve(observations, outputs)
+    chosen = choose(curve, rule)
+    draw(curve, chosen, PLOT)
+    print(make_table(curve, chosen, _today(observations, outputs, contract)))
+    print(f"threshold: {rule.metric} over {len(rows):,} rows of {settings.n_splits} folds; see {PLOT}. To use it,")
+    print(f"write into CONTRACT of problem.py: decision_threshold={curve.thresholds[chosen]:.9g}")
+
+
+if __name__ == "__main__":
+    cli(main)
