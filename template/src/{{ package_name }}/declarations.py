@@ -209,8 +209,8 @@ def _read_metrics(problem: ModuleType) -> dict[str, "CustomMetric"]:
             inspect.signature(function).bind(None, None, None)
         except TypeError as error:
             raise ProjectError(
-                f"problem.METRICS: {name!r} must be a function of target (n_rows,), outputs (n_rows, n_labels) "
-                f"and weights (n_rows,) that returns a number: {error}"
+                f"problem.METRICS: {name!r} must be a function of target (n_rows,), outputs (n_rows, "
+                f"n_labels) and weights (n_rows,) that returns a number: {error}"
             ) from None
     return dict(metrics)
 
@@ -242,7 +242,7 @@ def _check_metrics(declarations: Declarations) -> None:
     except ProjectError as error:
         raise ProjectError(f"problem.KPIS: {error}") from None
     if "cost" in metrics and not declarations.cost:
-        raise ProjectError("problem.KPIS: the metric 'cost' needs COST in problem.py, such as COST = Cost(5, 90)")
+        raise ProjectError("problem.KPIS: the metric cost needs COST in problem.py: COST = Cost(5, 'amount')")
 
 
 def _find_amounts(declaration: str, name: str, contract: Contract) -> Column:
@@ -250,8 +250,8 @@ def _find_amounts(declaration: str, name: str, contract: Contract) -> Column:
     column = next((column for column in contract.kept if column.name == name), None)
     if not column or column.kind not in ("number", "integer") or column.nullable or column.length:
         raise ProjectError(
-            f"problem.{declaration}: {name!r} must be a column of the contract of kind number or integer, and "
-            "neither personal, nor nullable, nor a list"
+            f"problem.{declaration}: {name!r} must be a column of the contract, of kind number or integer, "
+            "and neither personal, nor nullable, nor a list"
         )
     return column
 

@@ -22,13 +22,7 @@ from ..core.files import table
 from ..declarations import Declarations
 from ..stats import inference
 from ..stats.inference import Estimate, Floats, Statistic, Statistics, adjust_holm, p_value_below_zero
-from ..stats.metrics import (
-    absolute_errors,
-    find_metric,
-    predict_labels,
-    resampled_mean,
-    target_ranks,
-)
+from ..stats.metrics import absolute_errors, find_metric, predict_labels, resampled_mean, target_ranks
 
 Rows = NDArray[np.intp]
 Predictions = tuple[str, Floats, Floats]  # name, observed values, predictions
@@ -313,8 +307,8 @@ def check_kpis(evidence: Evidence) -> Checks:
         A result for each KPI.
     """
     kpis, metrics = evidence.problem.kpis, evidence.problem.make_metrics(evidence.contract)
-    observations, outputs = evidence.test.observations, evidence.outputs
-    estimates = evidence.bootstrap({k.metric: partial(metrics[k.metric], observations, outputs) for k in kpis})
+    sample = evidence.test.observations, evidence.outputs
+    estimates = evidence.bootstrap({kpi.metric: partial(metrics[kpi.metric], *sample) for kpi in kpis})
     for kpi in kpis:
         estimate = estimates[kpi.metric]
         bound, side = (estimate.low, "lower bound ≥") if kpi.sign > 0 else (estimate.high, "upper bound ≤")

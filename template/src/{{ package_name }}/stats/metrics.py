@@ -1,4 +1,4 @@
-"""Outputs of an estimator, decisions, and the metrics of each task: the same in training, gate and production.
+"""Outputs of an estimator, decisions and metrics: the same in training, gate and production.
 
 A metric is computed for many bootstrap resamples at once: `counts`, of shape `(n_resamples, n_rows)`, holds
 how often each resample draws each row, times the weight of the row. One row of ones gives the plain metric.
@@ -97,10 +97,7 @@ def make_metrics(
 
 
 def find_metric(
-    name: str,
-    task: Task,
-    threshold: float | None = None,
-    custom: Mapping[str, CustomMetric] | None = None,
+    name: str, task: Task, threshold: float | None = None, custom: Mapping[str, CustomMetric] | None = None
 ) -> Metric:
     """Find a metric by its name.
 

@@ -39,6 +39,9 @@ class Rule(NamedTuple):
     metric: str
     minimum: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.metric} >= {self.minimum:g}" if self.minimum else self.metric
+
 
 class Curve(NamedTuple):
     """What each threshold leads to, from the highest one; arrays of shape `(n_thresholds,)`.
@@ -78,7 +81,8 @@ def parse_rule(text: str) -> Rule:
     if match and 0 < float(match[2]) <= 1:
         return Rule(match[1], float(match[2]))
     raise ProjectError(
-        f"threshold: the rule must be f1, cost, recall>=0.9 or precision>=0.8 (a number up to 1); it is {text!r}"
+        f"threshold: the rule must be f1, cost, recall>=0.9 or precision>=0.8 (or any other number up to 1); "
+        f"it is {text!r}"
     )
 
 
@@ -151,14 +155,14 @@ def choose(curve: Curve, rule: Rule) -> int:
         return int(curve.f1.argmax())
     if rule.metric == "cost":
         if curve.cost is None:
-            raise ProjectError("threshold: the rule cost needs COST in problem.py, such as COST = Cost(5, 90)")
+            raise ProjectError("threshold: the rule cost needs COST in problem.py: COST = Cost(5, 'amount')")
         return int(curve.cost.argmin())
     bound, goal = curve.recall, curve.precision
     if rule.metric == "precision":
         bound, goal = goal, bound
     if bound.max() < rule.minimum:
         raise ProjectError(
-            f"threshold: no threshold reaches {rule.metric} {rule.minimum:g}; the highest is {bound.max():.3f}"
+            f"threshold: none reaches {rule.metric} {rule.minimum:g}; the highest is {bound.max():.3f}"
         )
     return int(np.where(bound >= rule.minimum, goal, -1).argmax())
 
@@ -235,7 +239,8 @@ def draw(curve: Curve, chosen: int, path: Path) -> None:
 def main() -> None:
     """Print a table of thresholds and the chosen one, and draw them."""
     parser = argparse.ArgumentParser(description="Compare decision thresholds and choose one.")
-    parser.add_argument("--rule", help="f1, cost, recall>=0.9 or precision>=0.8; else cost if COST is declared")
+    rules = "f1, cost, recall>=0.9 or precision>=0.8; default: cost if COST is declared, else f1"
+    parser.add_argument("--rule", help=rules)
     text = parser.parse_args().rule
     settings, problem = params.load().train, declarations.load()
     declarations.check_expectations(problem)
@@ -244,14 +249,15 @@ def main() -> None:
         raise ProjectError("threshold: only a classification with two labels has a decision threshold")
     rule = parse_rule(text or ("cost" if problem.cost else "f1"))
     train = problem.read_split(TRAIN)
-    rows, outputs = map(np.concatenate, zip(*predict_folds(make_estimator(problem, settings), train, settings)))
+    folds = list(predict_folds(make_estimator(problem, settings), train, settings))
+    rows, outputs = map(np.concatenate, zip(*folds, strict=True))
     observations = train.observations.take(rows)
     curve = compute_curve(observations, outputs)
     chosen = choose(curve, rule)
     draw(curve, chosen, PLOT)
     print(make_table(curve, chosen, _today(observations, outputs, contract)))
-    print(f"threshold: {rule.metric} over {len(rows):,} rows of {settings.n_splits} folds; see {PLOT}. To use it,")
-    print(f"write into CONTRACT of problem.py: decision_threshold={curve.thresholds[chosen]:.9g}")
+    print(f"threshold: chosen by {rule}, over {len(rows):,} rows of {settings.n_splits} folds; see {PLOT}")
+    print(f"For CONTRACT in problem.py: decision_threshold={curve.thresholds[chosen]:.9g}")
 
 
 if __name__ == "__main__":
