@@ -31,7 +31,11 @@ class Observations(NamedTuple):
         Returns:
             The observations of these rows.
         """
-        return Observations(*(None if values is None else values[rows] for values in self))
+        return Observations(
+            self.target[rows],
+            None if self.weights is None else self.weights[rows],
+            None if self.costs is None else self.costs[rows],
+        )
 
     @property
     def unit_counts(self) -> NDArray[np.float64]:

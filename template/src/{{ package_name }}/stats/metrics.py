@@ -235,17 +235,8 @@ def _brier_losses(target: Integers, outputs: Floats) -> Floats:
     return np.sum((outputs - np.eye(outputs.shape[1])[target]) ** 2, axis=1) / 2
 
 
-def count_by_score(is_positive: Booleans, scores: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Count positives and negatives at each distinct score, from the highest.
-
-    Args:
-        is_positive: Whether each row is positive, `(n_rows,)`.
-        scores: Shape `(n_rows,)`.
-        counts: Shape `(n_resamples, n_rows)`.
-
-    Returns:
-        Positives and negatives, `(n_resamples, n_scores)` each.
-    """
+def _count_by_score(is_positive: Booleans, scores: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Positives and negatives at each distinct score, from the highest: both `(n_resamples, n_scores)`."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
     drawn = counts[:, order]
@@ -255,14 +246,14 @@ def count_by_score(is_positive: Booleans, scores: Floats, counts: Floats) -> tup
 
 def _binary_roc_auc(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
     """Share of pairs of a positive and a negative that are ordered; equal scores count half."""
-    positives, negatives = count_by_score(is_positive, scores, counts)
+    positives, negatives = _count_by_score(is_positive, scores, counts)
     below = negatives.sum(axis=1, keepdims=True) - negatives.cumsum(axis=1) + negatives / 2
     return _divide((positives * below).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1))
 
 
 def _binary_average_precision(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
     """Mean of the precision at each positive."""
-    positives, negatives = count_by_score(is_positive, scores, counts)
+    positives, negatives = _count_by_score(is_positive, scores, counts)
     true_positives = positives.cumsum(axis=1)
     precision = _divide(true_positives, true_positives + negatives.cumsum(axis=1))
     return _divide(np.nansum(precision * positives, axis=1), positives.sum(axis=1))
@@ -275,7 +266,7 @@ def _recall_in_top(percent: float) -> Metric:
     """
 
     def recall(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
-        positives, negatives = count_by_score(is_positive, scores, counts)
+        positives, negatives = _count_by_score(is_positive, scores, counts)
         rows = positives + negatives
         left = percent / 100 * rows.sum(axis=1, keepdims=True) - (rows.cumsum(axis=1) - rows)
         share = np.divide(left, rows, out=np.zeros_like(rows), where=rows != 0).clip(0, 1)
@@ -288,7 +279,7 @@ def _recall_at_specificity(percent: float) -> Metric:
     """Highest recall of a threshold that leaves so many percent of the negatives alone."""
 
     def recall(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
-        positives, negatives = count_by_score(is_positive, scores, counts)
+        positives, negatives = _count_by_score(is_positive, scores, counts)
         n_negatives = negatives.sum(axis=1, keepdims=True)
         allowed = (100 - percent) / 100 * n_negatives * (1 + 1e-9)  # 10% of 90 rows are 9, despite rounding
         is_allowed = negatives.cumsum(axis=1) <= allowed

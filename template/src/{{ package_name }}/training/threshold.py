@@ -20,7 +20,7 @@ from ..contract.observations import Observations
 from ..core.errors import ProjectError, cli
 from ..core.files import table
 from ..core.paths import TRAIN
-from ..stats.metrics import Floats, count_by_score, find_metric, predict_labels
+from ..stats.metrics import Floats, find_metric, predict_labels
 from .train import make_estimator, predict_folds
 
 PLOT = Path("reports/threshold.png")
@@ -99,22 +99,29 @@ def compute_curve(observations: Observations, outputs: Floats) -> Curve:
     Raises:
         ProjectError: The rows do not have both labels.
     """
-    scores, is_positive = outputs[:, 1].astype(np.float32), observations.target == 1
-    counts = observations.unit_counts
-    positives, negatives = (part[0] for part in count_by_score(is_positive, scores, counts))
-    if not positives.sum() > 0 or not negatives.sum() > 0:
+    target, weights = observations.target, observations.unit_counts[0]
+    negated, position = np.unique(-outputs[:, 1].astype(np.float32), return_inverse=True)
+
+    def accumulate(values: Floats) -> Floats:
+        """Weighted sum over the rows that get the second label, for a threshold at each score."""
+        return np.bincount(position, weights * values).cumsum()
+
+    true_positives, selected = accumulate((target == 1).astype(float)), accumulate(np.ones(len(target)))
+    n_positives, total = true_positives[-1], selected[-1]
+    if not 0 < n_positives < total:
         raise ProjectError("threshold: the rows of the folds must have both labels")
-    distinct = np.unique(scores)[::-1]
-    usable = slice(np.count_nonzero(distinct > 0))  # a threshold must be above 0
-    true_positives, false_positives = positives.cumsum()[usable], negatives.cumsum()[usable]
-    selected = true_positives + false_positives
+    cost = None
+    if observations.costs is not None:
+        by_label = observations.costs[np.arange(len(target)), target]
+        cost = (weights @ by_label[:, 0] + accumulate(by_label[:, 1] - by_label[:, 0])) / total
+    usable = slice(np.count_nonzero(negated < 0))  # a threshold must be above 0
     return Curve(
-        _place_thresholds(distinct)[usable],
-        selected / counts.sum(),
-        true_positives / np.maximum(selected, np.finfo(float).tiny),
-        true_positives / positives.sum(),
-        2 * true_positives / (selected + positives.sum()),
-        _accumulate_costs(observations, scores, distinct)[usable] if observations.costs is not None else None,
+        thresholds=_place_thresholds(-negated[usable]),
+        selected=(selected / total)[usable],
+        precision=(true_positives / np.maximum(selected, np.finfo(float).tiny))[usable],
+        recall=(true_positives / n_positives)[usable],
+        f1=(2 * true_positives / (selected + n_positives))[usable],
+        cost=None if cost is None else cost[usable],
     )
 
 
@@ -127,15 +134,6 @@ def _place_thresholds(scores: NDArray[np.float32]) -> Floats:
         rounded = np.floor(highest * 10**digits) / 10**digits
         thresholds = np.where(rounded.astype(np.float32) > lower, rounded, thresholds)
     return thresholds
-
-
-def _accumulate_costs(observations: Observations, scores: Floats, distinct: Floats) -> Floats:
-    """Mean cost per row if all rows with at least a score get the second label, for each distinct score."""
-    target, costs, (weights,) = observations.target, observations.costs, observations.unit_counts
-    by_label = costs[np.arange(len(target)), target] * weights[:, None]
-    rank = len(distinct) - 1 - np.searchsorted(distinct[::-1], scores)
-    extra = np.bincount(rank, by_label[:, 1] - by_label[:, 0], minlength=len(distinct))
-    return (by_label[:, 0].sum() + extra.cumsum()) / weights.sum()
 
 
 def choose(curve: Curve, rule: Rule) -> int:
