@@ -11,11 +11,11 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -79,7 +79,7 @@ class Declarations:
     search: Callable[[Any], dict[str, Any]]
     fetch: Callable[[], Any] | None
     cost: Cost | None = None
-    custom_metrics: Mapping[str, "CustomMetric"] = MappingProxyType({})
+    custom_metrics: Mapping[str, "CustomMetric"] = field(default_factory=dict)
     sample_weight: str | None = None
 
     def make_metrics(self, contract: Contract) -> dict[str, "Metric"]:
