@@ -205,17 +205,18 @@ def make_table(curve: Curve, chosen: int, today: dict[str, str]) -> str:
     return table(rows)
 
 
-def draw(curve: Curve, chosen: int, path: Path) -> None:
+def draw(curve: Curve, chosen: int, label: str, path: Path) -> None:
     """Draw precision, recall, F1 and, if it is known, the cost over the threshold.
 
     Args:
         curve: What each threshold leads to.
         chosen: Position of the chosen threshold.
+        label: The second label, for the title.
         path: The PNG file to write.
     """
     from matplotlib.figure import Figure
 
-    panels = {"Second label": {name: getattr(curve, name) for name in ("precision", "recall", "f1")}}
+    panels = {f"Label {label}": {name: getattr(curve, name) for name in ("precision", "recall", "f1")}}
     if curve.cost is not None:
         panels["Mean cost per row"] = {"cost": curve.cost}
     figure = Figure(figsize=(8.3, 4.1), layout="constrained")
@@ -252,7 +253,7 @@ def main() -> None:
     observations = train.observations.take(rows)
     curve = compute_curve(observations, outputs)
     chosen = choose(curve, rule)
-    draw(curve, chosen, PLOT)
+    draw(curve, chosen, contract.labels[1], PLOT)
     print(make_table(curve, chosen, _today(observations, outputs, contract)))
     print(f"threshold: chosen by {rule}, over {len(rows):,} rows of {settings.n_splits} folds; see {PLOT}")
     print(f"For CONTRACT in problem.py: decision_threshold={curve.thresholds[chosen]:.9g}")
