@@ -168,7 +168,7 @@ def compute_metrics(metrics: Metrics, observations: Observations, outputs: Float
 
 def _divide(numerator: Floats, denominator: Floats, otherwise: float = np.nan) -> Floats:
     """Divide arrays of one shape, element by element; `otherwise` where the denominator is 0."""
-    result = np.full(denominator.shape, otherwise)
+    result = np.full(denominator.shape, otherwise, np.float64)
     return np.divide(numerator, denominator, out=result, where=denominator != 0)
 
 
@@ -255,7 +255,7 @@ def _binary_average_precision(is_positive: Booleans, scores: Floats, counts: Flo
     """Mean of the precision at each positive."""
     positives, negatives = _count_by_score(is_positive, scores, counts)
     true_positives = positives.cumsum(axis=1)
-    precision = _divide(true_positives, true_positives + negatives.cumsum(axis=1), otherwise=0)
+    precision = _divide(true_positives, true_positives + negatives.cumsum(axis=1), otherwise=0.0)
     return _divide((precision * positives).sum(axis=1), positives.sum(axis=1))
 
 
@@ -269,7 +269,7 @@ def _recall_in_top(percent: float) -> Metric:
         positives, negatives = _count_by_score(is_positive, scores, counts)
         rows = positives + negatives
         left = percent / 100 * rows.sum(axis=1, keepdims=True) - (rows.cumsum(axis=1) - rows)
-        share = _divide(left, rows, otherwise=0).clip(0, 1)
+        share = _divide(left, rows, otherwise=0.0).clip(0, 1)
         return _divide((positives * share).sum(axis=1), positives.sum(axis=1))
 
     return _macro_average(recall)
