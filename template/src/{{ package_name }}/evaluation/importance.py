@@ -8,34 +8,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..contract.dataset import Dataset
-from ..contract.expectations import Kpi
+from ..declarations import Declarations
 from ..model.bundle import Model
-from ..stats.metrics import METRICS
 
 N_REPEATS = 5
 MAX_ROWS = 10_000
 
 
-def permutation_importance(model: Model, test: Dataset, kpi: Kpi) -> dict[str, float]:
-    """Loss of a KPI's metric when the values of a column are shuffled between rows.
+def permutation_importance(model: Model, test: Dataset, problem: Declarations) -> dict[str, float]:
+    """Loss of the primary metric when the values of a column are shuffled between rows.
 
     Args:
         model: The bundle.
         test: Rows to measure on; at most `MAX_ROWS` are drawn.
-        kpi: Says the metric, and whether more is better.
+        problem: Says the primary metric, and whether more is better.
 
     Returns:
         Mean loss of `N_REPEATS` shuffles by column, the largest first. The features that encode one column
         are shuffled together.
     """
-    random, metric = np.random.default_rng(0), METRICS[model.contract.task][kpi.metric]
+    random, kpi = np.random.default_rng(0), problem.primary_kpi
+    metric = problem.make_metrics(model.contract)[kpi.metric]
     rows = np.random.default_rng(0).permutation(len(test))[:MAX_ROWS]
-    features, target, unit_counts = test.features.to_numpy()[rows], test.target[rows], np.ones((1, len(rows)))
+    features, observations = test.features.to_numpy()[rows], test.observations.take(rows)
 
     def score(positions: Sequence[int]) -> float:
         shuffled = features.copy()
         shuffled[:, positions] = random.permutation(features[:, positions])
-        return kpi.sign * float(metric(target, model.run(shuffled), unit_counts)[0])
+        return kpi.sign * float(metric(observations, model.run(shuffled), observations.unit_counts)[0])
 
     full_score, names = score([]), model.contract.feature_names
     losses = {}
