@@ -24,6 +24,7 @@ BOOLEANS = ("false", "true")  # as labels, in the order of 0 and 1
 TIME = r"\d{4}-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
 DURATION = re.compile(r"(\d+) ?(min|h|d|w)")
 DURATION_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+FEEDBACK_COLUMNS = ("id", "row", "received_at", "told_at")
 RESERVED = ("__reasons", "__features", "__scores", "rowid")
 
 
@@ -212,6 +213,11 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             self._check_role("group", self.group, ("text", "integer", "category"))
         if self.target in {*self.keys, self.time, self.group}:
             raise ProjectError(f"contract: the target {self.target!r} is also key, time or group")
+        if self.target.casefold() in FEEDBACK_COLUMNS:
+            raise ProjectError(
+                f"contract: the target cannot be called {self.target!r}: feedback has columns of its own with "
+                f"the names {', '.join(FEEDBACK_COLUMNS)}. Rename it, in problem.PREPARE."
+            )
         if not self.features:
             raise ProjectError(
                 "contract: no column is a feature. Key, group, target and texts are none, nor columns that "

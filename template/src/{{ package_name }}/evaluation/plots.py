@@ -26,17 +26,19 @@ def draw(evidence: Evidence, checks: list[Check], path: Path) -> None:
         checks: Results of the checks, for the comparison.
         path: The PNG file to write.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    panels = _panels(evidence, checks)
-    n_lines = -(-len(panels) // 2)
-    figure = Figure(figsize=(8.3, 4.1 * n_lines), layout="constrained")
-    figure.suptitle(f"Model {evidence.version} on {len(evidence.test):,} test rows")
-    for index, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(n_lines, 2, index)
-        axes.spines[["top", "right"]].set_visible(False)
-        panel(axes)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    with rc_context({"text.parse_math": False}):  # names may hold a $
+        panels = _panels(evidence, checks)
+        n_lines = -(-len(panels) // 2)
+        figure = Figure(figsize=(8.3, 4.1 * n_lines), layout="constrained")
+        figure.suptitle(f"Model {evidence.version} on {len(evidence.test):,} test rows")
+        for index, panel in enumerate(panels, 1):
+            axes = figure.add_subplot(n_lines, 2, index)
+            axes.spines[["top", "right"]].set_visible(False)
+            panel(axes)
+        figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
 def _panels(evidence: Evidence, checks: list[Check]) -> list[Callable[["Axes"], None]]:

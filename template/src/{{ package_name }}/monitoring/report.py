@@ -271,23 +271,27 @@ def _html(result: Monitoring) -> str:
 
 def _plot(drifts: list[Drift]) -> bytes:
     """Draw reference and current share of the rows in each bin as PNG; of many bins, the largest."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    n_rows = -(-len(drifts) // PLOTS_PER_ROW)
-    figure = Figure(figsize=(4.2 * PLOTS_PER_ROW, 2.9 * n_rows), layout="constrained")
-    for index, drift in enumerate(drifts):
-        shares = np.array([drift.reference, drift.current])
-        largest = shares.max(axis=0)
-        bins = sorted(np.argsort(-largest, kind="stable")[:MAX_PLOTS], reverse=True)
-        bins = [position for position in bins if largest[position] > MIN_SHARE]
-        axes, places = figure.add_subplot(n_rows, PLOTS_PER_ROW, index + 1), np.arange(len(bins))
-        axes.barh(places + 0.2, 100 * shares[0, bins], 0.4, color="0.7")
-        axes.barh(places - 0.2, 100 * shares[1, bins], 0.4, color=COLOURS[drift.status])
-        axes.set_yticks(places, [shorten(drift.bins[position], 24, placeholder="…") for position in bins])
-        axes.set_xlim(0, 100)
-        axes.set_title(f"{drift.name}: {STATUSES[drift.status]}, distance {drift.distance:.0%}", fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    png = BytesIO()
-    figure.savefig(png, dpi=90)
-    return png.getvalue()
+    with rc_context({"text.parse_math": False}):  # names may hold a $
+        n_rows = -(-len(drifts) // PLOTS_PER_ROW)
+        figure = Figure(figsize=(4.2 * PLOTS_PER_ROW, 2.9 * n_rows), layout="constrained")
+        for index, drift in enumerate(drifts):
+            shares = np.array([drift.reference, drift.current])
+            largest = shares.max(axis=0)
+            bins = sorted(np.argsort(-largest, kind="stable")[:MAX_PLOTS], reverse=True)
+            bins = [position for position in bins if largest[position] > MIN_SHARE]
+            axes, places = figure.add_subplot(n_rows, PLOTS_PER_ROW, index + 1), np.arange(len(bins))
+            axes.barh(places + 0.2, 100 * shares[0, bins], 0.4, color="0.7")
+            axes.barh(places - 0.2, 100 * shares[1, bins], 0.4, color=COLOURS[drift.status])
+            axes.set_yticks(places, [shorten(drift.bins[position], 24, placeholder="…") for position in bins])
+            axes.set_xlim(0, 100)
+            axes.set_title(
+                f"{drift.name}: {STATUSES[drift.status]}, distance {drift.distance:.0%}", fontsize=9
+            )
+            axes.tick_params(labelsize=7)
+            axes.spines[["top", "right"]].set_visible(False)
+        png = BytesIO()
+        figure.savefig(png, dpi=90)
+        return png.getvalue()

@@ -50,10 +50,11 @@ def predict_file(model: Model, source: Path, target: Path) -> tuple[int, int]:
         ProjectError: A file cannot be read or written, or has missing or conflicting columns.
     """
     contract, written = model.contract, _file(target)
-    predictions = ", ".join(f"{sql} AS {quote(name)}" for name, sql in _prediction_columns(contract).items())
+    written_columns = _written_columns(contract)
+    columns = ", ".join(f"{sql} AS {quote(name)}" for name, sql in written_columns.items())
     with connect() as con, explain_errors(f"batch: cannot predict {source} into {target}"):
         con.sql(f"CREATE VIEW input AS FROM {_file(source)}")
-        _check_columns(contract, con.view("input").columns, source)
+        _check_columns(contract, written_columns, con.view("input").columns, source)
         con.create_function("run", partial(_run, model), ["FLOAT[]"], "FLOAT[]", type=PythonUDFType.ARROW)
         decide = partial(_predict_labels, contract.decision_threshold)
         con.create_function("predict_label", decide, ["FLOAT[]"], "BIGINT", type=PythonUDFType.ARROW)
@@ -64,14 +65,11 @@ def predict_file(model: Model, source: Path, target: Path) -> tuple[int, int]:
                 CASE WHEN len(__reasons) = 0 THEN run(__features) END AS __outputs FROM checked;
             CREATE VIEW predicted AS SELECT * EXCLUDE (__outputs, __features),
                 CASE WHEN {_IS_FINITE} THEN __outputs END AS __scores FROM scored;
-            COPY (SELECT * EXCLUDE (__reasons, __scores), {predictions},
-                CASE WHEN len(__reasons) > 0 THEN array_to_string(__reasons, '; ')
-                    WHEN __scores IS NULL THEN {literal(_NOT_FINITE)} END AS error FROM predicted)
-                TO {literal(target)}
+            COPY (SELECT * EXCLUDE (__reasons, __scores), {columns} FROM predicted) TO {literal(target)}
         """)
         con.remove_function("run")
         con.remove_function("predict_label")
-        return fetch_one(con, f"SELECT count(*), count(error) FROM {written}")
+        return fetch_one(con, f"SELECT count(*), count({quote([*written_columns][-1])}) FROM {written}")
 
 
 def _to_array(lists: pa.ChunkedArray) -> NDArray[np.float32]:
@@ -90,6 +88,17 @@ def _run(model: Model, features: pa.ChunkedArray) -> pa.Array:
     outputs = model.run(_to_array(features))
     starts = np.arange(len(outputs) + 1, dtype=np.int32) * outputs.shape[1]
     return pa.ListArray.from_arrays(starts, outputs.ravel())
+
+
+def _written_columns(contract: Contract) -> dict[str, str]:
+    """Name and SQL of each column that is added, the error last; with a prefix if the contract has a name."""
+    error = f"""CASE WHEN len(__reasons) > 0 THEN array_to_string(__reasons, '; ')
+        WHEN __scores IS NULL THEN {literal(_NOT_FINITE)} END"""
+    columns = _prediction_columns(contract) | {"error": error}
+    taken = {column.name.casefold() for column in contract.columns}
+    while taken & {name.casefold() for name in columns}:
+        columns = {f"predicted_{name}": sql for name, sql in columns.items()}
+    return columns
 
 
 def _prediction_columns(contract: Contract) -> dict[str, str]:
@@ -113,11 +122,12 @@ def _file(path: Path) -> str:
     return readers[path.suffix].format(literal(path))
 
 
-def _check_columns(contract: Contract, columns: list[str], source: Path) -> None:
+def _check_columns(contract: Contract, written: dict[str, str], columns: list[str], source: Path) -> None:
     """Stop if the file lacks a feature, or has a column that predictions would replace."""
     if missing := [column.name for column in contract.features if column.name not in columns]:
         raise ProjectError(f"batch: {source} lacks columns of the contract: {', '.join(missing)}")
-    if taken := [name for name in (*_prediction_columns(contract), "error") if name in columns]:
+    present = {name.casefold() for name in columns}  # SQL ignores case
+    if taken := [name for name in written if name.casefold() in present]:
         raise ProjectError(f"batch: {source} already has the columns {', '.join(taken)}; rename them")
 
 

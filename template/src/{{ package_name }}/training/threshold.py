@@ -216,7 +216,8 @@ def draw(curve: Curve, chosen: int, label: str, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    panels = {f"Label {label}": {name: getattr(curve, name) for name in ("precision", "recall", "f1")}}
+    title = f"Label {label}".replace("$", r"\$")  # else matplotlib reads a formula
+    panels = {title: {name: getattr(curve, name) for name in ("precision", "recall", "f1")}}
     if curve.cost is not None:
         panels["Mean cost per row"] = {"cost": curve.cost}
     figure = Figure(figsize=(8.3, 4.1), layout="constrained")

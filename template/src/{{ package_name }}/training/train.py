@@ -79,8 +79,8 @@ def fit(estimator: Estimator, train: Dataset, rows: NDArray[np.intp] | slice = s
             raise
         raise ProjectError(
             f"train: {type(estimator).__name__} cannot be fitted on {len(features):,} rows of the training "
-            f"split, in which {', '.join(empty)} has no value: {error}. Leave the column out (feature=False), "
-            "leave out the rows without it in problem.PREPARE, or set a smaller train.n_splits."
+            f"split, in which {', '.join(empty)} has no value: {error}. Leave out the column (feature=False), "
+            "or the rows without it (problem.PREPARE), or set a smaller train.n_splits."
         ) from None
 
 
