@@ -173,7 +173,10 @@ def _rejection_reason(column: Column) -> str:
     """SQL: why a value is rejected, in the words of `Column.rule`; NULL if it is valid."""
     raw, must = quote(column.name), f"must be {column.rule}"
     missing = "NULL" if column.nullable else literal(f"{column.name}: missing; {must}")
-    got = "" if column.personal else f" || ', got ' || left({raw}::VARCHAR, 40)"
+    shown = f"left({raw}::VARCHAR, 40)"
+    if column.labels and column.length is None:  # quotes show a blank at the end
+        shown = f"chr(39) || {shown} || chr(39)"
+    got = "" if column.personal else f" || ', got ' || {shown}"
     return (
         f"CASE WHEN {raw} IS NULL THEN {missing} WHEN NOT coalesce({_is_valid(column)}, false) "
         f"THEN {literal(f'{column.name}: {must}')}{got} END"

@@ -24,6 +24,19 @@ class DataReport(msgspec.Struct):
     reasons: dict[str, int]  # broken rule to the number of rows
     checks: list[DataCheck]
     columns: dict[str, ColumnSummary]
+    rejected_values: dict[str, list[str]] = {}  # broken rule to the most frequent values that break it
+
+    def describe_values(self, rule: str) -> str:
+        """Name the most frequent values that break a rule.
+
+        Args:
+            rule: A broken rule.
+
+        Returns:
+            The values as text; empty if the rule is about a missing or personal value.
+        """
+        values = self.rejected_values.get(rule, [])
+        return f", got {', '.join(values)}, …" if values else ""
 
     def with_status(self, status: str) -> list[DataCheck]:
         """Select checks.
@@ -82,7 +95,10 @@ def write_markdown(report: DataReport, contract: Contract, path: Path) -> None:
         path: Path of the Markdown file.
     """
     failed, warned = len(report.with_status("fail")), len(report.with_status("warn"))
-    reasons = [{"broken rule": rule, "rows": count} for rule, count in report.reasons.items()]
+    reasons = [
+        {"broken rule": rule, "rows": n, "most frequent": ", ".join(report.rejected_values.get(rule, []))}
+        for rule, n in report.reasons.items()
+    ]
     parts = [
         "# Data report",
         f"**{'Not fit' if failed else 'Fit'} for training**: {failed} checks failed, {warned} warnings.",
@@ -113,8 +129,8 @@ def _column_row(column: Column, summary: ColumnSummary) -> dict[str, Any]:
         "rule": column.rule,
         "missing": f"{summary.missing / summary.rows:.1%}" if summary.missing else "",
         "distinct (about)": summary.distinct,
-        "min": summary.min,
+        "min": summary.min if summary.earliest is None else summary.earliest,
         "mean": summary.mean,
-        "max": summary.max,
+        "max": summary.max if summary.latest is None else summary.latest,
         "distribution": format_distribution(column, summary),
     }

@@ -36,6 +36,8 @@ class SplitReport(msgspec.Struct):
     shared_groups: int = 0  # test groups with training rows; not counted if the rows are split by time
     test_groups: int | None = None  # number of groups in the test split; None without a group
     in_gap: int = 0  # rows in neither split: their target was not yet known when the test rows begin
+    train_times: list[str] = []  # first and last time; empty without a time
+    test_times: list[str] = []
     copies: int = 0  # rows that equal another row of the same split in all but the key
 
 
@@ -139,8 +141,19 @@ def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
         shared_groups=0 if contract.time else shared,
         test_groups=groups if contract.group else None,
         in_gap=rows - train_rows - test_rows,
+        train_times=_time_range(con, contract, TRAIN),
+        test_times=_time_range(con, contract, TEST),
         copies=copies,
     )
+
+
+def _time_range(con: Connection, contract: Contract, path: Path) -> list[str]:
+    """The first and the last time of a split, as text; empty without a time, or for an empty split."""
+    if contract.time is None:
+        return []
+    time = quote(contract.time)
+    limits = fetch_one(con, f"SELECT min({time})::VARCHAR, max({time})::VARCHAR FROM {literal(path)}")
+    return [text for text in limits if text is not None]
 
 
 def _expected_duplicate_share(con: Connection) -> float:
@@ -211,6 +224,9 @@ def main() -> None:
     groups = f" of {report.test_groups:,} groups" if report.test_groups is not None else ""
     gap = f", {report.in_gap:,} rows between them left out (horizon)" if report.in_gap else ""
     print(f"split: {report.train:,} training rows, {report.test:,} test rows{groups}{gap}")
+    if report.test_times:
+        ranges = " to ".join(report.train_times), " to ".join(report.test_times)
+        print("split: training {}, test {}".format(*ranges))
     if report.copies:
         print(f"split: {report.copies:,} rows equal another row of their split in all but the key")
     if messages := problems(report, settings.split):

@@ -15,6 +15,8 @@ from ..stats.distributions import ColumnSummary, summarize_columns
 from . import groups, quality
 from .report import DataReport, write_markdown
 
+SHOWN_VALUES, SHOWN_RULES = 3, 3  # of the rejected rows
+
 
 def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None:
     """Create the table `checked`: the contract's columns in its types, and `__reasons` with broken rules."""
@@ -58,14 +60,17 @@ def _write_rows(con: Connection, contract: Contract) -> None:
     con.sql(f"COPY ({rejected}) TO {literal(REJECTED)}")
 
 
-def _count_reasons(con: Connection) -> dict[str, int]:
-    """Count the rows that break each rule, without the rejected value."""
-    rows = con.sql("""
-        SELECT regexp_replace(reason, ', got .*', '', 's') AS rule, count(*) AS n
-        FROM (SELECT unnest(__reasons) AS reason FROM checked)
-        GROUP BY rule ORDER BY n DESC, rule
+def _count_reasons(con: Connection) -> list[tuple[str, int, list[str]]]:
+    """For each broken rule, most rows first: the number of rows, and the most frequent rejected values."""
+    rows = con.sql(f"""
+        SELECT rule, sum(n)::BIGINT AS total, list(value ORDER BY n DESC, value)[:{SHOWN_VALUES}]
+        FROM (
+            SELECT regexp_replace(reason, ', got .*', '', 's') AS rule,
+                regexp_extract(reason, ', got (.*)', 1, 's') AS value, count(*) AS n
+            FROM (SELECT unnest(__reasons) AS reason FROM checked) GROUP BY ALL)
+        GROUP BY rule ORDER BY total DESC, rule
     """)
-    return dict(rows.fetchall())
+    return rows.fetchall()
 
 
 def _check_table(
@@ -110,7 +115,10 @@ def validate(con: Connection, contract: Contract, prepare: str, settings: params
     checks = [quality.check_rejected_share(rows, rejected, settings)]
     if rejected < rows:
         checks += _check_table(con, contract, settings, columns)
-    return DataReport(rows, rejected, _count_reasons(con), checks, columns)
+    reasons = _count_reasons(con)
+    counts = {rule: count for rule, count, _ in reasons}
+    values = {rule: frequent for rule, _, frequent in reasons if frequent != [""]}
+    return DataReport(rows, rejected, counts, checks, columns, values)
 
 
 def main() -> None:
@@ -122,6 +130,8 @@ def main() -> None:
     write_json(DATA_REPORT / "data.json", report)
     write_markdown(report, problem.contract, DATA_REPORT / "data.md")
     print(f"validate: {report.rows - report.rejected:,} rows clean, {report.rejected:,} rejected")
+    for rule, count in list(report.reasons.items())[:SHOWN_RULES]:
+        print(f"  {count:,} rows: {rule}{report.describe_values(rule)}")
     for check in report.with_status("warn"):
         print(f"warning: {check}")
     if failures := report.with_status("fail"):

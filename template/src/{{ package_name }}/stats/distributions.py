@@ -25,6 +25,8 @@ class ColumnSummary(msgspec.Struct, omit_defaults=True):
     mean: float | None = None
     edges: list[float] = []  # of a number's bins, all of one width: one more than `counts`
     counts: list[int] = []  # rows in each bin of a number, or of each category in the contract's order
+    earliest: str | None = None
+    latest: str | None = None
 
 
 def summarize_columns(con: Connection, table: str, contract: Contract) -> dict[str, ColumnSummary]:
@@ -44,6 +46,7 @@ def summarize_columns(con: Connection, table: str, contract: Contract) -> dict[s
         names = (column.name for column in columns)
         part = dict(zip(names, _count(con, table, columns), strict=True))
         _add_limits(con, table, columns, part)
+        _add_times(con, table, columns, part)
         _add_counts(con, table, columns, part)
         summaries |= part
     return summaries
@@ -81,6 +84,15 @@ def _add_limits(
             summary.mean = float(f"{mean:.9g}")  # the last digits depend on the number of threads
             width = (high - low) / N_BINS or 1.0
             summary.edges = [low + width * edge for edge in range(N_BINS + 1)]
+
+
+def _add_times(
+    con: Connection, table: str, columns: Sequence[Column], summaries: dict[str, ColumnSummary]
+) -> None:
+    """Add the first and the last time."""
+    for name in (column.name for column in columns if column.kind == "time"):
+        limits = f"SELECT min({quote(name)})::VARCHAR, max({quote(name)})::VARCHAR FROM {table}"
+        summaries[name].earliest, summaries[name].latest = fetch_one(con, limits)
 
 
 def _add_counts(
