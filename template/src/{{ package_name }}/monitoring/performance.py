@@ -4,6 +4,8 @@ Labels are a CSV or Parquet file, or a folder of them, with the columns `id` (of
 `row` where requests had several rows. The first label of a row counts: by the column `received_at` that the
 server writes (`told_at` in 0.2), or by its place in the files. A KPI is missed if its whole bootstrap
 interval misses the threshold: a false alert in at most (1 - `monitor.confidence_level`) / 2 of all windows.
+The units of the events (`monitoring.events.find_unit`) are resampled, as in the evaluation; with an explicit
+`monitor.design_effect`, blocks of so many neighbouring rows.
 """
 
 from functools import partial
@@ -23,10 +25,26 @@ from ..params import Params
 from ..stats.inference import Estimate, Floats, bootstrap
 from ..stats.metrics import METRICS
 from .drift import Status
+from .events import find_unit
 
 MAX_ROWS = 10_000  # larger samples would hardly narrow the intervals, but take long
 Segments = dict[str, NDArray[np.intp]]  # positions of the rows by segment; "" for all rows
-Sample = tuple[NDArray[np.generic], Floats, Segments]  # target (n_rows,), outputs (n_rows, n_outputs)
+
+
+class Sample(NamedTuple):
+    """A sample of the labelled rows, ordered by time.
+
+    Attributes:
+        target: Shape `(n_rows,)`.
+        outputs: Shape `(n_rows, n_outputs)`.
+        segments: Positions of the rows by segment.
+        units: Unit of each row, numbers from 0, `(n_rows,)`; None if rows are taken to be independent.
+    """
+
+    target: NDArray[np.generic]
+    outputs: Floats
+    segments: Segments
+    units: NDArray[np.intp] | None
 
 
 class LabelCounts(NamedTuple):
@@ -37,12 +55,14 @@ class LabelCounts(NamedTuple):
         conflicts: Events with a later label that differs.
         invalid: Labels that violate the contract.
         ambiguous: Labels whose id belongs to several different requests.
+        units: Units of the labelled rows; None if rows are taken to be independent.
     """
 
     rows: int = 0
     conflicts: int = 0
     invalid: int = 0
     ambiguous: int = 0
+    units: int | None = None
 
     @property
     def warnings(self) -> dict[str, str]:
@@ -64,7 +84,7 @@ class KpiResult(msgspec.Struct):
 
     Attributes:
         metric: Name of the metric.
-        rows: Number of labelled rows.
+        rows: Number of labelled rows, or of those that were drawn for it.
         estimate: Value and bootstrap interval.
         limit: The KPI's threshold, in words.
         segment: Such as "colour = red"; empty for all rows.
@@ -102,7 +122,9 @@ def join_labels(con: Connection, files: list[str], model: Model) -> LabelCounts:
     counts = "count(label), count(*) FILTER (conflict), coalesce(sum(invalid), 0)::BIGINT"
     rows, conflicts, invalid = fetch_one(con, f"SELECT {counts} FROM labelled")
     con.sql("DELETE FROM labelled WHERE label IS NULL")
-    return LabelCounts(rows, conflicts, invalid, ambiguous)
+    unit = find_unit(con, "labelled")
+    units = fetch_one(con, f"SELECT count(DISTINCT {unit}) FROM labelled")[0] if unit else None
+    return LabelCounts(rows, conflicts, invalid, ambiguous, units)
 
 
 def read_labels(con: Connection, files: list[str], target: Column) -> None:
@@ -172,7 +194,8 @@ def evaluate_kpis(
     Returns:
         The defined results; a metric can be undefined, such as the ROC AUC of one class.
     """
-    target, outputs, segments = _read_sample(con, contract, settings.gate.min_segment_rows)
+    target, outputs, segments, units = _read_sample(con, contract, settings.gate.min_segment_rows)
+    block_size = settings.monitor.design_effect
     cases = [(kpi, segment, rows) for kpi in kpis for segment, rows in segments.items()]
 
     def score(kpi: Kpi, rows: NDArray[np.intp], counts: Floats) -> Floats:
@@ -183,7 +206,8 @@ def evaluate_kpis(
         len(target),
         settings.gate.n_bootstrap,
         settings.monitor.confidence_level,
-        settings.monitor.design_effect,
+        block_size or 1,
+        None if block_size else units,
     )
     results = [
         KpiResult(
@@ -204,15 +228,17 @@ def _read_sample(con: Connection, contract: Contract, min_rows: int) -> Sample:
     """Read a sample of the table `labelled`, ordered by time."""
     columns = [c for c in contract.features if c.segment and c.encoded_names == (c.name,)]
     names = output_columns(contract) + [feature_column(column.name) for column in columns]
+    unit = find_unit(con, "labelled")
     sample = f"SELECT * FROM labelled ORDER BY hash(id, row) LIMIT {MAX_ROWS}"
-    selected = ", ".join(map(quote, ["label", *names]))
+    selected = ", ".join([*map(quote, ["label", *names]), f"{unit or 'NULL'} AS unit"])
     arrays = con.sql(f"SELECT {selected} FROM ({sample}) ORDER BY time, id, row").fetchnumpy()
     target = arrays["label"] if contract.task == "regression" else arrays["label"].astype(int)
     outputs = np.column_stack([arrays[name] for name in output_columns(contract)])
     segments = {"": np.arange(len(target))}
     for column in columns:
         segments |= _segment_rows(column, arrays[feature_column(column.name)], min_rows)
-    return target, outputs, segments
+    units = np.unique(arrays["unit"], return_inverse=True)[1] if unit else None
+    return Sample(target, outputs, segments, units)
 
 
 def _segment_rows(column: Column, values: Floats, min_rows: int) -> Segments:

@@ -84,6 +84,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     counts: list[int]
     missing: int
     edges: list[float] = []
+    design_effect: float = 1.0  # see `estimate_design_effect`
 
 
 def model_columns(contract: Contract) -> dict[str, int]:
@@ -98,7 +99,7 @@ def model_columns(contract: Contract) -> dict[str, int]:
     inputs = {
         feature_column(name): 0 if column.length else len(column.categories)
         for column in contract.features
-        for name in column.encoded_names
+        for name in column.monitored_names
     }
     return inputs | dict.fromkeys(output_columns(contract), 0)
 
@@ -134,13 +135,56 @@ def count_like(con: Connection, table: str, column: str, reference: Distribution
     Returns:
         The column's distribution, with the bins of the reference.
     """
-    value = _nan_to_null(column)
-    place = f"{value}::INTEGER"
-    if reference.edges:
-        above = " + ".join(f"({value} > {edge!r})::INTEGER" for edge in reference.edges)
-        place = f"({value} >= {reference.edges[0]!r})::INTEGER + {above}"
-    *counts, missing = _count_rows(con, table, place, [*range(len(reference.counts)), None])
+    *counts, missing = _count_rows(con, table, _bin(column, reference), [*range(len(reference.counts)), None])
     return Distribution(counts, missing, reference.edges)
+
+
+def estimate_design_effect(con: Connection, table: str, column: str, distribution: Distribution) -> float:
+    """Estimate how many rows of a column are worth one independent row.
+
+    That is 1 + (m - 1) rho (Kish, 1965, "Survey Sampling"): m is the number of rows in the unit of an average
+    row, rho the intraclass correlation of the bins, by analysis of variance (Donner, 1986). If all values are
+    in one bin, rho is unknown and taken to be 1.
+
+    Args:
+        con: Connection that can read the table.
+        table: The table as SQL, with a column `unit`: rows of one unit (such as a customer) may be alike.
+        column: Name of the column: float32 numbers, or positions in the categories.
+        distribution: The column's distribution in the table.
+
+    Returns:
+        From 1, for independent rows, to m, for units whose rows all have the same value.
+    """
+    n_units, n_rows, squares, agreement = fetch_one(
+        con,
+        f"""
+        SELECT count(*), sum(n), sum(n * n), sum(agreement) FROM (
+            SELECT sum(n)::DOUBLE AS n, sum(n * n) / sum(n) AS agreement FROM (
+                SELECT unit, {_bin(column, distribution)} AS bin, count(*) AS n FROM {table} GROUP BY ALL
+            ) GROUP BY unit
+        )
+        """,
+    )
+    bins = [*distribution.counts, distribution.missing]
+    total = n_rows - sum(count * count for count in bins) / n_rows
+    within = n_rows - agreement  # sums of squares of the bins' 0/1 indicators
+    size = squares / n_rows
+    if n_units < 2 or n_units == n_rows or total <= 0:
+        return size
+    between_mean, within_mean = (total - within) / (n_units - 1), within / (n_rows - n_units)
+    other_size = (n_rows - size) / (n_units - 1)
+    correlation = (between_mean - within_mean) / (between_mean + (other_size - 1) * within_mean)
+    effect = max(1.0, 1 + (size - 1) * correlation)
+    return float(f"{effect:.6g}")  # the last digits depend on the number of threads
+
+
+def _bin(column: str, distribution: Distribution) -> str:
+    """Build SQL for the position of a value's bin, NULL for a missing value."""
+    value = _nan_to_null(column)
+    if not distribution.edges:
+        return f"{value}::INTEGER"
+    above = " + ".join(f"({value} > {edge!r})::INTEGER" for edge in distribution.edges)
+    return f"({value} >= {distribution.edges[0]!r})::INTEGER + {above}"
 
 
 def _nan_to_null(column: str) -> str:

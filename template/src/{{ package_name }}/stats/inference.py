@@ -50,7 +50,12 @@ def _draw_counts(random: np.random.Generator, n_resamples: int, n_rows: int, blo
 
 
 def bootstrap(
-    statistics: Statistics, n_rows: int, n_bootstrap: int, confidence_level: float, block_size: int = 1
+    statistics: Statistics,
+    n_rows: int,
+    n_bootstrap: int,
+    confidence_level: float,
+    block_size: int = 1,
+    groups: NDArray[np.intp] | None = None,
 ) -> dict[str, Estimate]:
     """Estimate statistics with bootstrap intervals; all share the same resamples, so differences are paired.
 
@@ -60,6 +65,8 @@ def bootstrap(
         n_bootstrap: Resamples to draw.
         confidence_level: Of the two-sided interval, between 0 and 1.
         block_size: Neighbouring rows that are drawn together.
+        groups: Group of each row, numbers from 0, shape `(n_rows,)`: whole groups are drawn, and no blocks.
+            Cluster bootstrap: Davison and Hinkley, 1997, "Bootstrap Methods and their Application", 3.8.
 
     Returns:
         Estimates by name; NaN where fewer than nine in ten resamples have a value.
@@ -67,7 +74,11 @@ def bootstrap(
     random, batch = np.random.default_rng(0), max(1, MAX_CELLS // n_rows)
     values: dict[str, list[Floats]] = {name: [] for name in statistics}
     for start in range(0, n_bootstrap, batch):
-        counts = _draw_counts(random, min(batch, n_bootstrap - start), n_rows, block_size)
+        n_drawn = min(batch, n_bootstrap - start)
+        if groups is None:
+            counts = _draw_counts(random, n_drawn, n_rows, block_size)
+        else:
+            counts = _draw_counts(random, n_drawn, int(groups.max()) + 1, 1)[:, groups]
         for name, statistic in statistics.items():
             values[name].append(statistic(counts))
     unit_counts = np.ones((1, n_rows))
