@@ -205,7 +205,7 @@ def effective_units(values: pd.DataFrame | pd.Series) -> float:
         The effective number if rows of a unit are alike: all units if they have equally many rows, 1 if one
         has nearly all rows; 0 without rows.
     """
-    squares = values.groupby(level="unit").size().astype(float) ** 2
+    squares = values.groupby(level="unit").size().to_numpy(float) ** 2
     return float(squares.sum() ** 2 / (squares**2).sum()) if len(squares) else 0.0
 
 
