@@ -107,19 +107,20 @@ def check_drift(
     Returns:
         The tested columns, largest distance first, then those that are only shown.
     """
+    n_tested = len(reference.keys() - set(_untested_columns(contract)))
+    alpha = (1 - monitor.confidence_level) / max(1, n_tested)
     current = {name: count_like(con, table, name, reference[name]) for name in reference}
     for name, distribution in current.items():
         if monitor.design_effect is not None:
             distribution.design_effect = monitor.design_effect
         elif has_units:
-            distribution.design_effect = estimate_design_effect(con, table, name, distribution)
+            distribution.design_effect = estimate_design_effect(con, table, name, distribution, alpha)
     counts = {name: _count_table(reference[name], current[name]) for name in reference}
     drifts = {name: _compare(name, reference[name], counts[name], contract) for name in reference}
     for name, drift in drifts.items():
         drift.design_effect = current[name].design_effect
     tested = {name: drift for name, drift in drifts.items() if drift.is_tested}
     flag_drift(list(tested.values()), monitor)
-    alpha = (1 - monitor.confidence_level) / max(1, len(tested))
     for name, drift in tested.items():
         if drift.status == "ok":
             n_effective = required_rows(counts[name], alpha, monitor.max_distance)

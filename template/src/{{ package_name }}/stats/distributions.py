@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ..contract import Column, Contract
 from ..contract.events import feature_column, output_columns
@@ -139,7 +140,9 @@ def count_like(con: Connection, table: str, column: str, reference: Distribution
     return Distribution(counts, missing, reference.edges)
 
 
-def estimate_design_effect(con: Connection, table: str, column: str, distribution: Distribution) -> float:
+def estimate_design_effect(
+    con: Connection, table: str, column: str, distribution: Distribution, alpha: float | None = None
+) -> float:
     """Estimate how many rows of a column are worth one independent row.
 
     That is 1 + (m - 1) rho (Kish, 1965, "Survey Sampling"): m is the number of rows in the unit of an average
@@ -151,31 +154,48 @@ def estimate_design_effect(con: Connection, table: str, column: str, distributio
         table: The table as SQL, with a column `unit`: rows of one unit (such as a customer) may be alike.
         column: Name of the column: float32 numbers, or positions in the categories.
         distribution: The column's distribution in the table.
+        alpha: Significance level of the test that uses the estimate. The fewer the units, the less certain is
+            an estimate: it is multiplied by the squared ratio of Student's to the normal quantile. None: not.
 
     Returns:
         From 1, for independent rows, to m, for units whose rows all have the same value.
     """
-    n_units, n_rows, squares, agreement = fetch_one(
+    n_units, squares, fourth_powers, agreement = fetch_one(
         con,
         f"""
-        SELECT count(*), sum(n), sum(n * n), sum(agreement) FROM (
-            SELECT sum(n)::DOUBLE AS n, sum(n * n) / sum(n) AS agreement FROM (
-                SELECT unit, {_bin(column, distribution)} AS bin, count(*) AS n FROM {table} GROUP BY ALL
+        SELECT count(*), sum(n ** 2), sum(n ** 4), sum(agreement) FROM (
+            SELECT sum(n) AS n, sum(n ** 2) / sum(n) AS agreement FROM (
+                SELECT unit, {_bin(column, distribution)} AS bin, count(*)::DOUBLE AS n
+                FROM {table} GROUP BY ALL
             ) GROUP BY unit
         )
         """,
     )
-    bins = [*distribution.counts, distribution.missing]
-    total = n_rows - sum(count * count for count in bins) / n_rows
-    within = n_rows - agreement  # sums of squares of the bins' 0/1 indicators
+    bins = np.array([*distribution.counts, distribution.missing])
+    n_rows = bins.sum()
     size = squares / n_rows
+    total, within = n_rows - (bins**2).sum() / n_rows, n_rows - agreement  # sums of squares of 0/1 indicators
     if n_units < 2 or n_units == n_rows or total <= 0:
-        return size
+        return _round(size)
     between_mean, within_mean = (total - within) / (n_units - 1), within / (n_rows - n_units)
     other_size = (n_rows - size) / (n_units - 1)
     correlation = (between_mean - within_mean) / (between_mean + (other_size - 1) * within_mean)
     effect = max(1.0, 1 + (size - 1) * correlation)
-    return float(f"{effect:.6g}")  # the last digits depend on the number of threads
+    if alpha is not None:
+        effect *= _quantile_ratio(squares**2 / fourth_powers - 1, alpha) ** 2
+    return _round(min(size, effect))
+
+
+def _quantile_ratio(df: float, alpha: float) -> float:
+    """Ratio of Student's to the normal two-sided quantile, at least 1."""
+    from scipy.special import ndtri, stdtrit
+
+    return float(stdtrit(max(df, 1.0), 1 - alpha / 2) / ndtri(1 - alpha / 2))
+
+
+def _round(number: float) -> float:
+    """Round to six digits: the last digits of a sum depend on the number of threads."""
+    return float(f"{number:.6g}")
 
 
 def _bin(column: str, distribution: Distribution) -> str:
