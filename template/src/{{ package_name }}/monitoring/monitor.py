@@ -97,7 +97,7 @@ def _select_model(traffic: list[Traffic], version: str) -> list[Traffic]:
     return selected
 
 
-def _count_rejected_columns(con: Connection, version: str) -> str:
+def _name_rejected_columns(con: Connection, version: str) -> str:
     """Name the first broken columns of a model's rejected requests, with counts; the most frequent first."""
     condition = f"status = 422 AND row = 0 AND model_version = {literal(version)}"
     counts = con.sql(
@@ -108,9 +108,7 @@ def _count_rejected_columns(con: Connection, version: str) -> str:
     return ", ".join(parts + ["…"] * (len(counts) > SHOWN_COLUMNS))
 
 
-def _check_requests(
-    traffic: list[Traffic], rejected_columns: str, settings: params.Monitor
-) -> Iterator[Finding]:
+def _check_requests(con: Connection, traffic: list[Traffic], settings: params.Monitor) -> Iterator[Finding]:
     """Check whether significantly more requests are rejected, or fail, than allowed (binomial test)."""
     n_requests = sum(part.requests for part in traffic)
     for name, parameter in (("rejected", "max_rejected_share"), ("errors", "max_error_share")):
@@ -119,7 +117,8 @@ def _check_requests(
             value = f"{count / n_requests:.1%}"
             message = f"{count:,} of {n_requests:,} requests"
             if name == "rejected":
-                message += f"; by first broken column: {rejected_columns}"
+                columns = _name_rejected_columns(con, traffic[0].model_version)
+                message += f"; by first broken column: {columns}"
             yield Finding("alert", name, "requests", message, value, f"{limit:.1%} (monitor.{parameter})")
 
 
@@ -237,12 +236,11 @@ def check_predictions(
         label_counts = join_labels(con, label_files, model) if label_files else LabelCounts()
     monitor, kpis = settings.monitor, declarations.load().kpis
     n_rows, n_labelled = sum(part.rows for part in selected), label_counts.rows
-    rejected_columns = _count_rejected_columns(con, model.metadata.version)
     drift = _measure_drift(con, model, monitor) if n_rows >= monitor.min_rows else []
     enough_labels = n_labelled >= monitor.min_rows and _has_enough_units(label_counts, monitor)
     performance = evaluate_kpis(con, model.contract, kpis, settings) if enough_labels else []
     findings = [
-        *_check_requests(selected, rejected_columns, monitor),
+        *_check_requests(con, selected, monitor),
         *_check_kpis(performance, label_counts, kpis, monitor),
         *_check_distances(drift, monitor),
         *(Finding("warn", "labels", kind, message) for kind, message in label_counts.warnings.items()),

@@ -9,10 +9,11 @@ import gc
 import hmac
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter, time
+from typing import Any
 
 import msgspec
 from fastapi import FastAPI
@@ -131,21 +132,14 @@ class Server:
     def _predict(self, body: bytes, request_id: str, role: str, client: str) -> tuple[int, bytes]:
         """Predict the rows of a body and record the event: HTTP status and JSON."""
         received, started = time(), perf_counter()
-        features = outputs = rejected_column = None
-        groups: Sequence[int | None] = ()
+        recorded: dict[str, Any] = {}
         try:
             if len(request_id) > MAX_ID_LENGTH:  # if it were cut, labels could not find it
                 raise RowError([_LONG_ID])
-            rows = self._codec.read(body)
-            encoded = self._codec.encode(rows)
-            scores = self._model.run(encoded)
-            content = self._encode(api.Predictions(self._version, self._model.predictions(scores)))
-            status, features, outputs = 200, self._events.summarize(encoded), scores
-            groups = [*map(self._events.hash_id, self._codec.groups(rows))]
-            self._metrics.predicted_rows += len(rows)
+            status, (content, recorded) = 200, self._predict_rows(body)
         except RowError as error:
             status, content = 422, self._encode(api.ValidationErrorResponse(error.problems, error.note))
-            rejected_column = self._metrics.count_rejected_rows(error.problems)
+            recorded = {"rejected_column": self._metrics.count_rejected_rows(error.problems)}
         except OutputError as error:
             LOG.error("request %s failed: %s", request_id, error)
             status, content = 500, self._encode(api.ErrorResponse(str(error)))
@@ -160,13 +154,20 @@ class Server:
             seconds=perf_counter() - started,
             status=status,
             client=self._events.hash_id(client),
-            rejected_column=rejected_column,
-            groups=groups,
-            features=features,
-            outputs=outputs,
+            **recorded,
         )
         self._events.add(event)
         return status, content
+
+    def _predict_rows(self, body: bytes) -> tuple[bytes, dict[str, Any]]:
+        """Predict the rows of a body: the JSON, and what the event holds of them."""
+        rows = self._codec.read(body)
+        features = self._codec.encode(rows)
+        outputs = self._model.run(features)
+        content = self._encode(api.Predictions(self._version, self._model.predictions(outputs)))
+        self._metrics.predicted_rows += len(rows)
+        groups = [*map(self._events.hash_id, self._codec.groups(rows))]
+        return content, {"features": self._events.summarize(features), "outputs": outputs, "groups": groups}
 
     def _record(self, body: bytes, *_: str) -> tuple[int, bytes]:
         """Record the labels of a body: HTTP status and JSON."""
