@@ -26,5 +26,7 @@ def rows(lab: Lab) -> Iterator[Row]:
         yield Row(f"{case}: alert", shares["alert"], "%")
         yield Row(f"{case}: too few to tell", shares["too few"], "%")
     for case, shares in results["rollout"].items():
-        target = Target("≤", 5, "%")
-        yield Row(f"{case}: blocked", shares["client"], "%", "a request as unit", shares["request"], target)
+        target = Target("≤", 5, "%") if "A/A" in case else None
+        client, request = shares["client"], shares["request"]
+        yield Row(f"{case}: blocked", client["block"], "%", "a request as unit", request["block"], target)
+        yield Row(f"{case}: not decided", client["keep"], "%", "a request as unit", request["keep"])

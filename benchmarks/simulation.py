@@ -124,15 +124,15 @@ def check_window(rows: pd.DataFrame, reference: dict) -> set[str]:
 
 
 def draw_canary(
-    random: np.random.Generator, unit: str, n_heavy: int, n_light: int, share: float
+    random: np.random.Generator, unit: str, n_heavy: int, n_light: int, share: float, shift: float
 ) -> analysis.Responses:
-    """An A/A canary: clients differ in score, errors and requests; one model answers all of them."""
+    """A canary whose clients differ in score, errors and number of requests; its scores are shifted."""
     sizes = np.r_[np.full(n_heavy, 300), random.integers(1, 4, n_light)]
     n_clients = len(sizes)
     level, is_broken = random.normal(0.5, 0.2, n_clients), random.random(n_clients) < 0.05
     is_canary, client = random.random(n_clients) < share, np.arange(n_clients).repeat(sizes)
     request = np.arange(len(client))
-    score = level[client] + random.normal(0, 0.05, len(client))
+    score = level[client] + random.normal(0, 0.05, len(client)) + shift * is_canary[client]
     index = [client if unit == "client" else request, request, request * 0]
     rows = pd.DataFrame(
         {"status": np.where(is_broken[client], 422, 200), "seconds": 0.001, events.output_column("y"): score},
@@ -144,13 +144,14 @@ def draw_canary(
     return analysis.Responses(CONTRACT, gate, settings, False, *statuses, *predicted)
 
 
-def simulate_canaries(n_heavy: int, n_light: int, share: float) -> dict[str, float]:
-    """Share of the A/A canaries that are blocked, by unit."""
+def simulate_canaries(n_heavy: int, n_light: int, share: float, shift: float) -> dict[str, dict[str, float]]:
+    """Share of the canaries with each verdict, by unit."""
     shares = {}
     for unit in ("client", "request"):
         random = np.random.default_rng(0)
-        canaries = (draw_canary(random, unit, n_heavy, n_light, share) for _ in range(CANARIES))
-        shares[unit] = 100 * sum(analysis.analyse(canary)[0] == "block" for canary in canaries) / CANARIES
+        canaries = (draw_canary(random, unit, n_heavy, n_light, share, shift) for _ in range(CANARIES))
+        verdicts = Counter(analysis.analyse(canary)[0] for canary in canaries)
+        shares[unit] = {verdict: 100 * verdicts[verdict] / CANARIES for verdict in ("block", "keep")}
     return shares
 
 
@@ -163,11 +164,13 @@ def main() -> None:
         for n_rows in SIZES
         for name, change in CHANGES.items()
     }
+    clients = ((8, 100, 0.5), (40, 100, 0.5), (40, 100, 0.1), (0, 1_000, 0.5))
     canaries = {
-        f"A/A canary of {share:.0%}, {heavy} heavy and {light:,} light clients": simulate_canaries(
-            heavy, light, share
+        f"{name}, canary of {share:.0%}, {heavy} heavy and {light:,} light clients": simulate_canaries(
+            heavy, light, share, shift
         )
-        for heavy, light, share in ((8, 100, 0.5), (8, 100, 0.1), (8, 3_000, 0.5), (0, 1_000, 0.5))
+        for name, shift in (("A/A", 0), ("scores 2 deviations higher", 0.4))
+        for heavy, light, share in clients
     }
     print(json.dumps({"drift": windows, "rollout": canaries}))
 

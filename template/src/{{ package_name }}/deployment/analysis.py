@@ -10,8 +10,8 @@ Repeated looks inflate false positives, so nothing is decided before `rollout.mi
 Requests are not independent. A canary draws clients, so its unit is the client (Abadie et al., 2023, "When
 should you adjust standard errors for clustering?"). A shadow predicts the requests of all clients, so its
 unit is the contract's group, as in the evaluation. Where neither is known, it is the request. Thus a few
-heavy clients do not look like a difference between models; if one sends nearly all requests, nothing is
-decided.
+heavy clients do not look like a difference between models. If too few send nearly all requests
+(`rollout.min_units`), they cannot tell, and nothing is decided.
 """
 
 import argparse
@@ -46,7 +46,6 @@ from .settings import Rollout, load_rollout
 
 MAX_REQUESTS = 100_000  # a random sample of more
 NO_RESPONSE = 504
-MIN_EFFECTIVE_UNITS = 2  # of each model; a single one has no standard error
 ACTIONS = {
     "requests": "Wait for more requests, or raise rollout.minutes.",
     "units": "Wait for requests of more clients, each with its X-Client-Id; a person may promote it.",
@@ -344,7 +343,7 @@ def check_shift(responses: Responses) -> Iterator[Comparison]:
     for segment, *rows in segments(responses):
         n_requests = min(part.index.get_level_values("id").nunique() for part in rows)
         n_units = min(map(effective_units, rows))
-        if n_requests < responses.gate.min_segment_rows or n_units < MIN_EFFECTIVE_UNITS:
+        if n_requests < responses.gate.min_segment_rows or n_units < responses.rollout.min_units:
             continue
         for label in labels[len(labels) == 2 :]:
             column = output_column(label)
@@ -416,16 +415,16 @@ def check_evidence(responses: Responses) -> Iterator[Check]:
         A warning for what is not enough.
     """
     statuses = responses.challenger_status, responses.champion_status
-    n_requests, min_requests = min(map(len, statuses)), responses.rollout.min_requests
-    n_units = min(map(effective_units, statuses))
+    min_requests, min_units = responses.rollout.min_requests, responses.rollout.min_units
+    n_requests, n_units = min(map(len, statuses)), min(map(effective_units, statuses))
     if n_requests < min_requests:
         message = f"{n_requests:,} of {min_requests:,} requests"
         limit = f"≥ {min_requests:,} to each model"
         yield Check("requests", "count", "warn", message, limit, "rollout.min_requests", value=n_requests)
-    elif n_units < MIN_EFFECTIVE_UNITS:
-        message = f"one client or group sends nearly all requests to a model: {n_units:.1f} effective"
-        limit = f"≥ {MIN_EFFECTIVE_UNITS} of each model"
-        yield Check("units", "effective number", "warn", message, limit, value=n_units)
+    elif n_units < min_units:
+        message = f"{n_units:.1f} effective clients or groups: too few send nearly all requests to a model"
+        limit = f"≥ {min_units} of each model"
+        yield Check("units", "count", "warn", message, limit, "rollout.min_units", value=n_units)
 
 
 def analyse(responses: Responses) -> tuple[Verdict, list[Check]]:
