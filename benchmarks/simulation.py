@@ -10,9 +10,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
-import numpy as np
-import pandas as pd
+import numpy as np  # ty: ignore[import-not-found]
+import pandas as pd  # ty: ignore[import-not-found]
 
 PACKAGE = sys.argv[1]
 contract = import_module(f"{PACKAGE}.contract")
@@ -93,7 +94,7 @@ def draw_rows(random: np.random.Generator, n_rows: int) -> pd.DataFrame:
 def simulate_windows(change: Change, n_rows: int, n_windows: int) -> dict[str, float]:
     """Share of the windows in which a column has a status."""
     random, counts = np.random.default_rng(0), Counter[str]()
-    reference: dict = {}
+    reference: dict[str, Any] = {}
     for index in range(n_windows):
         if index % WINDOWS_PER_MODEL == 0:
             reference = compute_reference(random)
@@ -102,7 +103,7 @@ def simulate_windows(change: Change, n_rows: int, n_windows: int) -> dict[str, f
     return {status: 100 * counts[status] / n_windows for status in ("any", "alert", "too few")}
 
 
-def compute_reference(random: np.random.Generator) -> dict:
+def compute_reference(random: np.random.Generator) -> dict[str, Any]:
     """What a bundle knows of its training rows."""
     with tables.connect() as con:
         con.register("training", draw_rows(random, TRAINING_ROWS))
@@ -113,7 +114,7 @@ def compute_reference(random: np.random.Generator) -> dict:
         }
 
 
-def check_window(rows: pd.DataFrame, reference: dict) -> set[str]:
+def check_window(rows: pd.DataFrame, reference: dict[str, Any]) -> set[str]:
     """The statuses of a window's columns."""
     with tables.connect() as con:
         con.register("drawn", rows)
@@ -125,7 +126,7 @@ def check_window(rows: pd.DataFrame, reference: dict) -> set[str]:
 
 def draw_canary(
     random: np.random.Generator, unit: str, n_heavy: int, n_light: int, share: float, shift: float
-) -> analysis.Responses:
+) -> object:
     """A canary whose clients differ in score, errors and number of requests; its scores are shifted."""
     sizes = np.r_[np.full(n_heavy, 300), random.integers(1, 4, n_light)]
     n_clients = len(sizes)
