@@ -23,6 +23,7 @@ CALENDAR = ("hour", "weekday", "month")
 LONG_LIST = 64  # numbers; a longer list is monitored by its summary: for privacy, and for size
 SUMMARY = ("mean", "deviation", "lowest", "highest")
 BOOLEANS = ("false", "true")  # as labels, in the order of 0 and 1
+TIME = r"\d{4}-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
 DURATION = re.compile(r"(\d+) ?(min|h|d|w)")
 DURATION_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 RESERVED = ("__reasons", "__features", "__scores", "rowid")
@@ -89,6 +90,9 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             if is_broken:
                 raise ProjectError(f"contract: column {self.name!r}: {rule}")
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # `accepted` has no hash
+
     @property
     def rule(self) -> str:
         """What a value must be.
@@ -100,7 +104,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             many = "one of" if self.length is None else f"a list of up to {self.length} of"
             shown = ", ".join(map(repr, self.categories[:10]))
             more = f", … ({len(self.categories)} categories)" if len(self.categories) > 10 else ""
-            return f"{many} {shown}{more}"
+            others = " (others count as missing)" if self.unknown == "missing" else ""
+            return f"{many} {shown}{more}{others}"
         number = "a number" if self.length is None else f"a list of {self.length} numbers"
         nouns = {
             "number": f"{number}{self._limits}",
@@ -229,8 +234,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             raise ProjectError(f"contract: the target {self.target!r} is also key, time or group")
         if not self.features:
             raise ProjectError(
-                "contract: no column is a feature. Key, group, target and texts are none, nor are columns that are "
-                "personal or not known at prediction."
+                "contract: no column is a feature. Key, group, target and texts are none, nor columns that "
+                "are personal or not known at prediction."
             )
         self._check_horizon()
         self._check_threshold()
@@ -302,9 +307,10 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         Returns:
             A timedelta if the time is of kind `time`, else a number; 0 without a horizon.
         """
-        if isinstance(self.horizon, str) and (match := DURATION.fullmatch(self.horizon)):
-            return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
-        return float(self.horizon or 0)
+        if self.time is None or self.column(self.time).kind != "time":
+            return float(self.horizon or 0)
+        match = DURATION.fullmatch(str(self.horizon))
+        return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])}) if match else timedelta()
 
     def column(self, name: str) -> Column:
         """Return a column by its name.

@@ -1,9 +1,10 @@
 """The contract for single rows: decode JSON to a float32 matrix, or report all broken rules."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from . import Column, Contract
+from . import TIME, Column, Contract
 
 MAX_ROWS = 10_000
 SHOWN_PROBLEMS = 100  # limit, so that a rejection costs no more than a prediction
@@ -23,7 +24,13 @@ MAX_MESSAGE = 200  # characters of a decoder's message
 ROWS_RULE = f"must be from 1 to {MAX_ROWS} rows"
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 MISSING = msgspec.Raw()
+UNKNOWN = (math.nan,)
 Numbers = tuple[float, ...]
+_TIME = re.compile(TIME)
+
+
+class Time(datetime):
+    """A time in UTC, of the form that `contract.TIME` describes."""
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -90,10 +97,10 @@ class RowReader:
         row: Any = _row_type(columns, types, name)
         limits = msgspec.Meta(min_length=1, max_length=MAX_ROWS)
         self.body_type: Any = row | Annotated[list[row], limits]
-        self._decoder = msgspec.json.Decoder(self.body_type)
+        self._decoder = _make_decoder(self.body_type)
         # Made once: creating a decoder takes longer than decoding a value.
-        self._row, self._parts = msgspec.json.Decoder(row), msgspec.json.Decoder(dict[str, msgspec.Raw])
-        self._values = {column: msgspec.json.Decoder(value) for column, value in types.items()}
+        self._row, self._parts = _make_decoder(row), _make_decoder(dict[str, msgspec.Raw])
+        self._values = {column: _make_decoder(value) for column, value in types.items()}
 
     def read(self, body: bytes) -> list[tuple[Any, ...]]:
         """Decode a request's body.
@@ -240,6 +247,28 @@ def _split_rows(body: bytes) -> list[msgspec.Raw]:
         raise RowError([Problem(0, "", rule, str(error)[:MAX_MESSAGE])]) from None
 
 
+def time_schema(_: type) -> dict[str, str]:
+    """Describe `Time` in JSON schema.
+
+    Returns:
+        The schema.
+    """
+    return {"type": "string", "format": "date-time"}
+
+
+def _make_decoder(kind: Any) -> msgspec.json.Decoder:
+    """A decoder of JSON that knows `Time`."""
+    return msgspec.json.Decoder(kind, dec_hook=_decode_time)
+
+
+def _decode_time(_: type, value: Any) -> Time:
+    """A time in UTC, without an offset; raise an error that msgspec reports if it is none."""
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError("not a time")
+    time = Time.fromisoformat(value)
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+
+
 def _row_type(columns: tuple[Column, ...], types: dict[str, Any], name: str) -> type[msgspec.Struct]:
     """A msgspec type of a row: checked while parsed, documented as JSON schema."""
     fields: list[Any] = []
@@ -254,9 +283,11 @@ def _value_type(column: Column) -> Any:
     """The type of a value, with its limits."""
     value: Any = Literal
     if column.kind == "category":
-        value = value[column.categories]
+        value = str if column.unknown == "missing" else value[column.categories]
     elif column.kind == "time":
-        value = Annotated[datetime, msgspec.Meta(tz=False)]
+        value = Time
+    elif column.kind == "boolean":
+        value = bool | Annotated[float, msgspec.Meta(ge=0, le=1, multiple_of=1)]
     elif column.kind == "text":
         value = str
     else:
@@ -284,7 +315,7 @@ def _encoder(column: Column) -> Callable[[Any], Numbers]:
         return lambda t: (t.hour + t.minute / 60, t.isoweekday(), t.month)
     if column.kind == "category" and column.length is None:
         codes = {category: (float(code),) for code, category in enumerate(column.categories)}
-        return codes.__getitem__
+        return lambda category: codes.get(category, UNKNOWN)
     if column.kind == "category":
         return lambda items: tuple(float(category in items) for category in column.categories)
     return tuple if column.length else lambda value: (value,)

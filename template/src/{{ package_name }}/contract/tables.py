@@ -9,13 +9,14 @@ import duckdb
 from duckdb import DuckDBPyConnection as Connection
 
 from ..core.errors import ProjectError
-from . import Column, Contract
+from . import TIME, Column, Contract
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TIME = r"\d{4}-\d\d-\d\d[T ]([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?"
-SQL_TYPES = {"number": "DOUBLE", "integer": "BIGINT", "time": "TIMESTAMP"}  # of other kinds: VARCHAR
+SQL_TYPES = {"number": "DOUBLE", "integer": "BIGINT"}  # of other kinds: VARCHAR
+SEPARATOR = 31  # "unit separator", which texts hardly contain
+BOOLEANS = {"true": r"true|t|1(\.0+)?", "false": r"false|f|0(\.0+)?"}
 
 
 def connect(memory_gb: float = 2.0, database: Path | None = None) -> Connection:
@@ -110,24 +111,47 @@ def cast_column(column: Column) -> str:
         column: A column of the contract.
 
     Returns:
-        SQL that is NULL for a value that cannot be cast.
+        SQL that is NULL for a value that cannot be cast, and for an unknown category that counts as missing.
     """
+    name = quote(column.name)
+    if column.kind == "time":  # in UTC, the time zone of `connect`; an offset is applied
+        return f"TRY_CAST(TRY_CAST({name} AS TIMESTAMPTZ) AS TIMESTAMP)"
+    if column.kind == "boolean":
+        whens = (
+            f"WHEN regexp_full_match(lower({name}::VARCHAR), {literal(pattern)}) THEN {value}"
+            for value, pattern in BOOLEANS.items()
+        )
+        return f"CASE {' '.join(whens)} END"
+    if column.unknown == "missing":
+        return _known_categories(column)
     sql_type = SQL_TYPES.get(column.kind, "VARCHAR") + ("[]" if column.length else "")
-    return f"TRY_CAST({quote(column.name)} AS {sql_type})"
+    return f"TRY_CAST({name} AS {sql_type})"
+
+
+def _known_categories(column: Column) -> str:
+    """SQL: the value if it is a category of the column, or those items of a list that are."""
+    name, categories = quote(column.name), text_list(column.categories)
+    if column.length is None:
+        return f"CASE WHEN list_contains({categories}, {name}::VARCHAR) THEN {name}::VARCHAR END"
+    return f"list_filter(TRY_CAST({name} AS VARCHAR[]), lambda x: list_contains({categories}, x))"
 
 
 def _is_valid(column: Column) -> str:
     """SQL: whether a value that is not NULL keeps `Column.rule`."""
     value = cast_column(column)
-    if column.kind == "text":
+    if column.kind == "text" or (column.unknown == "missing" and column.length is None):
         return "true"
-    if column.kind == "time":  # a cast alone accepts "infinity" and drops an offset
+    if column.kind == "boolean":
+        return f"{value} IS NOT NULL"
+    if column.kind == "time":  # a cast alone accepts "infinity"
         is_written_right = f"regexp_full_match({quote(column.name)}::VARCHAR, {literal(TIME)})"
         return f"year({value}) > 0 AND {is_written_right}"
     if column.kind == "category":
         categories = text_list(column.categories)
         if column.length is None:
             return f"list_contains({categories}, {value})"
+        if column.unknown == "missing":
+            return f"len(TRY_CAST({quote(column.name)} AS VARCHAR[])) <= {column.length}"
         valid = f"list_filter({value}, lambda x: list_contains({categories}, x))"
         return f"len({value}) <= {column.length} AND len({valid}) = len({value})"
     if column.length is not None:
@@ -180,6 +204,8 @@ def encode_column(column: Column) -> list[str]:
     value = cast_column(column)
     if column.kind == "time":
         return [f"hour({value}) + minute({value}) / 60", f"isodow({value})", f"month({value})"]
+    if column.kind == "boolean":
+        return [f"{value}::INTEGER"]
     if column.kind == "category" and column.length is None:
         return [f"list_position({text_list(column.categories)}, {value}) - 1"]
     if column.kind == "category":
@@ -256,6 +282,18 @@ def read_target(source: str | Path, contract: Contract) -> "pd.Series":
     (sql,) = encode_column(contract.column(contract.target))
     kind = "DOUBLE" if contract.task == "regression" else "BIGINT"
     return read_column(source, f"({sql})::{kind}").rename(contract.target)
+
+
+def key_text(contract: Contract) -> str:
+    """Write SQL for the key as one text.
+
+    Args:
+        contract: The contract.
+
+    Returns:
+        The only column of the key as text; columns of a longer key are joined by a control character.
+    """
+    return f" || chr({SEPARATOR}) || ".join(f"{quote(name)}::VARCHAR" for name in contract.keys)
 
 
 def read_row(source: str | Path, contract: Contract) -> dict[str, Any]:

@@ -8,10 +8,13 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from glob import glob
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import duckdb
 
 from .. import declarations, params
 from ..contract import Contract
@@ -180,24 +183,32 @@ def _find_files(source: str, folder: Path) -> tuple[str, ...]:
     return (files,) if isinstance(files, str) else tuple(sorted(files))
 
 
-def _check_key(con: Connection, fetched: list[Table], key: str) -> None:
-    """Stop if the source lacks the key or has it as rounded floats."""
+def _has_key(con: Connection, fetched: list[Table], contract: Contract, prepare: str) -> bool:
+    """Whether the source has the key, so that known rows can be replaced; else `prepare` must make it."""
     names = dict.fromkeys(name for table in fetched for name in table.names)
-    if key not in names:
-        raise ProjectError(
-            f"ingest: the source has no column {key!r}, which is the contract's key; its columns are "
-            f"{', '.join(names)}. The contract must name the key as the source does."
-        )
-    _reject_rounded_keys(con, fetched, key, "the source", "Read the key as an integer or as text.")
+    if not (missing := [key for key in contract.keys if key not in names]):
+        return True
+    con.sql(merge(con, fetched, contract)).to_view("raw")
+    with suppress(duckdb.Error):
+        if not set(contract.keys) - set(con.sql(prepare).columns):
+            return False
+    raise ProjectError(
+        f"ingest: the source has no column {', '.join(map(repr, missing))}, which is the contract's key; its "
+        f"columns are {', '.join(names)}. Name the key as the source does, or let problem.PREPARE make it: "
+        "each ingest then replaces all rows."
+    )
 
 
-def _reject_rounded_keys(con: Connection, tables: list[Table], key: str, place: str, action: str) -> None:
+def _reject_rounded_keys(
+    con: Connection, tables: list[Table], keys: tuple[str, ...], place: str, action: str
+) -> None:
     """Stop at keys whose original value is lost."""
-    if rounded := sum(count_rounded(con, table, key) for table in tables):
-        raise ProjectError(
-            f"ingest: {place} has the key {key!r} as a float, and {rounded:,} of its values are so large "
-            f"that one float stands for several keys. {action}"
-        )
+    for key in keys:
+        if rounded := sum(count_rounded(con, table, key) for table in tables):
+            raise ProjectError(
+                f"ingest: {place} has the key {key!r} as a float, and {rounded:,} of its values are so large "
+                f"that one float stands for several keys. {action}"
+            )
 
 
 def _earlier_rows(con: Connection, fetched: list[Table], contract: Contract, raw: Path) -> list[Table]:
@@ -205,10 +216,11 @@ def _earlier_rows(con: Connection, fetched: list[Table], contract: Contract, raw
     if not raw.exists():
         return []
     earlier = inspect_table(con, literal(raw))
-    if fold(contract.key) not in earlier.types:
-        print(f"ingest: {raw} has no column {contract.key!r}: it belongs to another problem and is replaced")
+    if missing := [key for key in contract.keys if fold(key) not in earlier.types]:
+        print(f"ingest: {raw} has no column {missing[0]!r}: it belongs to another problem and is replaced")
         return []
-    _reject_rounded_keys(con, [earlier], contract.key, str(raw), "Replace the rows: make ingest RESET=1.")
+    action = "Replace the rows: make ingest RESET=1."
+    _reject_rounded_keys(con, [earlier], contract.keys, str(raw), action)
     # Rows without a key cannot be matched: only the last fetch's stay, and `validate` rejects them.
     tables = (f"SELECT {key_text(table, contract)} AS key FROM {table.sql}" for table in fetched)
     keys = f"SELECT key FROM ({' UNION ALL '.join(tables)}) WHERE key IS NOT NULL"
@@ -226,7 +238,12 @@ def _write_raw(con: Connection, query: str, raw: Path, identity: dict[str, str])
 
 
 def ingest(
-    con: Connection, settings: params.Ingest, contract: Contract, folder: Path, sample: Sample | None = None
+    con: Connection,
+    settings: params.Ingest,
+    contract: Contract,
+    folder: Path,
+    sample: Sample | None = None,
+    prepare: str = "SELECT * FROM raw",
 ) -> tuple[int, int]:
     """Fetch rows and add them to `data/raw.parquet`.
 
@@ -236,6 +253,8 @@ def ingest(
         contract: Its key decides which rows are the same.
         folder: Folder for downloaded files.
         sample: Function that returns the rows of source `sample`; None if the project has none.
+        prepare: `problem.PREPARE`. If it makes the key, known rows cannot be found in the source: the fetched
+            rows replace all others.
 
     Returns:
         The number of fetched rows, and of all rows in the file.
@@ -245,12 +264,13 @@ def ingest(
     """
     reason = reason_to_replace(con, settings, RAW)
     fetched = fetch_tables(con, settings, folder, sample)
-    _check_key(con, fetched, contract.key)
-    earlier = [] if reason else _earlier_rows(con, fetched, contract, RAW)
+    is_snapshot = not _has_key(con, fetched, contract, prepare)
+    _reject_rounded_keys(con, fetched, contract.keys, "the source", "Read the key as an integer or as text.")
+    earlier = [] if reason or is_snapshot else _earlier_rows(con, fetched, contract, RAW)
     query = merge(con, [*earlier, *fetched], contract, integer_key=not earlier)
     n_rows = _write_raw(con, query, RAW, source_identity(settings))
-    if reason:
-        print(f"ingest: {reason}")
+    if is_snapshot or reason:
+        print(f"ingest: {reason or 'the source has no key, so its rows replace all others'}")
     return sum(fetch_one(con, f"SELECT count(*) FROM {table.sql}")[0] for table in fetched), n_rows
 
 
@@ -260,7 +280,8 @@ def main() -> None:
     RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         with explain_errors(f"ingest.source: {mask_secrets(settings.ingest.source)!r} cannot be read"):
-            fetched = ingest(con, settings.ingest, problem.contract, Path(folder), problem.fetch)
+            source = (problem.contract, Path(folder), problem.fetch, problem.prepare)
+            fetched = ingest(con, settings.ingest, *source)
         print("ingest: {:,} rows fetched; {:,} rows in {}".format(*fetched, RAW))
 
 

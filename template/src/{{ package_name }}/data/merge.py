@@ -7,8 +7,8 @@ a column gets the first type that holds each of its values unchanged; text holds
 import duckdb
 import msgspec
 
-from ..contract import Contract
-from ..contract.tables import TIME, Connection, fetch_one, literal, quote
+from ..contract import TIME, Contract, Kind
+from ..contract.tables import SEPARATOR, Connection, fetch_one, literal, quote
 
 FLOAT_LIMITS = {"FLOAT": 2**24, "DOUBLE": 2**53}  # above, one float stands for several integers
 INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")}
@@ -59,9 +59,15 @@ def key_text(table: Table, contract: Contract) -> str:
         contract: Its key's kind decides which values are equal.
 
     Returns:
-        SQL expression of type VARCHAR; NULL if the table has no key.
+        SQL expression of type VARCHAR; NULL if the table lacks a column of the key.
     """
-    name, kind = fold(contract.key), contract.column(contract.key).kind
+    parts = (_key_part(table, name, contract.column(name).kind) for name in contract.keys)
+    return f" || chr({SEPARATOR}) || ".join(parts)
+
+
+def _key_part(table: Table, column: str, kind: Kind) -> str:
+    """Build SQL for one column of the key as text."""
+    name = fold(column)
     if name not in table.types:
         return "NULL::VARCHAR"
     value, text = quote(name), _exact_text(table, name)
@@ -70,7 +76,8 @@ def key_text(table: Table, contract: Contract) -> str:
         return f"CASE WHEN TRY_CAST({value} AS DOUBLE) = {integer} THEN {integer}::VARCHAR ELSE {text} END"
     if kind == "time":
         is_time = f"regexp_full_match({value}::VARCHAR, {literal(TIME)})"
-        return f"coalesce(CASE WHEN {is_time} THEN TRY_CAST({value} AS TIMESTAMP)::VARCHAR END, {text})"
+        in_utc = f"TRY_CAST(TRY_CAST({value} AS TIMESTAMPTZ) AS TIMESTAMP)"
+        return f"coalesce(CASE WHEN {is_time} THEN {in_utc}::VARCHAR END, {text})"
     return text
 
 
@@ -109,7 +116,7 @@ def merge(con: Connection, tables: list[Table], contract: Contract, integer_key:
     for name in dict.fromkeys(name for table in tables for name in table.types):
         present = [table for table in tables if name in table.types]
         types = {table.types[name] for table in present}
-        if len(types) > 1 or types & NOT_IN_PARQUET or (integer_key and name == fold(contract.key)):
+        if len(types) > 1 or types & NOT_IN_PARQUET or (integer_key and name in map(fold, contract.keys)):
             targets[name] = _lossless_type(con, present, name, contract)
     return " UNION ALL BY NAME ".join(_select(table, targets) for table in tables)
 

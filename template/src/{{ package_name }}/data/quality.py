@@ -2,7 +2,8 @@
 
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,28 +12,42 @@ import msgspec
 from .. import params
 from ..contract import Contract
 from ..contract.dataset import load_dataset
-from ..contract.tables import Connection, fetch_one, literal, quote
+from ..contract.tables import Connection, fetch_one, key_text, literal, quote, text_list
 from ..stats.distributions import ColumnSummary
-from .leakage import score_features
-from .merge import fold, inspect_table
+from .leakage import AND, score_classes, score_features
 
 LEAKAGE_ROWS = 5_000
 MAX_MATCHES = 1_000
-MIN_IDS = 10  # fewer distinct values are categories, such as regions
-MIN_ROWS_PER_ID = 1.5
+N_STRONGEST = 5  # features whose leakage score is shown, whatever it is
+MIN_MATCHES = 0.95  # share of values found among the targets that are not known yet
 
+ACCEPT = 'If it is no fault, say so in the contract: accepted={"<check>": "<reason>"}.'
 ACTIONS = {
     "rejected rows": "Read the reasons in data/rejected.parquet; correct source, PREPARE or contract.",
     "class size": "Add rows of this class, or remove the category from the contract.",
     "constant target": "Add rows with other values of the target.",
-    "target leakage": "If it is known only after the target, set known_at_prediction=False in the contract.",
+    "target leakage": f"If it is known only after the target, set known_at_prediction=False. {ACCEPT}",
+    "class leakage": f"If it is known only after the target, set known_at_prediction=False. {ACCEPT}",
+    "unknown target": "A feature must be known at prediction: use a value that is at least a horizon old. "
+    f"{ACCEPT}",
+    "empty column": "Leave the column out (feature=False) until the source has values.",
+    "unknown categories": "Add frequent values to the categories of the contract.",
     "personal data": "Set personal=True in the contract to drop the column, or personal=False if harmless.",
-    "key as feature": "If the key only identifies rows, set key_is_feature=False in the contract. The new "
-    "model cannot be compared with this one column by column.",
+    "key as feature": "If the key only identifies rows, delete key_is_feature=True in the contract: the new "
+    "model is then not compared with this one. If the model needs the key, set feature=True in its column.",
     "repeated ids": "If a customer, patient or machine has several rows, training and test both have some, "
-    "and the metrics are too good for new ones. Keep one row of each, or split the source by it.",
+    'and the metrics are too good for new ones: declare it in the contract, group="<column>". If new rows '
+    f"come from known ones only, that is no fault. {ACCEPT}",
+    "repeated rows": "If they are rows of one customer, patient or machine, the metrics are too good for new "
+    f'ones: declare the column with its id, group="<column>". {ACCEPT}',
 }
-WARNINGS = ("key as feature", "repeated ids")  # the other checks stop the pipeline
+WARNINGS = (
+    "key as feature",
+    "repeated ids",
+    "repeated rows",
+    "class leakage",
+    "unknown categories",
+)  # the other checks stop the pipeline
 
 PERSONAL_DATA = {
     "e-mail addresses": r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}",
@@ -41,19 +56,6 @@ PERSONAL_DATA = {
     "bank account numbers": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
     "phone numbers": r"(?:\+|\b00[1-9])\d[\d ()/.-]{6,16}\d\b|\(?\b\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b",
 }
-# Names of ids, as regular expressions over words joined by "_".
-IDS = "id|ids|uuid|guid"
-NUMBERS = f"{IDS}|no|nr|num|number|code|key|serial|ref"
-OWNERS = (
-    "account|animal|applicant|asset|athlete|borrower|buyer|case|claimant|client|company|"
-    "contact|customer|device|doctor|donor|driver|employee|engine|family|farm|firm|guest|"
-    "hospital|household|individual|learner|loan|machine|member|merchant|meter|mother|"
-    "organisation|organization|owner|participant|passenger|patient|person|player|policy|"
-    "policyholder|product|property|provider|pupil|respondent|rider|school|seller|sensor|"
-    "session|shop|sku|store|student|subject|subscriber|supplier|tailnum|tenant|turbine|user|"
-    "vehicle|vendor|vin|visitor|worker"
-)
-MEASURES = "of|at|per|in|by|with|since|for|count|n|years|months|days|age|is|has|new"
 
 
 class DataCheck(msgspec.Struct, omit_defaults=True):
@@ -74,15 +76,26 @@ class DataCheck(msgspec.Struct, omit_defaults=True):
         Returns:
             One sentence; empty for a check that passes.
         """
-        return "" if self.status == "pass" else ACTIONS.get(self.check, "")
+        return "" if self.status == "pass" else ACTIONS.get(self.check, "").replace("<check>", self.check)
 
     def __str__(self) -> str:
         limit = f" ({self.value:.4g}; must be {self.limit}: {self.parameter})" if self.limit else ""
         return f"{self.check}: {self.subject}: {self.message}{limit}. {self.action}"
 
 
-def _result(check: str, subject: str, passes: bool, message: str, *limit: Any) -> DataCheck:
-    """Create a check; `limit` holds its value, limit and parameter."""
+def make_check(check: str, subject: str, passes: bool, message: str, *limit: Any) -> DataCheck:
+    """Create a check.
+
+    Args:
+        check: Its name.
+        subject: What was checked.
+        passes: Whether it passes.
+        message: The observation, in words.
+        *limit: Its value, limit and parameter.
+
+    Returns:
+        The check, with a warning or a failure if it does not pass.
+    """
     status = "pass" if passes else "warn" if check in WARNINGS else "fail"
     return DataCheck(check, subject, status, message, *limit)
 
@@ -101,7 +114,7 @@ def check_rejected_share(rows: int, rejected: int, settings: params.Validate) ->
     share, max_share = rejected / max(rows, 1), settings.max_rejected_share
     message, limit = f"{rejected:,} of {rows:,} rows break the contract", (share, f"≤ {max_share:g}")
     passes = rows > 0 and share <= max_share
-    return _result("rejected rows", "table", passes, message, *limit, "validate.max_rejected_share")
+    return make_check("rejected rows", "table", passes, message, *limit, "validate.max_rejected_share")
 
 
 def check_target(contract: Contract, target: ColumnSummary, settings: params.Validate) -> Iterator[DataCheck]:
@@ -117,12 +130,12 @@ def check_target(contract: Contract, target: ColumnSummary, settings: params.Val
     """
     if contract.task == "regression":
         message = f"values from {target.min} to {target.max}"
-        yield _result("constant target", contract.target, target.min != target.max, message)
+        yield make_check("constant target", contract.target, target.min != target.max, message)
     if contract.task == "classification":
         limit = f"≥ {settings.min_class_rows}", "validate.min_class_rows"
         for label, n in zip(contract.labels, target.counts, strict=True):
             subject = f"{contract.target} = {label}"
-            yield _result("class size", subject, n >= settings.min_class_rows, f"{n:,} rows", n, *limit)
+            yield make_check("class size", subject, n >= settings.min_class_rows, f"{n:,} rows", n, *limit)
 
 
 def check_leakage(con: Connection, clean: Path, contract: Contract, max_score: float) -> Iterator[DataCheck]:
@@ -135,19 +148,137 @@ def check_leakage(con: Connection, clean: Path, contract: Contract, max_score: f
         max_score: `validate.max_leakage_score`.
 
     Yields:
-        A failed check for each leak; one passed check, with the best score, if there is none.
+        A check for each of the five strongest features or pairs and for each leak; a warning for a feature
+        that reveals one class only.
     """
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "sample.parquet"
-        drawn = f"FROM {literal(clean)} ORDER BY hash({quote(contract.key)}) LIMIT {LEAKAGE_ROWS}"
+        drawn = f"FROM {literal(clean)} ORDER BY hash({key_text(contract)}) LIMIT {LEAKAGE_ROWS}"
         con.sql(f"COPY ({drawn}) TO {literal(sample)}")
         scores = score_features(load_dataset(sample, contract), max_score)
-    best = sorted(scores, key=scores.__getitem__)[-1:]
+        classes = score_classes(load_dataset(sample, contract))
     message = f"a small decision tree predicts {contract.target} from it with this score"
     limit = f"< {max_score:g}", "validate.max_leakage_score"
-    for name in [name for name in scores if scores[name] >= max_score] or best:
-        passes = scores[name] < max_score
-        yield _result("target leakage", name, passes, message, round(scores[name], 6), *limit)
+    ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+    for index, name in enumerate(ranked):
+        if index < N_STRONGEST or scores[name] >= max_score:
+            passes = scores[name] < max_score
+            yield make_check("target leakage", name, passes, message, round(scores[name], 6), *limit)
+    for (name, label), score in classes.items():
+        if score >= max_score > scores[name]:
+            message = f"a small decision tree tells {contract.target} = {label} from it with this score"
+            yield make_check("class leakage", name, False, message, round(score, 6), *limit)
+
+
+def check_horizon(con: Connection, clean: Path, contract: Contract) -> Iterator[DataCheck]:
+    """Check that no feature holds a target that is not known yet, such as that of the day before.
+
+    Args:
+        con: Any connection.
+        clean: Parquet file of the clean rows.
+        contract: The contract of the rows; nothing is checked without a horizon, or for texts.
+
+    Yields:
+        A failed check for each feature that nearly always equals the target of a row within the horizon, of
+        the same group, but seldom that of a row drawn at random.
+    """
+    if contract.time is None or not contract.gap:
+        return
+    kind = contract.column(contract.target).kind
+    for column in contract.features:
+        if column.kind == kind and column.length is None and column.name != contract.time:
+            share, chance = _unknown_share(con, clean, contract, column.name)
+            if share >= MIN_MATCHES and share > 2 * chance:
+                message = f"{share:.0%} of its values equal {contract.target} of a row within the horizon"
+                yield make_check("unknown target", column.name, False, message, share, f"< {MIN_MATCHES}")
+
+
+def _unknown_share(con: Connection, clean: Path, contract: Contract, feature: str) -> tuple[float, float]:
+    """Share of a feature's values that equal a target within the horizon; and of values of other rows."""
+    gap = contract.gap
+    gap_sql = f"INTERVAL {gap.total_seconds()} SECOND" if isinstance(gap, timedelta) else repr(gap)
+    group = quote(contract.group) if contract.group else "0"
+    query = f"""
+        WITH rows AS (
+            SELECT {quote(contract.time or "")} AS time, {quote(contract.target)} AS target, {group} AS unit,
+                {quote(feature)} AS value, hash({key_text(contract)}) AS place FROM {literal(clean)}),
+        sample AS (
+            SELECT *, lead(value) OVER (PARTITION BY unit ORDER BY place) AS other
+            FROM (FROM rows WHERE value IS NOT NULL ORDER BY place LIMIT {LEAKAGE_ROWS})),
+        known AS (
+            SELECT any_value(sample.value) AS value, any_value(sample.other) AS other,
+                list(rows.target) AS targets
+            FROM sample JOIN rows ON rows.unit = sample.unit
+                AND rows.time <= sample.time AND rows.time > sample.time - {gap_sql}
+            GROUP BY sample.place)
+        SELECT coalesce(avg(list_contains(targets, value)::INTEGER), 0),
+            coalesce(avg(list_contains(targets, other)::INTEGER), 0) FROM known
+    """
+    return fetch_one(con, query)
+
+
+def check_empty_columns(contract: Contract, columns: dict[str, ColumnSummary]) -> Iterator[DataCheck]:
+    """Check that each feature has a value.
+
+    Args:
+        contract: The contract of the rows.
+        columns: Summaries of the columns.
+
+    Yields:
+        A failed check for each feature that is always missing.
+    """
+    for column in contract.features:
+        if columns[column.name].missing == columns[column.name].rows:
+            yield make_check("empty column", column.name, False, "has no value in any row")
+
+
+def check_unknown_categories(con: Connection, table: str, contract: Contract) -> Iterator[DataCheck]:
+    """Count the values that are no category and count as missing (`Column.unknown`).
+
+    Args:
+        con: Connection that can read the table.
+        table: The rows as the source has them, as SQL.
+        contract: The contract of the rows.
+
+    Yields:
+        A check for each column with `unknown="missing"`; a warning that shows the most frequent values.
+    """
+    for column in contract.kept:
+        if column.unknown == "missing":
+            values = (
+                f"unnest(TRY_CAST({quote(column.name)} AS VARCHAR[]))"
+                if column.length
+                else quote(column.name)
+            )
+            unknown = con.sql(f"""
+                SELECT value, count(*) AS n FROM (SELECT {values}::VARCHAR AS value FROM {table})
+                WHERE NOT list_contains({text_list(column.categories)}, value)
+                GROUP BY value ORDER BY n DESC, value
+            """).fetchall()
+            shown = ", ".join(f"{value!r} ({n:,})" for value, n in unknown[:N_STRONGEST])
+            message = f"{sum(n for _, n in unknown):,} values are no category and count as missing: {shown}"
+            yield make_check("unknown categories", column.name, not unknown, message if unknown else "none")
+
+
+def accept(checks: Iterable[DataCheck], contract: Contract) -> Iterator[DataCheck]:
+    """Let findings pass that the contract accepts.
+
+    Args:
+        checks: The checks.
+        contract: The contract; `Column.accepted` names the check and the reason.
+
+    Yields:
+        The checks.
+    """
+    for check in checks:
+        for column in contract.columns:
+            is_subject = column.name == check.subject or column.name in check.subject.split(AND)
+            if check.status != "pass" and is_subject and check.check in column.accepted:
+                reason = column.accepted[check.check]
+                check = msgspec.structs.replace(
+                    check, status="pass", message=f"{check.message}; accepted: {reason}"
+                )
+        yield check
 
 
 def check_personal_data(con: Connection, table: str, contract: Contract) -> Iterator[DataCheck]:
@@ -166,7 +297,7 @@ def check_personal_data(con: Connection, table: str, contract: Contract) -> Iter
             counts = {kind: _count_matches(con, table, column.name, kind) for kind in PERSONAL_DATA}
             kind = next((kind for kind in counts if counts[kind]), None)
             message = f"{counts[kind]} or more values look like {kind}" if kind else "no value looks personal"
-            yield _result("personal data", column.name, kind is None, message)
+            yield make_check("personal data", column.name, kind is None, message)
 
 
 def _count_matches(con: Connection, table: str, column: str, kind: str) -> int:
@@ -187,71 +318,15 @@ def _has_checksum(number: str) -> bool:
 
 
 def check_key(contract: Contract) -> DataCheck:
-    """Check that the key, which usually only identifies a row, is not a feature.
+    """Check that the key, which usually only identifies a row, is a feature only if that was asked for.
 
     Args:
         contract: The contract of the rows.
 
     Returns:
-        The check; a warning if the key is a feature. A key that is the time passes.
+        The check; a warning if the key is a feature because it was one by default up to 0.3.
     """
-    if contract.key == contract.time or contract.column(contract.key) not in contract.features:
-        return _result("key as feature", contract.key, True, "the key only identifies rows")
-    message = "the model learns from the key, the API requires it"
-    return _result("key as feature", contract.key, False, message)
-
-
-def check_repeated_ids(con: Connection, contract: Contract, clean: str, raw: str) -> list[DataCheck]:
-    """Search for columns that look like the id of a customer, patient or machine with several rows.
-
-    With rows of one customer in training and test, a model may recognise the customer instead of learning. A
-    column is reported if its name is that of an id or an owner of rows, and its values repeat.
-
-    Args:
-        con: Connection that can read the tables.
-        contract: The contract of the rows.
-        clean: The clean rows as SQL, searched for the contract's integer and text columns.
-        raw: The source's rows as SQL, searched for the columns that the contract lacks. They are not searched
-            if `problem.PREPARE` makes one row of several.
-
-    Returns:
-        A warning for each such column; one passed check if there is none.
-    """
-    declared = {fold(column.name): column.kind for column in contract.kept}
-    roles = {fold(name) for name in (contract.key, contract.target, contract.time or "")}
-    candidates = {name for name, kind in declared.items() if kind in ("integer", "text")}
-    warnings = list(_repeated_ids(con, clean, candidates - roles))
-    n_raw, n_clean = (fetch_one(con, f"SELECT count(*) FROM {table}")[0] for table in (raw, clean))
-    if n_raw <= 2 * n_clean:
-        warnings += _repeated_ids(con, raw, inspect_table(con, raw).types.keys() - declared - roles)
-    message = "no column looks like an id with several rows"
-    return warnings or [_result("repeated ids", "table", True, message)]
-
-
-def _repeated_ids(con: Connection, table: str, candidates: Collection[str]) -> Iterator[DataCheck]:
-    """Warn of those columns of a table (SQL) that look like repeated ids."""
-    columns = inspect_table(con, table)
-    for name in columns.names:
-        if fold(name) not in candidates or not looks_like_id(name) or columns.types[fold(name)].endswith("]"):
-            continue
-        value, number = quote(name), f"TRY_CAST({quote(name)}::VARCHAR AS DOUBLE)"
-        counts = f"count({value}), count(DISTINCT {value}), count(*) FILTER ({number} <> trunc({number}))"
-        rows, ids, fractional = fetch_one(con, f"SELECT {counts} FROM {table}")
-        if ids >= MIN_IDS and rows >= MIN_ROWS_PER_ID * ids and not fractional:
-            message = f"looks like an id, with {ids:,} values in {rows:,} rows"
-            yield _result("repeated ids", name, False, message)
-
-
-def looks_like_id(name: str) -> bool:
-    """Return whether a name is that of an id (`user_id`, `customerNo`) or of an owner of rows (`patient`).
-
-    Args:
-        name: Name of a column, in snake_case, camelCase or with spaces.
-
-    Returns:
-        False also for an owner in a measure, such as `years_at_company`.
-    """
-    words = "_".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)).lower()
-    is_id = re.fullmatch(rf"(.*_)?({IDS})|(.*_)?({OWNERS})(_(.*_)?)?({NUMBERS})", words)
-    is_owner = re.fullmatch(rf"(.*_)?({OWNERS})", words) and not re.search(rf"(^|_)({MEASURES})_", words)
-    return bool(is_id or is_owner)
+    name = ", ".join(contract.keys)
+    if not contract.key_is_feature or contract.key == contract.time:
+        return make_check("key as feature", name, True, "the key only identifies rows")
+    return make_check("key as feature", name, False, "the model learns from the key, the API requires it")

@@ -1,16 +1,17 @@
-"""Split: training and test rows, by time if the contract has one, else by a hash of the key.
+"""Split: training and test rows, by time if the contract has one, else by a hash of the group or the key.
 
 A hash keeps each row in its split when rows are added; so metrics stay comparable as data grows.
 """
 
 import math
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from .. import declarations, params
 from ..contract import Contract
-from ..contract.tables import Connection, connect, fetch_one, literal, quote
+from ..contract.tables import Connection, connect, fetch_one, key_text, literal, quote
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import CLEAN, SPLIT_REPORT, TEST, TRAIN
@@ -32,6 +33,10 @@ class SplitReport(msgspec.Struct):
     duplicate_share: float
     expected_duplicate_share: float = 0.0  # if the columns were independent
     excess_duplicate_share: float = 0.0  # beyond the expected share and twice its standard error
+    shared_groups: int = 0  # test groups with training rows; not counted if the rows are split by time
+    test_groups: int | None = None  # number of groups in the test split; None without a group
+    in_gap: int = 0  # rows in neither split: their target was not yet known when the test rows begin
+    copies: int = 0  # rows that equal another row of the same split in all but the key
 
 
 def load_split_report(path: Path) -> SplitReport:
@@ -51,14 +56,25 @@ def load_split_report(path: Path) -> SplitReport:
     return msgspec.convert({"excess_duplicate_share": fields["duplicate_share"]} | fields, SplitReport)
 
 
-def _is_test(con: Connection, contract: Contract, test_size: float) -> str:
-    """Build SQL for whether a row belongs to the test split."""
+def _conditions(con: Connection, contract: Contract, test_size: float) -> tuple[str, str]:
+    """Build SQL for whether a row belongs to the training split, and to the test split."""
     if contract.time is None:
-        bucket = f"md5_number_lower({quote(contract.key)}::VARCHAR) % 1000000"
-        return f"{bucket} < {round(test_size * 1_000_000)}"
+        unit = f"{quote(contract.group)}::VARCHAR" if contract.group else key_text(contract)
+        is_test = f"md5_number_lower({unit}) % 1000000 < {round(test_size * 1_000_000)}"
+        return f"NOT ({is_test})", is_test
     time = quote(contract.time)
-    (start,) = fetch_one(con, f"SELECT quantile_disc({time}, {1 - test_size}) FROM {literal(CLEAN)}")
-    return f"{time} > {literal(str(start))}"
+    (end,) = fetch_one(con, f"SELECT quantile_disc({time}, {1 - test_size}) FROM {literal(CLEAN)}")
+    is_test = f"{time} > {_moment(end)}"
+    # The target of a training row must be known when the first test row is predicted.
+    (start,) = fetch_one(con, f"SELECT min({time}) FROM {literal(CLEAN)} WHERE {is_test}")
+    if start is None or not contract.gap:
+        return f"NOT ({is_test})", is_test
+    return f"{time} <= {_moment(start - contract.gap)}", is_test
+
+
+def _moment(value: datetime | float | None) -> str:
+    """Build SQL for a time or number."""
+    return literal(str(value)) if isinstance(value, datetime) else f"{value or 0!r}"
 
 
 def split(con: Connection, contract: Contract, test_size: float) -> None:
@@ -66,18 +82,19 @@ def split(con: Connection, contract: Contract, test_size: float) -> None:
 
     Args:
         con: Any connection.
-        contract: Its time or key decides which rows are the test split.
+        contract: Its time, group or key decides which rows are the test split.
         test_size: Share of the rows in the test split, between 0 and 1: the newest, if there is a time.
     """
-    is_test = _is_test(con, contract, test_size)
-    con.sql(f"COPY (FROM {literal(CLEAN)} WHERE NOT ({is_test})) TO {literal(TRAIN)}")
+    is_train, is_test = _conditions(con, contract, test_size)
+    con.sql(f"COPY (FROM {literal(CLEAN)} WHERE {is_train}) TO {literal(TRAIN)}")
     con.sql(f"COPY (FROM {literal(CLEAN)} WHERE {is_test}) TO {literal(TEST)}")
 
 
 def _content_columns(contract: Contract) -> list[str]:
-    """List features, target and time, without a key that only identifies rows."""
-    names = [*(column.name for column in contract.features), contract.target, *filter(None, [contract.time])]
-    return [name for name in dict.fromkeys(names) if name != contract.key or name == contract.time]
+    """List features, target, time and group, without a key that only identifies rows."""
+    features = [column.name for column in contract.features if column.name != contract.key]
+    roles = filter(None, [contract.target, contract.time, contract.group])
+    return [*dict.fromkeys([*features, *roles])]
 
 
 def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
@@ -92,19 +109,38 @@ def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
     """
     hashes = ", ".join(f"hash({quote(name)})" for name in _content_columns(contract))
     for name, path in (("train", TRAIN), ("test", TEST)):
-        columns = f"{quote(contract.key)} AS key, [{hashes}] AS hashes, hash(hashes) AS content"
+        group = quote(contract.group) if contract.group else "NULL"
+        columns = (
+            f"{key_text(contract)} AS key, {group} AS unit, [{hashes}] AS hashes, hash(hashes) AS content"
+        )
         con.sql(f"CREATE VIEW {name} AS SELECT {columns} FROM {literal(path)}")
     query = """
         SELECT (SELECT count(*) FROM train), (SELECT count(*) FROM test),
             (SELECT count(*) FROM test SEMI JOIN train USING (key)),
-            (SELECT count(*) FROM test SEMI JOIN train USING (content))
+            (SELECT count(*) FROM test SEMI JOIN train USING (content)),
+            (SELECT count(DISTINCT unit) FROM test SEMI JOIN train USING (unit)),
+            (SELECT count(DISTINCT unit) FROM test),
+            (SELECT count(*) - count(DISTINCT content) FROM train)
+            + (SELECT count(*) - count(DISTINCT content) FROM test)
     """
-    train_rows, test_rows, shared_keys, duplicates = fetch_one(con, query)
+    train_rows, test_rows, shared_keys, duplicates, shared, groups, copies = fetch_one(con, query)
+    (rows,) = fetch_one(con, f"SELECT count(*) FROM {literal(CLEAN)}")
     share = duplicates / max(test_rows, 1)
     expected = _expected_duplicate_share(con) if duplicates else 0.0
     error = math.sqrt(expected * (1 - expected) / max(test_rows, 1))
     excess = max(0.0, share - expected - 2 * error)
-    return SplitReport(train_rows, test_rows, shared_keys, share, expected, excess)
+    return SplitReport(
+        train=train_rows,
+        test=test_rows,
+        shared_keys=shared_keys,
+        duplicate_share=share,
+        expected_duplicate_share=expected,
+        excess_duplicate_share=excess,
+        shared_groups=0 if contract.time else shared,
+        test_groups=groups if contract.group else None,
+        in_gap=rows - train_rows - test_rows,
+        copies=copies,
+    )
 
 
 def _expected_duplicate_share(con: Connection) -> float:
@@ -148,9 +184,12 @@ def problems(report: SplitReport, settings: params.Split) -> list[str]:
     messages = []
     if not report.train or not report.test:
         sizes = f"{report.train} training rows and {report.test} test rows"
-        messages.append(f"{sizes}: change split.test_size, which is {settings.test_size}")
+        reason = f", and {report.in_gap:,} rows lie within the horizon between them" if report.in_gap else ""
+        messages.append(f"{sizes}{reason}: change split.test_size, which is {settings.test_size}")
     if report.shared_keys:
         messages.append(f"{report.shared_keys} test rows have a key that is in training too")
+    if report.shared_groups:
+        messages.append(f"{report.shared_groups} groups of the test split have rows in training too")
     if report.excess_duplicate_share > settings.max_overlap_share:
         messages.append(
             f"{report.duplicate_share:.1%} of the test rows equal a training row in features, target and "
@@ -169,7 +208,11 @@ def main() -> None:
         split(con, contract, settings.split.test_size)
         report = measure_overlap(con, contract)
     write_json(SPLIT_REPORT, report)
-    print(f"split: {report.train:,} training rows, {report.test:,} test rows")
+    groups = f" of {report.test_groups:,} groups" if report.test_groups is not None else ""
+    gap = f", {report.in_gap:,} rows between them left out (horizon)" if report.in_gap else ""
+    print(f"split: {report.train:,} training rows, {report.test:,} test rows{groups}{gap}")
+    if report.copies:
+        print(f"split: {report.copies:,} rows equal another row of their split in all but the key")
     if messages := problems(report, settings.split):
         raise ProjectError("training and test split overlap or are empty\n- " + "\n- ".join(messages))
 

@@ -12,7 +12,7 @@ from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import CLEAN, DATA_REPORT, RAW, REJECTED
 from ..stats.distributions import ColumnSummary, summarize_columns
-from . import quality
+from . import groups, quality
 from .report import DataReport, write_markdown
 
 
@@ -32,8 +32,8 @@ def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None
 
 def _reject_duplicates(con: Connection, contract: Contract) -> None:
     """Keep the first of equal rows, and none of different rows with one key."""
-    key, row = quote(contract.key), ", ".join(quote(column.name) for column in contract.kept)
-    key_reason = literal(f"{contract.key}: not unique; several different rows have it")
+    key, row = (", ".join(map(quote, names)) for names in (contract.keys, [c.name for c in contract.kept]))
+    key_reason = literal(f"{', '.join(contract.keys)}: not unique; several different rows have it")
     con.sql(f"""
         UPDATE checked SET __reasons = list_append(__reasons,
             CASE WHEN repeated.is_copy THEN 'duplicate: an equal row came before' ELSE {key_reason} END)
@@ -41,7 +41,7 @@ def _reject_duplicates(con: Connection, contract: Contract) -> None:
             SELECT rowid AS id, row_number() OVER (PARTITION BY {row} ORDER BY rowid) > 1 AS is_copy,
                    count(DISTINCT hash({row})) OVER (PARTITION BY {key}) > 1 AS is_ambiguous
             FROM checked
-            WHERE {key} IN (SELECT {key} FROM checked GROUP BY {key} HAVING count(*) > 1)
+            WHERE ({key}) IN (SELECT ({key}) FROM checked GROUP BY {key} HAVING count(*) > 1)
         ) AS repeated
         WHERE checked.rowid = repeated.id AND (repeated.is_copy OR repeated.is_ambiguous)
     """)
@@ -49,7 +49,8 @@ def _reject_duplicates(con: Connection, contract: Contract) -> None:
 
 def _write_rows(con: Connection, contract: Contract) -> None:
     """Write clean rows (in time order, if there is a time) and rejected rows with their reasons."""
-    order = f"ORDER BY {quote(contract.time)}, {quote(contract.key)}" if contract.time else ""
+    columns = ", ".join(map(quote, dict.fromkeys([contract.time or "", *contract.keys])))
+    order = f"ORDER BY {columns}" if contract.time else ""
     clean = f"SELECT * EXCLUDE (__reasons) FROM checked WHERE len(__reasons) = 0 {order}"
     con.sql(f"COPY ({clean}) TO {literal(CLEAN)}")
     joined = "array_to_string(__reasons, '; ') AS reasons"
@@ -68,15 +69,20 @@ def _count_reasons(con: Connection) -> dict[str, int]:
 
 
 def _check_table(
-    con: Connection, contract: Contract, settings: params.Validate, target: ColumnSummary
+    con: Connection, contract: Contract, settings: params.Validate, columns: dict[str, ColumnSummary]
 ) -> list[quality.DataCheck]:
     """Run all checks of the clean rows."""
     clean = literal(CLEAN)
-    checks = list(quality.check_target(contract, target, settings))
+    checks = list(quality.check_target(contract, columns[contract.target], settings))
     if all(check.status == "pass" for check in checks):  # else nothing can be predicted
         checks += quality.check_leakage(con, CLEAN, contract, settings.max_leakage_score)
+    checks += quality.check_horizon(con, CLEAN, contract)
+    checks += quality.check_empty_columns(contract, columns)
+    checks += quality.check_unknown_categories(con, "prepared", contract)
     checks += quality.check_personal_data(con, clean, contract)
-    return [*checks, quality.check_key(contract), *quality.check_repeated_ids(con, contract, clean, "raw")]
+    checks += [quality.check_key(contract), groups.check_repeated_rows(con, contract, clean)]
+    checks += groups.check_repeated_ids(con, contract, clean, "raw")
+    return list(quality.accept(checks, contract))
 
 
 def validate(con: Connection, contract: Contract, prepare: str, settings: params.Validate) -> DataReport:
@@ -103,7 +109,7 @@ def validate(con: Connection, contract: Contract, prepare: str, settings: params
     columns = summarize_columns(con, literal(CLEAN), contract)
     checks = [quality.check_rejected_share(rows, rejected, settings)]
     if rejected < rows:
-        checks += _check_table(con, contract, settings, columns[contract.target])
+        checks += _check_table(con, contract, settings, columns)
     return DataReport(rows, rejected, _count_reasons(con), checks, columns)
 
 

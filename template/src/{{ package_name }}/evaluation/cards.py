@@ -147,8 +147,8 @@ def _data_card(reports: Reports, problem: Declarations) -> str:
         f"**Motivation.** {about.purpose}",
         f"**Collection.** {about.data}",
         f"**Distribution.** Licence: {about.data_licence}.",
-        f"**Composition.** {data.rows:,} rows; key `{contract.key}`, target `{contract.target}`, task "
-        f"{contract.task}. {split.train:,} rows for training, {split.test:,} for evaluation.",
+        f"**Composition.** {data.rows:,} rows; key `{', '.join(contract.keys)}`, target `{contract.target}`, "
+        f"task {contract.task}. {split.train:,} rows for training, {split.test:,} for evaluation.",
         f"**Preprocessing.** {data.rejected:,} rows were rejected because they break the contract.",
         table([{"rule": rule, "rows rejected": count} for rule, count in data.reasons.items()]),
         "## Columns",

@@ -160,7 +160,7 @@ def _describe(probe: Probe, row: int, test: Dataset) -> str:
     """A row by its key, and its features without a value."""
     blank = probe.features.columns[probe.features.iloc[row].isna()]
     missing = f", missing {', '.join(blank[:10])}{', …' * (len(blank) > 10)}" if len(blank) else ""
-    return f"{test.contract.key} {test.key[probe.positions[row]]}{missing}"
+    return f"{', '.join(test.contract.keys)} {test.key[probe.positions[row]]}{missing}"
 
 
 def _explain(

@@ -27,7 +27,7 @@ from ..core.paths import BUNDLE, MONITORING_REPORT
 from ..model.bundle import Model
 from .drift import Drift, Reference, check_drift
 from .events import MIN_UNITS, find_files, find_unit, read_events
-from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels
+from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels, missing_amounts
 from .report import ADVICE, Finding, Monitoring, Traffic, write_report
 
 SHOWN_COLUMNS = 5  # of those that broke a rule, in a message
@@ -133,7 +133,11 @@ def _check_distances(drift: list[Drift], settings: params.Monitor) -> Iterator[F
 
 
 def _check_kpis(
-    performance: list[KpiResult], labels: LabelCounts, kpis: tuple[Kpi, ...], settings: params.Monitor
+    performance: list[KpiResult],
+    labels: LabelCounts,
+    kpis: tuple[Kpi, ...],
+    missing: list[str],
+    settings: params.Monitor,
 ) -> Iterator[Finding]:
     """Report KPIs that are missed, and those without a value although labels arrived."""
     n_labelled = labels.rows
@@ -151,8 +155,10 @@ def _check_kpis(
         yield Finding("warn", "kpi", "labels", message, f"{labels.units:,}", f"{MIN_UNITS:,}")
     elif n_labelled:
         defined = {result.metric for result in performance if not result.segment}
-        message = f"has no value over {n_labelled:,} labelled rows: do nearly all have the same label?"
+        undefined = f"has no value over {n_labelled:,} labelled rows: do nearly all have the same label?"
+        absent = f"cannot be measured in production: {', '.join(missing)} is no feature, so no event has it"
         for metric in dict.fromkeys(kpi.metric for kpi in kpis if kpi.metric not in defined):
+            message = absent if metric == "cost" and missing else undefined
             yield Finding("warn", "kpi", metric, message)
 
 
@@ -234,14 +240,15 @@ def check_predictions(
         traffic = _count_traffic(con)
         selected = _select_model(traffic, model.metadata.version)
         label_counts = join_labels(con, label_files, model) if label_files else LabelCounts()
-    monitor, kpis = settings.monitor, declarations.load().kpis
+    monitor, problem = settings.monitor, declarations.load()
     n_rows, n_labelled = sum(part.rows for part in selected), label_counts.rows
     drift = _measure_drift(con, model, monitor) if n_rows >= monitor.min_rows else []
     enough_labels = n_labelled >= monitor.min_rows and _has_enough_units(label_counts, monitor)
-    performance = evaluate_kpis(con, model.contract, kpis, settings) if enough_labels else []
+    performance = evaluate_kpis(con, model.contract, problem, settings) if enough_labels else []
+    missing = missing_amounts(problem.cost, model.contract)
     findings = [
         *_check_requests(con, selected, monitor),
-        *_check_kpis(performance, label_counts, kpis, monitor),
+        *_check_kpis(performance, label_counts, problem.kpis, missing, monitor),
         *_check_distances(drift, monitor),
         *(Finding("warn", "labels", kind, message) for kind, message in label_counts.warnings.items()),
         *_check_rows(selected, drift, monitor),

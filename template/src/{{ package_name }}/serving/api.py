@@ -8,7 +8,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Lifespan
 
-from ..contract.rows import Problem, RowReader
+from ..contract.rows import Problem, RowReader, time_schema
 from ..model.bundle import PREDICTIONS, Model
 from .metrics import Metrics
 from .request_limits import BUSY, TOO_LARGE, TOO_LATE
@@ -102,7 +102,9 @@ def _describe(
     """Add a POST route to the OpenAPI document, with the schemas of its body, response and errors."""
     document = api.openapi()
     types = (reader.body_type, response, ValidationErrorResponse, ErrorResponse)
-    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schemas, components = msgspec.json.schema_components(
+        types, schema_hook=time_schema, ref_template="#/components/schemas/{name}"
+    )
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
     body, success, invalid, error = map(_content, schemas)
     operation: dict[str, Any] = {

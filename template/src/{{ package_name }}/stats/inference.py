@@ -131,21 +131,23 @@ def adjust_holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mcnemar_p_value(n_worse: int, n_better: int) -> float:
+def mcnemar_p_value(changes: Numbers) -> float:
     """Test that not more predictions turned from right to wrong than from wrong to right.
 
-    McNemar, 1947, with the continuity correction of Edwards, 1948.
+    McNemar, 1947, with the continuity correction of Edwards, 1948; for groups of rows as in Durkalski et al.,
+    2003, "Analysis of clustered matched-pair data".
 
     Args:
-        n_worse: Rows that turned from right to wrong.
-        n_better: Rows that turned from wrong to right.
+        changes: For each row or group, the number of predictions that turned right minus those that turned
+            wrong, shape `(n_rows,)` or `(n_groups,)`.
 
     Returns:
-        One-sided p-value; small if significantly more rows turned wrong.
+        One-sided p-value; small if significantly more predictions turned wrong.
     """
-    if n_worse <= n_better:
+    total = float(changes.sum())
+    if total >= 0:
         return 1.0
-    return NormalDist().cdf((n_better - n_worse + 1) / (n_worse + n_better) ** 0.5)
+    return NormalDist().cdf((total + 1) / float((changes**2).sum()) ** 0.5)
 
 
 def assign_calibration_bins(predicted: Floats) -> NDArray[np.intp]:
