@@ -322,7 +322,7 @@ def segments(responses: Responses) -> Iterator[tuple[str, pd.DataFrame, pd.DataF
         name = feature_column(column.name)
         if column.segment and name in challenger:
             for value in sorted(challenger[name].dropna().unique()):
-                label = column.categories[int(value)] if column.kind == "category" else f"{value:g}"
+                label = column.labels[int(value)] if column.labels else f"{value:g}"
                 yield (
                     f"{column.name} = {label}",
                     challenger[challenger[name] == value],

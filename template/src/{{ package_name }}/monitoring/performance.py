@@ -270,8 +270,8 @@ def _segment_rows(column: Column, values: Floats, min_rows: int) -> Segments:
     for value in np.unique(values):
         rows = np.flatnonzero(np.isnan(values) if np.isnan(value) else values == value)
         name = "missing" if np.isnan(value) else f"{value:g}"
-        if column.categories and not np.isnan(value):
-            name = column.categories[int(value)]
+        if column.labels and not np.isnan(value):
+            name = column.labels[int(value)]
         segments[f"{column.name} = {name}"] = rows
     return {name: rows for name, rows in segments.items() if len(rows) >= min_rows}
 
