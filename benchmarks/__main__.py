@@ -11,7 +11,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from . import data, monitor, pipeline, render, serving, update, way
+from . import data, drift, monitor, pipeline, render, serving, update, way
 from .demo import StepError
 from .lab import Lab
 from .table import markdown
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "data": data.rows,
     "serving": serving.rows,
     "monitor": monitor.rows,
+    "drift": drift.rows,
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 HEADER = ("benchmark", "value", "compared to", "ratio", "target", "met")
-FORMATS = {"s": "{:.3g} s", "ms": "{:.2f} ms", "GiB": "{:.2f} GiB", "/s": "{:,.0f} /s"}
+FORMATS = {"s": "{:.3g} s", "ms": "{:.2f} ms", "GiB": "{:.2f} GiB", "/s": "{:,.0f} /s", "%": "{:.1f} %"}
 
 
 class Target(NamedTuple):

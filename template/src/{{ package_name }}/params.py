@@ -103,7 +103,7 @@ class Monitor(Section, frozen=True):
     """When `make monitor` warns and alerts (see `monitoring/drift.py`)."""
 
     min_rows: Count = 500  # with fewer rows, the check waits for the next run
-    design_effect: Count = 1  # rows per independent case, such as scores per customer
+    design_effect: Count | None = None  # rows worth one independent row; None: estimated from the events
     confidence_level: Probability = 0.99  # that no false alert is raised
     warn_distance: Share = 0.1  # warning threshold: total variation distance from the training distribution
     max_distance: Share = 0.2  # alert threshold: total variation distance from the training distribution

@@ -20,6 +20,8 @@ Task = Literal["classification", "regression", "ranking"]
 LARGEST = {"number": 3.4e38, "integer": 2**53}  # beyond, float32 is infinite and JSON inexact
 TOP_K = 10  # items of a ranking that are predicted, and among which the target should be
 CALENDAR = ("hour", "weekday", "month")
+LONG_LIST = 64  # numbers; a longer list is monitored by its summary: for privacy, and for size
+SUMMARY = ("mean", "deviation", "lowest", "highest")
 BOOLEANS = ("false", "true")  # as labels, in the order of 0 and 1
 TIME = r"\d{4}-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
 DURATION = re.compile(r"(\d+) ?(min|h|d|w)")
@@ -162,6 +164,24 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             return tuple(f"{self.name}={category}" for category in self.categories)
         return tuple(f"{self.name}.{index}" for index in range(self.length))
 
+    @property
+    def is_summarized(self) -> bool:
+        """Whether events and the drift reference hold a summary of the column.
+
+        Returns:
+            True for a list of more than `LONG_LIST` numbers.
+        """
+        return self.kind == "number" and (self.length or 0) > LONG_LIST
+
+    @property
+    def monitored_names(self) -> tuple[str, ...]:
+        """Names of the numbers that events hold of the column.
+
+        Returns:
+            Those of the model's input, or of the summary.
+        """
+        return tuple(f"{self.name}.{name}" for name in SUMMARY) if self.is_summarized else self.encoded_names
+
 
 class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
     """The columns of a row and their roles.
@@ -266,7 +286,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     def _check_names(self) -> None:
         """Reject names that differ by case only: SQL ignores case."""
         columns = tuple(column.name for column in self.columns)
-        for role, names in {"columns": columns, "inputs": self.feature_names, "labels": self.labels}.items():
+        numbers = {"inputs": self.feature_names, "monitored numbers": self.monitored_names}
+        for role, names in {"columns": columns, **numbers, "labels": self.labels}.items():
             groups: dict[str, list[str]] = {}
             for name in names:
                 groups.setdefault(name.casefold(), []).append(name)
@@ -336,6 +357,25 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             A name for each of the `n_features` numbers, in order.
         """
         return tuple(name for column in self.features for name in column.encoded_names)
+
+    @cached_property
+    def monitored_names(self) -> tuple[str, ...]:
+        """Names of the numbers that events hold of the model's input.
+
+        Returns:
+            `feature_names`, but for long lists a summary.
+        """
+        return tuple(name for column in self.features for name in column.monitored_names)
+
+    @cached_property
+    def ids(self) -> tuple[Column, ...]:
+        """The columns of the key and the group that are no features: a row of the API may carry them.
+
+        Returns:
+            Columns in the contract's order.
+        """
+        names = {*self.keys, self.group}
+        return tuple(c for c in self.columns if c.name in names and c not in self.features)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

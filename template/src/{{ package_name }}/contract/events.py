@@ -1,12 +1,18 @@
 """Prediction events and labels: the names of their columns, folders and roles.
 
-An event is one row of a request. It has the columns of `COLUMNS`, one for each number of the model's input
-(`feature:tenure`), and one for each output (`output:Yes`).
+An event is one row of a request. It has the columns of `COLUMNS`, one for each number of
+`Contract.monitored_names` (`feature:tenure`), and one for each output (`output:Yes`).
 """
 
 from . import Contract
 
-COLUMNS = ("id", "row", "time", "seconds", "status", "model_version", "role")
+OPTIONAL_COLUMNS = {
+    "group": "UBIGINT",  # hash of the row's value of `Contract.group`
+    "client": "UBIGINT",  # hash of the request's header x-client-id, by which the gateway splits a canary
+    "rejected_column": "VARCHAR",  # status 422: the first column that breaks a rule, or "other"
+}
+"""Event columns that may be NULL and that servers before 0.4 do not write, with their SQL types."""
+COLUMNS = ("id", "row", "time", "seconds", "status", "model_version", "role", *OPTIONAL_COLUMNS)
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -27,7 +33,7 @@ def feature_column(name: str) -> str:
     """Return the event column of a feature.
 
     Args:
-        name: Name of the feature, one of `Contract.feature_names`.
+        name: Name of the feature, one of `Contract.monitored_names`.
 
     Returns:
         The column's name.
@@ -54,9 +60,9 @@ def feature_columns(contract: Contract) -> list[str]:
         contract: The contract of the model.
 
     Returns:
-        The columns' names, in the order of `Contract.feature_names`.
+        The columns' names, in the order of `Contract.monitored_names`.
     """
-    return [feature_column(name) for name in contract.feature_names]
+    return [feature_column(name) for name in contract.monitored_names]
 
 
 def output_columns(contract: Contract) -> list[str]:

@@ -74,6 +74,7 @@ class RowReader:
 
     Attributes:
         body_type: The type of a request's body, for the API's documentation.
+        column_names: Names of the columns.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class RowReader:
             max_lengths: Maximum number of characters by text column; these texts must not be empty.
         """
         lengths = max_lengths or {}
+        self.column_names = [column.name for column in columns]
         self._columns = {column.name: column for column in columns}
         self._rules = {column.name: column.rule for column in columns}
         self._rules |= {column: f"a text of 1 to {length} characters" for column, length in lengths.items()}
@@ -159,7 +161,10 @@ class RowReader:
 
 
 class RowCodec(RowReader):
-    """Decoder of JSON rows into the model's input."""
+    """Decoder of JSON rows into the model's input.
+
+    A row may also carry the columns of the key and the group (`Contract.ids`), which the model does not see.
+    """
 
     def __init__(self, contract: Contract) -> None:
         """Make the decoders and encoders.
@@ -167,7 +172,10 @@ class RowCodec(RowReader):
         Args:
             contract: The contract.
         """
-        super().__init__(contract.features, "Row")
+        ids = tuple(msgspec.structs.replace(column, nullable=True) for column in contract.ids)
+        columns = (*contract.features, *ids)
+        super().__init__(columns, "Row")
+        self._group = self.column_names.index(contract.group) if contract.group else None
         self._encoders = [
             (_encoder(column), (math.nan,) * len(column.encoded_names)) for column in contract.features
         ]
@@ -184,13 +192,35 @@ class RowCodec(RowReader):
         Raises:
             RowError: There are too many rows, or rows break the contract.
         """
-        return np.array([self._encode(row) for row in self.read(body)], np.float32)
+        return self.encode(self.read(body))
+
+    def encode(self, rows: list[tuple[Any, ...]]) -> NDArray[np.float32]:
+        """Encode rows as numbers.
+
+        Args:
+            rows: As returned by `read`.
+
+        Returns:
+            Shape `(n_rows, n_features)`; NaN if missing.
+        """
+        return np.array([self._encode(row) for row in rows], np.float32)
+
+    def groups(self, rows: list[tuple[Any, ...]]) -> list[str | float | None]:
+        """Return the rows' values of `Contract.group`.
+
+        Args:
+            rows: As returned by `read`.
+
+        Returns:
+            One value per row, None if the row has none; empty without a group in the contract.
+        """
+        return [] if self._group is None else [row[self._group] for row in rows]
 
     def _encode(self, values: tuple[Any, ...]) -> list[float]:
-        """Encode the values of a row as numbers."""
+        """Encode the values of a row as numbers; the ids at its end are left out."""
         return [
             number
-            for (encode, missing), value in zip(self._encoders, values, strict=True)
+            for (encode, missing), value in zip(self._encoders, values, strict=False)
             for number in (missing if value is None else encode(value))
         ]
 

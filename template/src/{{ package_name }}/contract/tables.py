@@ -230,6 +230,28 @@ def encode_features(contract: Contract) -> list[str]:
     return [f"TRY_CAST({sql} AS FLOAT)" for column in contract.features for sql in encode_column(column)]
 
 
+def encode_monitored(contract: Contract) -> list[str]:
+    """Write SQL for what events hold of a model's input; `serving.events` computes single rows alike.
+
+    Args:
+        contract: The contract.
+
+    Returns:
+        An SQL expression, of type FLOAT, for each of `Contract.monitored_names`.
+    """
+    return [
+        f"TRY_CAST({sql} AS FLOAT)"
+        for column in contract.features
+        for sql in (_summarize(column) if column.is_summarized else encode_column(column))
+    ]
+
+
+def _summarize(column: Column) -> list[str]:
+    """SQL for each part of `SUMMARY`, of the float32 numbers that the model sees."""
+    values = f"{cast_column(column)}::FLOAT[]"
+    return [f"list_{name}({values})" for name in ("avg", "stddev_pop", "min", "max")]
+
+
 def read_features(source: str | Path, contract: Contract) -> "pd.DataFrame":
     """Read the features from a Parquet file.
 

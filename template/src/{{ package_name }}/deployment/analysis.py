@@ -6,18 +6,25 @@
 A shadow is compared request by request, a canary with the champion's requests in the same period. A check
 fails only if the data prove a regression; all tests together keep `gate.confidence_level` (Holm, 1979).
 Repeated looks inflate false positives, so nothing is decided before `rollout.min_requests`.
+
+Requests are not independent. A canary draws clients, so its unit is the client (Abadie et al., 2023, "When
+should you adjust standard errors for clustering?"). A shadow predicts the requests of all clients, so its
+unit is the contract's group, as in the evaluation. Where neither is known, it is the request. Thus a few
+heavy clients do not look like a difference between models. If too few send nearly all requests
+(`rollout.min_units`), they cannot tell, and nothing is decided.
 """
 
 import argparse
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from statistics import NormalDist
 from typing import NamedTuple
 
 import pandas as pd
+from scipy.special import stdtr, stdtrit
 
 from .. import declarations, params
 from ..contract import Contract
@@ -42,6 +49,7 @@ MAX_REQUESTS = 100_000  # a random sample of more
 NO_RESPONSE = 504
 ACTIONS = {
     "requests": "Wait for more requests, or raise rollout.minutes.",
+    "units": "Wait for requests of more clients, each with its X-Client-Id; a person may promote it.",
     "errors": "Read the challenger's log: it has a traceback or the broken rule of each request.",
     "latency": "Use a smaller or simpler estimator, or give the server more cores.",
     "shift": "Compare the scores of this segment in the events of both models; a person may promote it.",
@@ -52,15 +60,21 @@ _SAMPLE = f"""
 SELECT DISTINCT ON (role, id, row) * FROM events
 SEMI JOIN (SELECT DISTINCT id FROM events ORDER BY hash(id) LIMIT {MAX_REQUESTS}) USING (id)
 """
+# Both models get the same unit of a row, also if only one of the servers records it.
+_UNIT = """
+SELECT * EXCLUDE (known_group, known_client), coalesce({unit}, hash(id)) AS unit
+FROM (SELECT *, max("group") OVER (PARTITION BY id, row) AS known_group,
+    max(client) OVER (PARTITION BY id) AS known_client FROM ({sample}))
+"""
 
 
 @dataclass(frozen=True)
 class Responses:
-    """Responses of both models, indexed by request id and row.
+    """Responses of both models, indexed by unit, request id and row.
 
     Attributes:
         paired: True for a shadow: both models predicted the same rows.
-        challenger_status: HTTP status of each request to the challenger, `(n_requests,)`.
+        challenger_status: HTTP status of each request to the challenger, `(n_requests,)`; without a row.
         champion_status: HTTP status of each request to the champion, `(n_requests,)`.
         challenger: Events of the rows that the challenger predicted.
         champion: Events of the rows that the champion predicted.
@@ -76,6 +90,14 @@ class Responses:
     champion: pd.DataFrame
 
 
+class Mean(NamedTuple):
+    """A mean, or a difference of means: its value, standard error and degrees of freedom."""
+
+    value: float
+    standard_error: float
+    df: float
+
+
 class Comparison(NamedTuple):
     """A statistic that must not be above its limit, nor below `-limit` if `two_sided`."""
 
@@ -83,6 +105,7 @@ class Comparison(NamedTuple):
     subject: str
     value: float
     standard_error: float
+    df: float
     limit: float
     limit_text: str
     parameter: str
@@ -94,12 +117,24 @@ class Comparison(NamedTuple):
         """Probability of such a value if the true one is at the limit.
 
         Returns:
-            The p-value of the normal approximation, between 0 and 1.
+            The p-value of Student's t-test, between 0 and 1.
         """
         value = abs(self.value) if self.two_sided else self.value
         if self.standard_error == 0:
             return 0.0 if value > self.limit else 1.0
-        return NormalDist().cdf((self.limit - value) / self.standard_error)
+        return float(stdtr(self.df, (self.limit - value) / self.standard_error))
+
+    def estimate(self, alpha: float) -> Estimate:
+        """Return the value with its interval.
+
+        Args:
+            alpha: Probability of either tail, between 0 and 0.5.
+
+        Returns:
+            The estimate, with Student's interval.
+        """
+        half_width = float(stdtrit(self.df, 1 - alpha)) * self.standard_error
+        return Estimate(self.value, self.value - half_width, self.value + half_width, self.standard_error)
 
 
 def read(address: str, since: datetime, contract: Contract, paired: bool) -> Responses:
@@ -117,10 +152,11 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Res
     Raises:
         ProjectError: There were several challengers in this period.
     """
-    settings, rollout, events = params.load(), load_rollout(), pd.DataFrame(columns=[*COLUMNS])
+    settings, rollout, events = params.load(), load_rollout(), pd.DataFrame(columns=[*COLUMNS, "unit"])
+    unit = "known_group" if paired else "known_client, known_group"
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         if read_events(con, address, since, Path(folder) / "events"):
-            events = con.sql(_SAMPLE).df()
+            events = con.sql(_UNIT.format(unit=unit, sample=_SAMPLE)).df()
     versions = events[events.role == CHALLENGER].model_version.unique()
     if len(versions) > 1:
         raise ProjectError(
@@ -128,8 +164,8 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Res
             "Analyse only one: choose a later start with --minutes."
         )
     delay = timedelta(seconds=rollout.event_delay_seconds)
-    statuses = request_statuses(events[events.row == 0].set_index("id"), paired, delay)
-    predicted = events[events.status == 200].set_index(["id", "row"])
+    statuses = request_statuses(events[events.row == 0].set_index(["unit", "id"]), paired, delay)
+    predicted = events[events.status == 200].set_index(["unit", "id", "row"])
     challenger, champion = (predicted[predicted.role == role] for role in (CHALLENGER, CHAMPION))
     if paired:
         common = challenger.index.intersection(champion.index)
@@ -144,7 +180,7 @@ def request_statuses(events: pd.DataFrame, paired: bool, delay: timedelta) -> tu
     that the fallback served count as failed.
 
     Args:
-        events: One event of each request and role, indexed by request id.
+        events: One event of each request and role, indexed by unit and request id.
         paired: True for a shadow, False for a canary.
         delay: Time until the event of a request is written.
 
@@ -159,37 +195,59 @@ def request_statuses(events: pd.DataFrame, paired: bool, delay: timedelta) -> tu
     return pd.concat([failed, challenger.status.drop(failed.index, errors="ignore")]), champion.status
 
 
-def mean(values: pd.Series) -> tuple[float, float]:
-    """Estimate a mean over rows; rows of one request are one cluster.
-
-    Ultimate clusters: Hansen, Hurwitz and Madow, 1953.
+def effective_units(values: pd.DataFrame | pd.Series) -> float:
+    """Count the units as if each had the same number of rows.
 
     Args:
-        values: Values of rows, with the request id in the index level "id".
+        values: Values of rows, with the index level "unit".
 
     Returns:
-        The mean and its standard error.
+        The effective number if rows of a unit are alike: all units if they have equally many rows, 1 if one
+        has nearly all rows; 0 without rows.
     """
-    clusters = (values - values.mean()).groupby(level="id").sum()
-    correction = len(clusters) / (len(clusters) - 1)
-    return float(values.mean()), float((correction * (clusters**2).sum()) ** 0.5 / len(values))
+    squares = values.groupby(level="unit").size().to_numpy(float) ** 2
+    return float(squares.sum() ** 2 / (squares**2).sum()) if len(squares) else 0.0
 
 
-def difference(challenger: pd.Series, champion: pd.Series, paired: bool) -> tuple[float, float]:
+def mean(values: pd.Series) -> Mean:
+    """Estimate a mean over rows; the rows of a unit are one cluster.
+
+    The standard error is that of the jackknife, which leaves out one unit at a time: it stays right if a unit
+    has many of the rows (Bell and McCaffrey, 2002; MacKinnon, Nygaard Nielsen and Webb, 2023).
+
+    Args:
+        values: Values of rows, with the index level "unit".
+
+    Returns:
+        The mean, with the effective number of units, less one, as degrees of freedom.
+    """
+    units = values.groupby(level="unit").agg(["sum", "count"])
+    value = float(values.mean())
+    if len(units) < 2:
+        return Mean(value, math.inf, 1)
+    without = (units["sum"].sum() - units["sum"]) / (len(values) - units["count"])
+    variance = (len(units) - 1) / len(units) * float(((without - value) ** 2).sum())
+    return Mean(value, variance**0.5, max(1e-3, effective_units(values) - 1))
+
+
+def difference(challenger: pd.Series, champion: pd.Series, paired: bool) -> Mean:
     """Estimate the difference of two means.
 
     Args:
-        challenger: Values of the challenger, with the request id in the index level "id".
+        challenger: Values of the challenger, with the index level "unit".
         champion: Values of the champion; of the same rows if `paired`.
         paired: True for a shadow, False for a canary.
 
     Returns:
-        The challenger's mean minus the champion's, and its standard error.
+        The challenger's mean minus the champion's; for a canary with the degrees of freedom of Welch, 1947.
     """
     if paired:
         return mean(challenger - champion)
-    (first, first_error), (second, second_error) = mean(challenger), mean(champion)
-    return first - second, (first_error**2 + second_error**2) ** 0.5
+    first, second = mean(challenger), mean(champion)
+    variances = [part.standard_error**2 for part in (first, second)]
+    parts = sum(v**2 / part.df for v, part in zip(variances, (first, second), strict=True))
+    df = sum(variances) ** 2 / parts if parts else min(first.df, second.df)
+    return Mean(first.value - second.value, sum(variances) ** 0.5, df)
 
 
 def check_errors(responses: Responses) -> Iterator[Comparison]:
@@ -237,16 +295,15 @@ def check_latency(responses: Responses) -> Iterator[Comparison]:
         ("median", max_latency_ms, 0.5, "gate.max_latency_ms"),
         ("99th percentile", slow, 0.01, "rollout.max_latency_ratio"),
     ):
-        value, standard_error = mean((challenger > latency_ms).astype(float))
+        estimate = mean((challenger > latency_ms).astype(float))
         yield Comparison(
             "latency",
             subject,
-            value,
-            standard_error,
+            *estimate,
             share,
             f"≤ {share:g} of the requests above {latency_ms:.2f} ms",
             parameter,
-            f"{value:.1%} of the requests take more than {latency_ms:.2f} ms",
+            f"{estimate.value:.1%} of the requests take more than {latency_ms:.2f} ms",
         )
 
 
@@ -265,7 +322,7 @@ def segments(responses: Responses) -> Iterator[tuple[str, pd.DataFrame, pd.DataF
         name = feature_column(column.name)
         if column.segment and name in challenger:
             for value in sorted(challenger[name].dropna().unique()):
-                label = column.categories[int(value)] if column.kind == "category" else f"{value:g}"
+                label = column.labels[int(value)] if column.labels else f"{value:g}"
                 yield (
                     f"{column.name} = {label}",
                     challenger[challenger[name] == value],
@@ -274,7 +331,7 @@ def segments(responses: Responses) -> Iterator[tuple[str, pd.DataFrame, pd.DataF
 
 
 def check_shift(responses: Responses) -> Iterator[Comparison]:
-    """Compare the mean scores in each segment that has `gate.min_segment_rows` requests to both models.
+    """Compare the mean scores in each segment with enough requests and units of both models.
 
     Args:
         responses: The responses of both models.
@@ -286,7 +343,8 @@ def check_shift(responses: Responses) -> Iterator[Comparison]:
     is_classifier = responses.contract.task == "classification"
     for segment, *rows in segments(responses):
         n_requests = min(part.index.get_level_values("id").nunique() for part in rows)
-        if n_requests < responses.gate.min_segment_rows:
+        n_units = min(map(effective_units, rows))
+        if n_requests < responses.gate.min_segment_rows or n_units < responses.rollout.min_units:
             continue
         for label in labels[len(labels) == 2 :]:
             column = output_column(label)
@@ -294,17 +352,16 @@ def check_shift(responses: Responses) -> Iterator[Comparison]:
             challenger, champion = (part[column].astype(float) / scale for part in rows)
             if champion.isna().any():  # the champion does not know this label
                 continue
-            value, standard_error = difference(challenger, champion, responses.paired)
+            estimate = difference(challenger, champion, responses.paired)
             unit = "" if is_classifier else " standard deviations"
             yield Comparison(
                 "shift",
                 f"{label}, {segment}",
-                value,
-                standard_error,
+                *estimate,
                 limit,
                 f"within ±{limit:g}{unit}",
                 "rollout.max_score_shift",
-                f"the mean score differs by {value:+.3f}{unit} from the champion's",
+                f"the mean score differs by {estimate.value:+.3f}{unit} from the champion's",
                 two_sided=True,
             )
 
@@ -338,8 +395,6 @@ def check_agreement(responses: Responses) -> Iterator[Check]:
 
 def _to_check(comparison: Comparison, p_value: float, alpha: float) -> Check:
     """Fail if the value is significantly above the limit."""
-    half_width = NormalDist().inv_cdf(1 - alpha) * comparison.standard_error
-    value = comparison.value
     return Check(
         comparison.check,
         comparison.subject,
@@ -347,9 +402,31 @@ def _to_check(comparison: Comparison, p_value: float, alpha: float) -> Check:
         comparison.message,
         comparison.limit_text,
         comparison.parameter,
-        Estimate(value, value - half_width, value + half_width, comparison.standard_error),
+        comparison.estimate(alpha),
         p_value=p_value,
     )
+
+
+def check_evidence(responses: Responses) -> Iterator[Check]:
+    """Check whether there are enough requests, and of enough units, for a decision.
+
+    Args:
+        responses: The responses of both models.
+
+    Yields:
+        A warning for what is not enough.
+    """
+    statuses = responses.challenger_status, responses.champion_status
+    min_requests, min_units = responses.rollout.min_requests, responses.rollout.min_units
+    n_requests, n_units = min(map(len, statuses)), min(map(effective_units, statuses))
+    if n_requests < min_requests:
+        message = f"{n_requests:,} of {min_requests:,} requests"
+        limit = f"≥ {min_requests:,} to each model"
+        yield Check("requests", "count", "warn", message, limit, "rollout.min_requests", value=n_requests)
+    elif n_units < min_units:
+        message = f"{n_units:.1f} effective clients or groups: too few send nearly all requests to a model"
+        limit = f"≥ {min_units} of each model"
+        yield Check("units", "count", "warn", message, limit, "rollout.min_units", value=n_units)
 
 
 def analyse(responses: Responses) -> tuple[Verdict, list[Check]]:
@@ -359,16 +436,10 @@ def analyse(responses: Responses) -> tuple[Verdict, list[Check]]:
         responses: The responses of both models.
 
     Returns:
-        The verdict ("keep" if there are fewer requests than `rollout.min_requests`), and the checks.
+        The verdict ("keep" if there are too few requests or units), and the checks.
     """
-    n_requests = min(len(responses.challenger_status), len(responses.champion_status))
-    min_requests = responses.rollout.min_requests
-    if n_requests < min_requests:
-        message = f"{n_requests:,} of {min_requests:,} requests"
-        limit = f"≥ {min_requests:,} to each model"
-        parameter = "rollout.min_requests"
-        check = Check("requests", "count", "warn", message, limit, parameter, value=n_requests)
-        return "keep", [check]
+    if too_few := list(check_evidence(responses)):
+        return "keep", too_few
     comparisons = [
         comparison for check in (check_errors, check_latency, check_shift) for comparison in check(responses)
     ]

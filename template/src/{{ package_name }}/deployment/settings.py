@@ -16,6 +16,7 @@ class Rollout(Section, frozen=True):
     steps: tuple[Percentage, ...] = (10, 50)  # percentages of the clients that the canary serves in turn
     minutes: NotNegative = 60  # for each step; 0: no shadow and no canary
     min_requests: Annotated[int, msgspec.Meta(ge=2)] = 500  # to both images in each step before a decision
+    min_units: Annotated[int, msgspec.Meta(ge=2)] = 10  # clients, or groups of a shadow, of equal size
     max_error_share: Share = 0.01  # failed or rejected requests, beyond the champion's share
     min_agreement: Share = 0.9  # share of rows with the champion's label; below, a person decides
     max_latency_ratio: Positive = 2  # 99th percentile, relative to the champion's

@@ -13,13 +13,13 @@ import pandas as pd
 from .. import declarations, params
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
-from ..contract.tables import connect, encode_features, literal, quote, read_row
+from ..contract.tables import connect, encode_monitored, literal, quote, read_column, read_row
 from ..core.errors import cli
 from ..core.files import write_json
 from ..core.git import exists
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
-from ..stats.distributions import Distribution, compute_distribution, model_columns
+from ..stats.distributions import Distribution, compute_distribution, estimate_design_effect, model_columns
 from .bundle import Metadata, Model, Session, content_version, hash_files
 from .onnx import convert_estimator
 from .parity import Run, check_parity
@@ -40,16 +40,22 @@ def compute_reference(run: Run, test: Dataset, memory_gb: float) -> dict[str, Di
         Distribution by event column: features of the training split, outputs for the test split.
     """
     contract, labels = test.contract, output_columns(test.contract)
-    columns = zip(encode_features(contract), feature_columns(contract), strict=True)
+    unit = f", {quote(contract.group)} AS unit" if contract.group else ""
+    columns = zip(encode_monitored(contract), feature_columns(contract), strict=True)
     selected = ", ".join(f"{sql} AS {quote(name)}" for sql, name in columns)
-    outputs = run(test.features.to_numpy())
+    outputs = pd.DataFrame(run(test.features.to_numpy()), columns=labels)
+    if contract.group:
+        outputs["unit"] = read_column(test.path, quote(contract.group))
     with connect(memory_gb) as con:
-        con.sql(f"CREATE TABLE inputs AS SELECT {selected} FROM {literal(TRAIN)}")
-        con.register("outputs", pd.DataFrame(outputs, columns=labels))
-        return {
-            name: compute_distribution(con, "outputs" if name in labels else "inputs", name, categories)
-            for name, categories in model_columns(contract).items()
-        }
+        con.sql(f"CREATE TABLE inputs AS SELECT {selected}{unit} FROM {literal(TRAIN)}")
+        con.register("outputs", outputs)
+        reference = {}
+        for name, categories in model_columns(contract).items():
+            table = "outputs" if name in labels else "inputs"
+            reference[name] = compute_distribution(con, table, name, categories)
+            if contract.group:
+                reference[name].design_effect = estimate_design_effect(con, table, name, reference[name])
+        return reference
 
 
 def measure_latency(model: Model, test: Dataset, repeats: int = 200) -> float:

@@ -12,14 +12,18 @@ or `monitor.max_distance` (an alert): with many rows each difference is signific
 Equal distributions are flagged in at most 1 - `monitor.confidence_level` of all windows, for
 all columns together.
 
-Too few rows cannot tell drift from chance. Then a column is a warning with the number of rows that would be
-enough: for a distance above `monitor.max_distance` as in these rows, and for rows that are all in one bin.
+Too few rows cannot tell drift from chance. Then a column has the status "too few" and the number of rows that
+would be enough: for a distance above `monitor.max_distance` as in these rows, and for rows that are all in
+one bin.
 
-The tests assume independent rows. If rows repeat a case (a customer who is scored each day), set
-`monitor.design_effect` to the number of rows per case; it divides the counts (Rao and Scott, 1981). Hour,
-weekday and month of a time are shown but not tested: a window shorter than a year has its own.
+Rows of one unit (a customer who is scored each day) may be alike, so they count less than independent rows:
+the counts are divided by the column's design effect (Rao and Scott, 1981). It is estimated from the units
+that the events name (`monitoring.events.find_unit`), and for the reference from the contract's group. An
+explicit `monitor.design_effect` replaces the estimate, for example if neighbouring times are alike.
+Hour, weekday and month of a time are shown but not tested: a window shorter than a year has its own.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Literal
@@ -32,10 +36,11 @@ from ..contract import Contract
 from ..contract.events import feature_column, is_output, output_column, plain_name
 from ..contract.tables import Connection
 from ..params import Monitor
-from ..stats.distributions import Distribution, count_like
+from ..stats.distributions import Distribution, count_like, estimate_design_effect
 from ..stats.inference import adjust_holm, homogeneity_p_value
 
 Status = Literal["ok", "warn", "alert"]  # from best to worst
+DriftStatus = Literal["ok", "too few", "warn", "alert"]
 Reference = dict[str, Distribution]
 MAX_ROWS = 1_000_000  # upper end of the search for a sufficient number of rows
 
@@ -51,7 +56,8 @@ class Drift(msgspec.Struct):
         distance: Total variation distance (0 to 1).
         p_value: Of the test of homogeneity, without correction.
         is_tested: False for a column that is only shown.
-        status: Result of the check.
+        status: Result of the check; "too few": the rows cannot tell drift from chance.
+        design_effect: How many rows of the events are worth one independent row.
         required_rows: How many rows would be enough; 0 if there are enough.
     """
 
@@ -62,7 +68,8 @@ class Drift(msgspec.Struct):
     distance: float
     p_value: float
     is_tested: bool
-    status: Status = "ok"
+    status: DriftStatus = "ok"
+    design_effect: float = 1.0
     required_rows: int = 0
 
     @property
@@ -80,7 +87,12 @@ class Drift(msgspec.Struct):
 
 
 def check_drift(
-    con: Connection, table: str, reference: Reference, contract: Contract, monitor: Monitor
+    con: Connection,
+    table: str,
+    reference: Reference,
+    contract: Contract,
+    monitor: Monitor,
+    has_units: bool = False,
 ) -> list[Drift]:
     """Compare each column of the events with its reference.
 
@@ -90,23 +102,30 @@ def check_drift(
         reference: Distribution of each event column, from the bundle.
         contract: Contract of the model.
         monitor: Limits and confidence level.
+        has_units: Whether the table has a column `unit`: rows of one unit may be alike.
 
     Returns:
         The tested columns, largest distance first, then those that are only shown.
     """
-    counts = {
-        name: _count_table(distribution, count_like(con, table, name, distribution), monitor.design_effect)
-        for name, distribution in reference.items()
-    }
+    n_tested = len(reference.keys() - set(_untested_columns(contract)))
+    alpha = (1 - monitor.confidence_level) / max(1, n_tested)
+    current = {name: count_like(con, table, name, reference[name]) for name in reference}
+    for name, distribution in current.items():
+        if monitor.design_effect is not None:
+            distribution.design_effect = monitor.design_effect
+        elif has_units:
+            distribution.design_effect = estimate_design_effect(con, table, name, distribution, alpha)
+    counts = {name: _count_table(reference[name], current[name]) for name in reference}
     drifts = {name: _compare(name, reference[name], counts[name], contract) for name in reference}
+    for name, drift in drifts.items():
+        drift.design_effect = current[name].design_effect
     tested = {name: drift for name, drift in drifts.items() if drift.is_tested}
     flag_drift(list(tested.values()), monitor)
-    alpha = (1 - monitor.confidence_level) / max(1, len(tested))
     for name, drift in tested.items():
         if drift.status == "ok":
-            drift.required_rows = required_rows(counts[name], alpha, monitor.max_distance)
-            drift.required_rows *= monitor.design_effect
-            drift.status = "warn" if drift.required_rows else "ok"
+            n_effective = required_rows(counts[name], alpha, monitor.max_distance)
+            drift.required_rows = math.ceil(n_effective * drift.design_effect)
+            drift.status = "too few" if drift.required_rows else "ok"
     return sorted(drifts.values(), key=lambda drift: (not drift.is_tested, -drift.distance))
 
 
@@ -149,10 +168,9 @@ def required_rows(counts: NDArray[np.float64], alpha: float, max_distance: float
     return 0 if is_enough(n_rows) else bisect_left(range(MAX_ROWS), True, int(n_rows) + 1, key=is_enough)
 
 
-def _count_table(reference: Distribution, current: Distribution, design_effect: int) -> NDArray[np.float64]:
+def _count_table(*distributions: Distribution) -> NDArray[np.float64]:
     """Return the effective counts of two distributions in the same bins, `(2, n_bins)`."""
-    counts = np.array([[*part.counts, part.missing] for part in (reference, current)], float)
-    return counts / [[1], [design_effect]]
+    return np.array([np.array([*part.counts, part.missing]) / part.design_effect for part in distributions])
 
 
 def _compare(name: str, reference: Distribution, counts: NDArray[np.float64], contract: Contract) -> Drift:

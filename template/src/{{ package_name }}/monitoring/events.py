@@ -1,14 +1,21 @@
-"""Read prediction events and labels from a folder or an object store."""
+"""Read prediction events and labels from a folder or an object store.
+
+Rows of one customer, patient or machine may be alike, so they are not as many independent observations. If
+the contract has a group and requests name it, groups are the units of monitoring, as of the evaluation.
+Else clients are, if there are at least `MIN_UNITS`; fewer are taken for fixed senders, such as the instances
+of one service, whose rows are independent.
+"""
 
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import fsspec
 
-from ..contract.events import FALLBACK, FALLBACK_0_2, LABELS_FOLDER, LABELS_FOLDER_0_2
-from ..contract.tables import Connection, explain_errors, fetch_one, literal, text_list
+from ..contract.events import FALLBACK, FALLBACK_0_2, LABELS_FOLDER, LABELS_FOLDER_0_2, OPTIONAL_COLUMNS
+from ..contract.tables import Connection, explain_errors, fetch_one, literal, quote, text_list
 from ..core.errors import ProjectError
 
+MIN_UNITS = 30  # with fewer, a bootstrap of units is too certain (Cameron, Gelbach and Miller, 2008)
 _ROLE = f"if(role = {literal(FALLBACK_0_2)}, {literal(FALLBACK)}, role)"
 
 
@@ -73,7 +80,30 @@ def read_events(
     condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
     with explain_errors(f"the events in {address} cannot be read"):
         source = f"read_parquet({text_list(tuple(files))}, union_by_name=true)"
-        rows = f"SELECT * REPLACE ({_ROLE} AS role) FROM {source}"
+        columns = con.sql(f"FROM {source} LIMIT 0").columns
+        missing = "".join(
+            f", NULL::{sql_type} AS {quote(name)}"
+            for name, sql_type in OPTIONAL_COLUMNS.items()
+            if name not in columns
+        )
+        rows = f"SELECT * REPLACE ({_ROLE} AS role){missing} FROM {source}"
         con.sql(f"CREATE VIEW predictions AS {rows} WHERE status = 200")
         con.sql(f"CREATE TABLE events AS {rows} WHERE {condition}")
     return fetch_one(con, "SELECT count(*) FROM events")[0]
+
+
+def find_unit(con: Connection, table: str) -> str | None:
+    """Find the units of a table: rows of one unit may be alike.
+
+    Args:
+        con: Database with the events.
+        table: Events as SQL: the name of a table, or a query in parentheses.
+
+    Returns:
+        SQL of a row's unit; None if rows are taken to be independent.
+    """
+    counts = 'count(DISTINCT "group"), count(DISTINCT client)'
+    n_groups, n_clients = fetch_one(con, f"SELECT {counts} FROM {table}")
+    if n_groups:
+        return 'coalesce("group", client, hash(id))'
+    return "coalesce(client, hash(id))" if n_clients >= MIN_UNITS else None

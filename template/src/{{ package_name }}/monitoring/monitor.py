@@ -26,9 +26,11 @@ from ..core.errors import ProjectError, cli, warn_once
 from ..core.paths import BUNDLE, MONITORING_REPORT
 from ..model.bundle import Model
 from .drift import Drift, Reference, check_drift
-from .events import find_files, read_events
+from .events import MIN_UNITS, find_files, find_unit, read_events
 from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels, missing_amounts
 from .report import ADVICE, Finding, Monitoring, Traffic, write_report
+
+SHOWN_COLUMNS = 5  # of those that broke a rule, in a message
 
 
 class _Resume(msgspec.Struct):
@@ -95,7 +97,18 @@ def _select_model(traffic: list[Traffic], version: str) -> list[Traffic]:
     return selected
 
 
-def _check_requests(traffic: list[Traffic], settings: params.Monitor) -> Iterator[Finding]:
+def _name_rejected_columns(con: Connection, version: str) -> str:
+    """Name the first broken columns of a model's rejected requests, with counts; the most frequent first."""
+    condition = f"status = 422 AND row = 0 AND model_version = {literal(version)}"
+    counts = con.sql(
+        "SELECT coalesce(rejected_column, 'not recorded'), count(*) AS n FROM events "
+        f"WHERE {condition} GROUP BY 1 ORDER BY n DESC, 1"
+    ).fetchall()
+    parts = [f"{column} {count:,}" for column, count in counts[:SHOWN_COLUMNS]]
+    return ", ".join(parts + ["…"] * (len(counts) > SHOWN_COLUMNS))
+
+
+def _check_requests(con: Connection, traffic: list[Traffic], settings: params.Monitor) -> Iterator[Finding]:
     """Check whether significantly more requests are rejected, or fail, than allowed (binomial test)."""
     n_requests = sum(part.requests for part in traffic)
     for name, parameter in (("rejected", "max_rejected_share"), ("errors", "max_error_share")):
@@ -103,13 +116,16 @@ def _check_requests(traffic: list[Traffic], settings: params.Monitor) -> Iterato
         if binom.sf(count - 1, n_requests, limit) < 1 - settings.confidence_level:
             value = f"{count / n_requests:.1%}"
             message = f"{count:,} of {n_requests:,} requests"
+            if name == "rejected":
+                columns = _name_rejected_columns(con, traffic[0].model_version)
+                message += f"; by first broken column: {columns}"
             yield Finding("alert", name, "requests", message, value, f"{limit:.1%} (monitor.{parameter})")
 
 
 def _check_distances(drift: list[Drift], settings: params.Monitor) -> Iterator[Finding]:
     """Report the columns that drift."""
     for column in drift:
-        if column.status != "ok" and not column.required_rows:
+        if column.status in ("warn", "alert"):
             parameter = "max_distance" if column.status == "alert" else "warn_distance"
             limit = f"{getattr(settings, parameter):.0%} (monitor.{parameter})"
             value = f"distance {column.distance:.0%}"
@@ -118,19 +134,25 @@ def _check_distances(drift: list[Drift], settings: params.Monitor) -> Iterator[F
 
 def _check_kpis(
     performance: list[KpiResult],
-    n_labelled: int,
+    labels: LabelCounts,
     kpis: tuple[Kpi, ...],
     missing: list[str],
     settings: params.Monitor,
 ) -> Iterator[Finding]:
     """Report KPIs that are missed, and those without a value although labels arrived."""
+    n_labelled = labels.rows
     for result in performance:
         if result.status != "ok":
             message = f"over {result.rows:,} labelled rows"
+            if result.rows < n_labelled and not result.segment:
+                message += f", drawn from {n_labelled:,}"
             yield Finding("alert", "kpi", result.metric, message, f"{result.estimate}", result.limit)
     if 0 < n_labelled < settings.min_rows:
         limit = f"{settings.min_rows:,} (monitor.min_rows)"
         yield Finding("warn", "kpi", "labels", "too few labelled rows", f"{n_labelled:,}", limit)
+    elif not _has_enough_units(labels, settings):
+        message = f"{n_labelled:,} labelled rows are of too few groups or clients for an interval"
+        yield Finding("warn", "kpi", "labels", message, f"{labels.units:,}", f"{MIN_UNITS:,}")
     elif n_labelled:
         defined = {result.metric for result in performance if not result.segment}
         undefined = f"has no value over {n_labelled:,} labelled rows: do nearly all have the same label?"
@@ -140,17 +162,24 @@ def _check_kpis(
             yield Finding("warn", "kpi", metric, message)
 
 
+def _has_enough_units(labels: LabelCounts, settings: params.Monitor) -> bool:
+    """Tell whether units, if they are resampled, are enough for an interval."""
+    return labels.units is None or settings.design_effect is not None or labels.units >= MIN_UNITS
+
+
 def _check_rows(traffic: list[Traffic], drift: list[Drift], settings: params.Monitor) -> Iterator[Finding]:
     """Report rows that are too few, and events that are too old."""
-    n_rows, effect = sum(part.rows for part in traffic), settings.design_effect
+    n_rows = sum(part.rows for part in traffic)
     count = f"{n_rows:,}"
-    if effect > 1:
-        count += f" ({n_rows // effect:,} effective: monitor.design_effect is {effect})"
     if n_rows < settings.min_rows:
         limit = f"{settings.min_rows:,} (monitor.min_rows)"
         yield Finding("warn", "traffic", "rows", "too few rows of this model", count, limit)
-    if few := [column for column in drift if column.required_rows]:
+    if few := [column for column in drift if column.status == "too few"]:
         names, required = ", ".join(c.name for c in few), max(c.required_rows for c in few)
+        effect = max(column.design_effect for column in few)
+        source = "estimated" if settings.design_effect is None else "monitor.design_effect"
+        if effect > 1:
+            count += f" ({n_rows / effect:,.0f} effective: the design effect is up to {effect:.3g}, {source})"
         message = "too few rows to tell drift from chance"
         yield Finding("warn", "drift", names, message, count, f"{required:,} rows")
     hours = (_now() - max(part.last for part in traffic)) / timedelta(hours=1)
@@ -181,9 +210,10 @@ def _read_files(
 def _measure_drift(con: Connection, model: Model, settings: params.Monitor) -> list[Drift]:
     """Compare the successful rows of the bundle's model with its reference."""
     condition = f"status = 200 AND model_version = {literal(model.metadata.version)}"
-    con.sql(f"CREATE VIEW checked AS FROM events WHERE {condition}")
+    unit = find_unit(con, f"(FROM events WHERE {condition})")
+    con.sql(f"CREATE VIEW checked AS SELECT *, {unit or 'NULL'} AS unit FROM events WHERE {condition}")
     reference = msgspec.json.decode((BUNDLE / "reference.json").read_bytes(), type=Reference)
-    return check_drift(con, "checked", reference, model.contract, settings)
+    return check_drift(con, "checked", reference, model.contract, settings, has_units=unit is not None)
 
 
 def check_predictions(
@@ -213,20 +243,19 @@ def check_predictions(
     monitor, problem = settings.monitor, declarations.load()
     n_rows, n_labelled = sum(part.rows for part in selected), label_counts.rows
     drift = _measure_drift(con, model, monitor) if n_rows >= monitor.min_rows else []
-    enough_labels = n_labelled >= monitor.min_rows
+    enough_labels = n_labelled >= monitor.min_rows and _has_enough_units(label_counts, monitor)
     performance = evaluate_kpis(con, model.contract, problem, settings) if enough_labels else []
+    missing = missing_amounts(problem.cost, model.contract)
     findings = [
-        *_check_requests(selected, monitor),
-        *_check_kpis(
-            performance, n_labelled, problem.kpis, missing_amounts(problem.cost, model.contract), monitor
-        ),
+        *_check_requests(con, selected, monitor),
+        *_check_kpis(performance, label_counts, problem.kpis, missing, monitor),
         *_check_distances(drift, monitor),
         *(Finding("warn", "labels", kind, message) for kind, message in label_counts.warnings.items()),
         *_check_rows(selected, drift, monitor),
     ]
     checks = list(ADVICE)
     reasons = sorted(findings, key=lambda finding: (finding.status != "alert", checks.index(finding.check)))
-    too_few = n_rows < monitor.min_rows or any(column.required_rows for column in drift)
+    too_few = n_rows < monitor.min_rows or any(column.status == "too few" for column in drift)
     return Monitoring(
         status=reasons[0].status if reasons else "ok",
         reasons=reasons,

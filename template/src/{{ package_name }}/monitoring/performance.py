@@ -4,6 +4,8 @@ Labels are a CSV or Parquet file, or a folder of them, with the columns `id` (of
 `row` where requests had several rows. The first label of a row counts: by the column `received_at` that the
 server writes (`told_at` in 0.2), or by its place in the files. A KPI is missed if its whole bootstrap
 interval misses the threshold: a false alert in at most (1 - `monitor.confidence_level`) / 2 of all windows.
+The units of the events (`monitoring.events.find_unit`) are resampled, as in the evaluation; with an explicit
+`monitor.design_effect`, blocks of so many neighbouring rows.
 """
 
 from functools import partial
@@ -24,10 +26,26 @@ from ..model.bundle import Model
 from ..params import Params
 from ..stats.inference import Estimate, Floats, bootstrap
 from .drift import Status
+from .events import find_unit
 
 MAX_ROWS = 10_000  # larger samples would hardly narrow the intervals, but take long
 Segments = dict[str, NDArray[np.intp]]  # positions of the rows by segment; "" for all rows
-Sample = tuple[Observations, Floats, Segments]  # with outputs (n_rows, n_outputs)
+
+
+class Sample(NamedTuple):
+    """A sample of the labelled rows, ordered by time.
+
+    Attributes:
+        observations: Targets, and costs if there are any.
+        outputs: Shape `(n_rows, n_outputs)`.
+        segments: Positions of the rows by segment.
+        units: Unit of each row, numbers from 0, `(n_rows,)`; None if rows are taken to be independent.
+    """
+
+    observations: Observations
+    outputs: Floats
+    segments: Segments
+    units: NDArray[np.intp] | None
 
 
 class LabelCounts(NamedTuple):
@@ -38,12 +56,14 @@ class LabelCounts(NamedTuple):
         conflicts: Events with a later label that differs.
         invalid: Labels that violate the contract.
         ambiguous: Labels whose id belongs to several different requests.
+        units: Units of the labelled rows; None if rows are taken to be independent.
     """
 
     rows: int = 0
     conflicts: int = 0
     invalid: int = 0
     ambiguous: int = 0
+    units: int | None = None
 
     @property
     def warnings(self) -> dict[str, str]:
@@ -65,7 +85,7 @@ class KpiResult(msgspec.Struct):
 
     Attributes:
         metric: Name of the metric.
-        rows: Number of labelled rows.
+        rows: Number of labelled rows, or of those that were drawn for it.
         estimate: Value and bootstrap interval.
         limit: The KPI's threshold, in words.
         segment: Such as "colour = red"; empty for all rows.
@@ -103,7 +123,9 @@ def join_labels(con: Connection, files: list[str], model: Model) -> LabelCounts:
     counts = "count(label), count(*) FILTER (conflict), coalesce(sum(invalid), 0)::BIGINT"
     rows, conflicts, invalid = fetch_one(con, f"SELECT {counts} FROM labelled")
     con.sql("DELETE FROM labelled WHERE label IS NULL")
-    return LabelCounts(rows, conflicts, invalid, ambiguous)
+    unit = find_unit(con, "labelled")
+    units = fetch_one(con, f"SELECT count(DISTINCT {unit}) FROM labelled")[0] if unit else None
+    return LabelCounts(rows, conflicts, invalid, ambiguous, units)
 
 
 def read_labels(con: Connection, files: list[str], target: Column) -> None:
@@ -190,8 +212,9 @@ def evaluate_kpis(
         The defined results; a metric can be undefined, such as the ROC AUC of one class.
     """
     cost = None if missing_amounts(problem.cost, contract) else problem.cost
-    observations, outputs, segments = _read_sample(con, contract, cost, settings.gate.min_segment_rows)
-    metrics = problem.make_metrics(contract)
+    sample = _read_sample(con, contract, cost, settings.gate.min_segment_rows)
+    observations, outputs, segments, units = sample
+    block_size, metrics = settings.monitor.design_effect, problem.make_metrics(contract)
     cases = [(kpi, segment, rows) for kpi in problem.kpis for segment, rows in segments.items()]
 
     def score(kpi: Kpi, rows: NDArray[np.intp], counts: Floats) -> Floats:
@@ -202,7 +225,8 @@ def evaluate_kpis(
         len(outputs),
         settings.gate.n_bootstrap,
         settings.monitor.confidence_level,
-        settings.monitor.design_effect,
+        block_size or 1,
+        None if block_size else units,
     )
     results = [
         KpiResult(
@@ -225,8 +249,9 @@ def _read_sample(con: Connection, contract: Contract, cost: Cost | None, min_row
     amounts = {name: feature_column(name) for name in (cost.columns if cost else ())}
     features = [*(feature_column(column.name) for column in columns), *amounts.values()]
     names = output_columns(contract) + list(dict.fromkeys(features))
+    unit = find_unit(con, "labelled")
     sample = f"SELECT * FROM labelled ORDER BY hash(id, row) LIMIT {MAX_ROWS}"
-    selected = ", ".join(map(quote, ["label", *names]))
+    selected = ", ".join([*map(quote, ["label", *names]), f"{unit or 'NULL'} AS unit"])
     arrays = con.sql(f"SELECT {selected} FROM ({sample}) ORDER BY time, id, row").fetchnumpy()
     target = arrays["label"] if contract.task == "regression" else arrays["label"].astype(int)
     outputs = np.column_stack([arrays[name] for name in output_columns(contract)])
@@ -235,7 +260,8 @@ def _read_sample(con: Connection, contract: Contract, cost: Cost | None, min_row
         segments |= _segment_rows(column, arrays[feature_column(column.name)], min_rows)
     values = {name: arrays[column] for name, column in amounts.items()}
     costs = compute_costs(cost, values, len(target)) if cost else None
-    return Observations(target, costs=costs), outputs, segments
+    units = np.unique(arrays["unit"], return_inverse=True)[1] if unit else None
+    return Sample(Observations(target, costs=costs), outputs, segments, units)
 
 
 def _segment_rows(column: Column, values: Floats, min_rows: int) -> Segments:
@@ -244,8 +270,8 @@ def _segment_rows(column: Column, values: Floats, min_rows: int) -> Segments:
     for value in np.unique(values):
         rows = np.flatnonzero(np.isnan(values) if np.isnan(value) else values == value)
         name = "missing" if np.isnan(value) else f"{value:g}"
-        if column.categories and not np.isnan(value):
-            name = column.categories[int(value)]
+        if column.labels and not np.isnan(value):
+            name = column.labels[int(value)]
         segments[f"{column.name} = {name}"] = rows
     return {name: rows for name, rows in segments.items() if len(rows) >= min_rows}
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from ..core.files import table, write, write_json
-from .drift import Drift, Status
+from .drift import Drift, DriftStatus, Status
 from .performance import KpiResult
 
 PROJECT = __name__.partition(".")[0]
@@ -20,8 +20,8 @@ CODEOWNERS = Path(".github/CODEOWNERS")
 MAX_PLOTS = 12  # columns in the picture, and bins of each
 MIN_SHARE = 0.002  # smaller bins are not drawn
 PLOTS_PER_ROW = 3
-STATUSES: dict[Status, str] = {"ok": "ok", "warn": "WARN", "alert": "ALERT"}
-COLOURS: dict[Status, str] = {"ok": "C0", "warn": "C1", "alert": "C3"}
+STATUSES: dict[DriftStatus, str] = {"ok": "ok", "too few": "TOO FEW", "warn": "WARN", "alert": "ALERT"}
+COLOURS: dict[DriftStatus, str] = {"ok": "C0", "too few": "C4", "warn": "C1", "alert": "C3"}
 CAPTION = "Share of the rows in % by column, largest distance first: reference (grey) and current (coloured)."
 ADVICE = {
     "errors": "Read the server's log. If it began with a deployment, roll back.",
@@ -195,13 +195,14 @@ def _sections(result: Monitoring) -> list[tuple[str, str, list[dict[str, Any]]]]
     checks = {finding.check for finding in result.reasons}
     advice = " ".join(f"{check}: {text}" for check, text in ADVICE.items() if check in checks)
     kpis = (
-        f"{result.labelled_rows:,} rows have a label. The interval is a bootstrap interval; a KPI is missed "
-        "if all of it misses the limit. Segments are shown, but not checked."
+        f"{result.labelled_rows:,} rows have a label{_sample_note(result)}. The interval is a bootstrap "
+        "interval; a KPI is missed if all of it misses the limit. Segments are shown, but not checked."
     )
     drift = (
         "Distance: total variation distance from the reference (0 to 100 %), which is the training split for "
         "inputs and the test split for predictions. p-value: of a test that both distributions are equal. "
-        "TOO FEW: these rows cannot tell drift from chance. Columns without a status are not checked."
+        "TOO FEW: these rows cannot tell drift from chance. Design effect: how many rows are worth one "
+        "independent row. Columns without a status are not checked."
     )
     sections = [
         ("Findings", advice, list(map(_finding_row, result.reasons))),
@@ -212,17 +213,23 @@ def _sections(result: Monitoring) -> list[tuple[str, str, list[dict[str, Any]]]]
     return [section for section in sections if section[2]]
 
 
+def _sample_note(result: Monitoring) -> str:
+    """Say so if the KPIs are computed for a sample of the labelled rows."""
+    rows = max((kpi.rows for kpi in result.performance), default=result.labelled_rows)
+    return f", of which {rows:,} were drawn at random" if rows < result.labelled_rows else ""
+
+
 def _finding_row(finding: Finding) -> dict[str, Any]:
     return msgspec.structs.asdict(finding) | {"status": STATUSES[finding.status]}
 
 
 def _drift_row(drift: Drift) -> dict[str, Any]:
-    status = ("TOO FEW" if drift.required_rows else STATUSES[drift.status]) if drift.is_tested else ""
     return {
-        "status": status,
+        "status": STATUSES[drift.status] if drift.is_tested else "",
         "column": drift.name,
         "distance": f"{drift.distance:.1%}",
         "p-value": f"{drift.p_value:.1g}" if drift.p_value > 1e-9 else "< 1e-9",
+        "design effect": f"{drift.design_effect:.3g}",
         "missing, reference": f"{drift.reference[-1]:.1%}",
         "missing, current": f"{drift.current[-1]:.1%}",
     }

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter, time
+from typing import Any
 
 import msgspec
 from fastapi import FastAPI
@@ -66,16 +67,19 @@ class Server:
             labels: Folder or address to which ground-truth labels are written.
             role: Role of the model in requests that name none, one of `contract.events.ROLES`.
             price: What the server costs per hour, for `/metrics`.
-            token: Token that clients need to send labels; if empty, the gateway lets no labels through.
+            token: Token that clients need to send labels; if empty, the gateway lets no labels through. It is
+                also the key with which groups and clients are hashed.
             max_gb: Largest size of each store in GB, if it is a folder.
         """
         self._model, self._version = model, model.metadata.version
         self._role, self._token = role, token.encode()
         self._codec, self._limits = RowCodec(model.contract), RequestLimits()
-        self._events = EventWriter(model, events, max_gb)
+        self._events = EventWriter(model, events, max_gb, self._token)
         self._labels = LabelWriter(model.contract, labels, max_gb)
         self._writers: dict[str, Writer] = {"event": self._events, "label": self._labels}
-        self._metrics = Metrics(self._version, price, self._events.outputs, self._writers)
+        self._metrics = Metrics(
+            self._codec.column_names, self._version, price, self._events.outputs, self._writers
+        )
         self._encode = msgspec.json.Encoder().encode
         self._handlers = {PREDICT: self._predict, FEEDBACK: self._record, FEEDBACK_0_2: self._record}
         self.api = api.create_api(model, self._codec, self._labels.reader, self._metrics, self._run)
@@ -112,7 +116,9 @@ class Server:
             body = await self._limits.read_body(receive, int(headers.get(b"content-length", 0)))
             if body is None:  # the client has disconnected
                 return
-            status, content = handler(body, request_id, _ROLES.get(headers.get(b"x-role", b""), self._role))
+            role = _ROLES.get(headers.get(b"x-role", b""), self._role)
+            client = headers.get(b"x-client-id", b"").decode("latin-1")
+            status, content = handler(body, request_id, role, client)
         except RequestRejected as error:
             status, content = error.status, self._encode(api.ErrorResponse(str(error)))
         length = (b"content-length", str(len(content)).encode())
@@ -123,20 +129,17 @@ class Server:
         if path == PREDICT:
             self._metrics.count_request(status, perf_counter() - started)
 
-    def _predict(self, body: bytes, request_id: str, role: str) -> tuple[int, bytes]:
+    def _predict(self, body: bytes, request_id: str, role: str, client: str) -> tuple[int, bytes]:
         """Predict the rows of a body and record the event: HTTP status and JSON."""
         received, started = time(), perf_counter()
-        features = outputs = None
+        recorded: dict[str, Any] = {}
         try:
             if len(request_id) > MAX_ID_LENGTH:  # if it were cut, labels could not find it
                 raise RowError([_LONG_ID])
-            rows = self._codec.decode(body)
-            scores = self._model.run(rows)
-            content = self._encode(api.Predictions(self._version, self._model.predictions(scores)))
-            status, features, outputs = 200, rows, scores
-            self._metrics.predicted_rows += len(rows)
+            status, (content, recorded) = 200, self._predict_rows(body)
         except RowError as error:
             status, content = 422, self._encode(api.ValidationErrorResponse(error.problems, error.note))
+            recorded = {"rejected_column": self._metrics.count_rejected_rows(error.problems)}
         except OutputError as error:
             LOG.error("request %s failed: %s", request_id, error)
             status, content = 500, self._encode(api.ErrorResponse(str(error)))
@@ -150,11 +153,21 @@ class Server:
             role=role,
             seconds=perf_counter() - started,
             status=status,
-            features=features,
-            outputs=outputs,
+            client=self._events.hash_id(client),
+            **recorded,
         )
         self._events.add(event)
         return status, content
+
+    def _predict_rows(self, body: bytes) -> tuple[bytes, dict[str, Any]]:
+        """Predict the rows of a body: the JSON, and what the event holds of them."""
+        rows = self._codec.read(body)
+        features = self._codec.encode(rows)
+        outputs = self._model.run(features)
+        content = self._encode(api.Predictions(self._version, self._model.predictions(outputs)))
+        self._metrics.predicted_rows += len(rows)
+        groups = [*map(self._events.hash_id, self._codec.groups(rows))]
+        return content, {"features": self._events.summarize(features), "outputs": outputs, "groups": groups}
 
     def _record(self, body: bytes, *_: str) -> tuple[int, bytes]:
         """Record the labels of a body: HTTP status and JSON."""

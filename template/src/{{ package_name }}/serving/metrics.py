@@ -14,9 +14,11 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, gener
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from ..contract.rows import Problem
 from .writer import Writer
 
 STATUSES = (200, 405, 408, 413, 422, 500, 503)
+OTHER = "other"  # the row as a whole, or a column that is not in the contract: its name may be any text
 DURATION_EDGES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]  # seconds
 
 
@@ -70,11 +72,17 @@ class Metrics(Collector):
     """
 
     def __init__(
-        self, version: str, price: float, outputs: dict[str, Histogram], writers: dict[str, Writer]
+        self,
+        columns: list[str],
+        version: str,
+        price: float,
+        outputs: dict[str, Histogram],
+        writers: dict[str, Writer],
     ) -> None:
         """Register the metrics.
 
         Args:
+            columns: The columns of a row.
             version: Version of the model.
             price: What the server costs per hour.
             outputs: Histogram of each output of the model, by its label.
@@ -82,6 +90,7 @@ class Metrics(Collector):
         """
         self.predicted_rows = 0
         self._requests, self._durations = dict.fromkeys(STATUSES, 0), Histogram(DURATION_EDGES)
+        self._rejected_rows = dict.fromkeys([*columns, OTHER], 0)
         self._version, self._price, self._outputs, self._writers = version, price, outputs, writers
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -96,6 +105,21 @@ class Metrics(Collector):
         """
         self._requests[status] += 1
         self._durations.add(seconds)
+
+    def count_rejected_rows(self, problems: list[Problem]) -> str:
+        """Count the rows of a rejected request that break a rule, by their first broken column.
+
+        Args:
+            problems: The broken rules, at least one.
+
+        Returns:
+            The first broken column of the request, or `OTHER`.
+        """
+        columns = {problem.row: problem.column for problem in reversed(problems)}
+        counted = [column if column in self._rejected_rows else OTHER for column in columns.values()]
+        for column in counted:
+            self._rejected_rows[column] += 1
+        return counted[-1]
 
     def text(self) -> bytes:
         """Render the page that Prometheus scrapes.
@@ -116,6 +140,11 @@ class Metrics(Collector):
             requests.add_metric([str(status)], number)
         yield requests
         yield CounterMetricFamily("predict_rows", "Predicted rows", self.predicted_rows)
+        text = "Rows of rejected requests that break a rule, by first broken column"
+        rejected = CounterMetricFamily("rejected_rows", text, labels=["column"])
+        for column, number in self._rejected_rows.items():
+            rejected.add_metric([column], number)
+        yield rejected
         buckets, total = self._durations.buckets, self._durations.sum
         yield HistogramMetricFamily("predict_duration_seconds", "Duration of a request", buckets, total)
         outputs = HistogramMetricFamily("predict_output", "Outputs of the model", labels=["output"])

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ..contract import Column, Contract
 from ..contract.events import feature_column, output_columns
@@ -137,6 +138,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     counts: list[int]
     missing: int
     edges: list[float] = []
+    design_effect: float = 1.0  # see `estimate_design_effect`
 
 
 def model_columns(contract: Contract) -> dict[str, int]:
@@ -151,7 +153,7 @@ def model_columns(contract: Contract) -> dict[str, int]:
     inputs = {
         feature_column(name): 0 if column.length else len(column.labels)
         for column in contract.features
-        for name in column.encoded_names
+        for name in column.monitored_names
     }
     return inputs | dict.fromkeys(output_columns(contract), 0)
 
@@ -187,13 +189,75 @@ def count_like(con: Connection, table: str, column: str, reference: Distribution
     Returns:
         The column's distribution, with the bins of the reference.
     """
-    value = _nan_to_null(column)
-    place = f"{value}::INTEGER"
-    if reference.edges:
-        above = " + ".join(f"({value} > {edge!r})::INTEGER" for edge in reference.edges)
-        place = f"({value} >= {reference.edges[0]!r})::INTEGER + {above}"
-    *counts, missing = _count_rows(con, table, place, [*range(len(reference.counts)), None])
+    *counts, missing = _count_rows(con, table, _bin(column, reference), [*range(len(reference.counts)), None])
     return Distribution(counts, missing, reference.edges)
+
+
+def estimate_design_effect(
+    con: Connection, table: str, column: str, distribution: Distribution, alpha: float | None = None
+) -> float:
+    """Estimate how many rows of a column are worth one independent row.
+
+    That is 1 + (m - 1) rho (Kish, 1965, "Survey Sampling"): m is the number of rows in the unit of an average
+    row, rho the intraclass correlation of the bins, by analysis of variance (Donner, 1986). If all values are
+    in one bin, rho is unknown and taken to be 1.
+
+    Args:
+        con: Connection that can read the table.
+        table: The table as SQL, with a column `unit`: rows of one unit (such as a customer) may be alike.
+        column: Name of the column: float32 numbers, or positions in the categories.
+        distribution: The column's distribution in the table.
+        alpha: Significance level of the test that uses the estimate. The fewer the units, the less certain is
+            an estimate: it is multiplied by the squared ratio of Student's to the normal quantile. None: not.
+
+    Returns:
+        From 1, for independent rows, to m, for units whose rows all have the same value.
+    """
+    n_units, squares, fourth_powers, agreement = fetch_one(
+        con,
+        f"""
+        SELECT count(*), sum(n ** 2), sum(n ** 4), sum(agreement) FROM (
+            SELECT sum(n) AS n, sum(n ** 2) / sum(n) AS agreement FROM (
+                SELECT unit, {_bin(column, distribution)} AS bin, count(*)::DOUBLE AS n
+                FROM {table} GROUP BY ALL
+            ) GROUP BY unit
+        )
+        """,
+    )
+    bins = np.array([*distribution.counts, distribution.missing])
+    n_rows = bins.sum()
+    size = squares / n_rows
+    total, within = n_rows - (bins**2).sum() / n_rows, n_rows - agreement  # sums of squares of 0/1 indicators
+    if n_units < 2 or n_units == n_rows or total <= 0:
+        return _round(size)
+    between_mean, within_mean = (total - within) / (n_units - 1), within / (n_rows - n_units)
+    other_size = (n_rows - size) / (n_units - 1)
+    correlation = (between_mean - within_mean) / (between_mean + (other_size - 1) * within_mean)
+    effect = max(1.0, 1 + (size - 1) * correlation)
+    if alpha is not None:
+        effect *= _quantile_ratio(squares**2 / fourth_powers - 1, alpha) ** 2
+    return _round(min(size, effect))
+
+
+def _quantile_ratio(df: float, alpha: float) -> float:
+    """Ratio of Student's to the normal two-sided quantile, at least 1."""
+    from scipy.special import ndtri, stdtrit
+
+    return float(stdtrit(max(df, 1.0), 1 - alpha / 2) / ndtri(1 - alpha / 2))
+
+
+def _round(number: float) -> float:
+    """Round to six digits: the last digits of a sum depend on the number of threads."""
+    return float(f"{number:.6g}")
+
+
+def _bin(column: str, distribution: Distribution) -> str:
+    """Build SQL for the position of a value's bin, NULL for a missing value."""
+    value = _nan_to_null(column)
+    if not distribution.edges:
+        return f"{value}::INTEGER"
+    above = " + ".join(f"({value} > {edge!r})::INTEGER" for edge in distribution.edges)
+    return f"({value} >= {distribution.edges[0]!r})::INTEGER + {above}"
 
 
 def _count_rows(con: Connection, table: str, value: str, keys: Iterable[Any]) -> list[int]:
