@@ -24,6 +24,7 @@ LONG_LIST = 64  # numbers; a longer list is monitored by its summary: for privac
 SUMMARY = ("mean", "deviation", "lowest", "highest")
 BOOLEANS = ("false", "true")  # as labels, in the order of 0 and 1
 TIME = r"\d{4}-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
+IN_NO_NAME = re.compile(r'["\\\x00-\x1f]')  # not in the API's field names
 DURATION = re.compile(r"(\d+) ?(min|h|d|w)")
 DURATION_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 FEEDBACK_COLUMNS = ("id", "row", "received_at", "told_at")
@@ -77,6 +78,9 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         broken = {
             f"the kind must be one of {', '.join(get_args(Kind))}": self.kind not in get_args(Kind),
             "the name is empty": not self.name,
+            "the name has a quotation mark, a backslash or a control character": bool(
+                IN_NO_NAME.search(self.name)
+            ),
             "the name is reserved by the package or DuckDB": self.name.lower() in RESERVED,
             "min must not exceed max": self.kind in LARGEST and self.bounds[0] > self.bounds[1],
             "kind 'category' needs categories": self.kind == "category" and not self.categories,
@@ -235,8 +239,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             raise ProjectError(f"contract: the target {self.target!r} is also key, time or group")
         if self.target.casefold() in FEEDBACK_COLUMNS:
             raise ProjectError(
-                f"contract: the target cannot be called {self.target!r}: feedback has columns of its own with "
-                f"the names {', '.join(FEEDBACK_COLUMNS)}. Rename it, in problem.PREPARE."
+                f"contract: the target cannot be called {self.target!r}: feedback has columns "
+                f"{', '.join(FEEDBACK_COLUMNS)} of its own. Rename it, in problem.PREPARE."
             )
         if not self.features:
             raise ProjectError(

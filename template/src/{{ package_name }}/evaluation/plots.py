@@ -14,6 +14,7 @@ from .checks import Check, Evidence, Predictions, Status, label_predictions
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MAX_NAME = 40  # characters of a name that are shown
 NEWEST_ROWS = 336  # of a forecast: a week of half-hours
 STYLES: dict[Status, tuple[str, str]] = {"pass": ("C0", "o"), "warn": ("C1", "s"), "fail": ("C3", "X")}
 
@@ -65,7 +66,7 @@ def _curves(axes: "Axes", display: Any, title: str, predictions: list[Prediction
     """ROC or precision-recall curves."""
     for index, (name, observed, predicted) in enumerate(predictions):
         chance = index == len(predictions) - 1
-        display.from_predictions(observed, predicted, name=name, ax=axes, plot_chance_level=chance)
+        display.from_predictions(observed, predicted, name=name[:MAX_NAME], ax=axes, plot_chance_level=chance)
     axes.set(title=title, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set(xlabel=axes.get_xlabel().split(" (")[0], ylabel=axes.get_ylabel().split(" (")[0])
     axes.legend(fontsize="small")
@@ -93,7 +94,7 @@ def _calibration(axes: "Axes", predictions: list[Predictions]) -> None:
     for name, observed, predicted in predictions:
         bins = assign_calibration_bins(predicted)
         means = [(predicted[bins == b].mean(), observed[bins == b].mean()) for b in np.unique(bins)]
-        axes.plot(*zip(*means, strict=True), marker="o", label=name)
+        axes.plot(*zip(*means, strict=True), marker="o", label=name[:MAX_NAME])
     low, high = min(*axes.get_xlim(), *axes.get_ylim()), max(*axes.get_xlim(), *axes.get_ylim())
     axes.plot([low, high], [low, high], color="grey", linestyle=":", label="perfect calibration")
     axes.set(title="Calibration", xlabel="predicted (mean of a bin)", ylabel="observed", aspect="equal")
@@ -108,7 +109,8 @@ def _comparison(axes: "Axes", checks: list[Check], evidence: Evidence) -> None:
             colour, marker = STYLES[check.status]
             axes.hlines(place, check.estimate.low, check.estimate.high, color=colour)
             axes.plot(check.estimate.value, place, marker, color=colour)
-        label = check.subject if check.status == "pass" else f"{check.status}: {check.subject}"
+        label = "" if check.status == "pass" else f"{check.status}: "
+        label += check.subject[:MAX_NAME]
         if check.subject in segments:
             label += f" (n = {len(segments[check.subject]):,})"
         axes.annotate(label, (0.02, place + 0.2), xycoords=("axes fraction", "data"), fontsize="small")
