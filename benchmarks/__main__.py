@@ -11,7 +11,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from . import data, drift, monitor, pipeline, render, serving, update, way
+from . import data, drift, monitor, pipeline, render, serving, update, way, width
 from .demo import StepError
 from .lab import Lab
 from .table import markdown
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "way": way.rows,
     "pipeline": pipeline.rows,
     "data": data.rows,
+    "width": width.rows,
     "serving": serving.rows,
     "monitor": monitor.rows,
     "drift": drift.rows,
