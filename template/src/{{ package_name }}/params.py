@@ -189,6 +189,11 @@ def _select_standard(sections: dict[str, Any]) -> dict[str, Any]:
         if sections.pop(name, None) is not None and not Path(__file__).with_name(folder).is_dir():
             warn_once(f"params.yaml: {name} has no effect in a project without {folder}/; delete it")
     _rename_keys(sections, RENAMED)
+    for name in [name for name, section in sections.items() if section is None]:
+        del sections[name]  # an empty section has all defaults
+    for section in sections.values():
+        if isinstance(section, dict) and section.get("estimator", {}) is None:
+            del section["estimator"]
     gate = sections.get("gate")
     if isinstance(gate, dict) and (old := str(gate.get("promotion_test"))) in RENAMED_VALUES:
         gate["promotion_test"] = RENAMED_VALUES[old]

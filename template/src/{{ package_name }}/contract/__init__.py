@@ -301,6 +301,28 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
                     "Rename all but one, in problem.PREPARE."
                 )
 
+    def roles(self, column: Column) -> str:
+        """Name the roles of a column.
+
+        Args:
+            column: A column of the contract.
+
+        Returns:
+            Such as "feature, segment", for reports.
+        """
+        roles = {
+            "key": column.name in self.keys,
+            "target": column.name == self.target,
+            "time": column.name == self.time,
+            "group": column.name == self.group,
+            "feature": column in self.features,
+            "segment": column.segment,
+            "protected": column.protected,
+            "not known at prediction": not column.known_at_prediction,
+            "personal, dropped": bool(column.personal),
+        }
+        return ", ".join(role for role, applies in roles.items() if applies)
+
     @property
     def keys(self) -> tuple[str, ...]:
         """The columns that identify a row.

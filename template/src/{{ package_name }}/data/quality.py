@@ -18,6 +18,7 @@ from .leakage import AND, score_classes, score_features
 
 LEAKAGE_ROWS = 5_000
 MAX_MATCHES = 1_000
+EXACT_INTEGER = 2**24  # beyond, float32 rounds integers
 N_STRONGEST = 5  # features whose leakage score is shown, whatever it is
 MIN_MATCHES = 0.95  # share of values found among the targets that are not known yet
 
@@ -31,6 +32,7 @@ ACTIONS = {
     "unknown target": "A feature must be known at prediction: use a value that is at least a horizon old. "
     f"{ACCEPT}",
     "empty column": "Leave the column out (feature=False) until the source has values.",
+    "precision": "The model's numbers are float32: subtract a constant in problem.PREPARE, or use a time.",
     "unknown categories": "Add frequent values to the categories of the contract.",
     "personal data": "Set personal=True in the contract to drop the column, or personal=False if harmless.",
     "key as feature": "If the key only identifies rows, delete key_is_feature=True in the contract: the new "
@@ -47,6 +49,7 @@ WARNINGS = (
     "repeated rows",
     "class leakage",
     "unknown categories",
+    "precision",
 )  # the other checks stop the pipeline
 
 PERSONAL_DATA = {
@@ -113,6 +116,8 @@ def check_rejected_share(rows: int, rejected: int, settings: params.Validate) ->
     """
     share, max_share = rejected / max(rows, 1), settings.max_rejected_share
     message, limit = f"{rejected:,} of {rows:,} rows break the contract", (share, f"≤ {max_share:g}")
+    if rows == 0:
+        message = "the source, or problem.PREPARE, gives no row"
     passes = rows > 0 and share <= max_share
     return make_check("rejected rows", "table", passes, message, *limit, "validate.max_rejected_share")
 
@@ -230,6 +235,25 @@ def check_empty_columns(contract: Contract, columns: dict[str, ColumnSummary]) -
     for column in contract.features:
         if columns[column.name].missing == columns[column.name].rows:
             yield make_check("empty column", column.name, False, "has no value in any row")
+
+
+def check_precision(contract: Contract, columns: dict[str, ColumnSummary]) -> Iterator[DataCheck]:
+    """Check that the model can tell neighbouring integers apart.
+
+    Args:
+        contract: The contract of the rows.
+        columns: Summaries of the columns.
+
+    Yields:
+        A warning for each integer feature with values that float32 rounds.
+    """
+    for column in contract.features:
+        low, high = columns[column.name].min, columns[column.name].max
+        if column.kind == "integer" and low is not None and high is not None:
+            largest = max(abs(low), abs(high))
+            if largest > EXACT_INTEGER:
+                message = f"its values reach {largest:,.0f}"
+                yield make_check("precision", column.name, False, message, largest, f"≤ {EXACT_INTEGER:,}")
 
 
 def check_unknown_categories(con: Connection, table: str, contract: Contract) -> Iterator[DataCheck]:

@@ -109,7 +109,7 @@ def write_markdown(report: DataReport, contract: Contract, path: Path) -> None:
         "## Rejected rows" if reasons else "",
         table(reasons),
         "## Columns",
-        table([_column_row(column, report.columns[column.name]) for column in contract.kept]),
+        table([_column_row(column, report.columns[column.name], contract) for column in contract.kept]),
     ]
     path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
@@ -121,10 +121,11 @@ def _check_row(check: DataCheck) -> dict[str, Any]:
     return row | limit | {"what to do": check.action}
 
 
-def _column_row(column: Column, summary: ColumnSummary) -> dict[str, Any]:
+def _column_row(column: Column, summary: ColumnSummary, contract: Contract) -> dict[str, Any]:
     """Return the row of a column in the report."""
     return {
         "column": f"`{column.name}`",
+        "role": contract.roles(column),
         "description": column.description,
         "rule": column.rule,
         "missing": f"{summary.missing / summary.rows:.1%}" if summary.missing else "",

@@ -83,6 +83,7 @@ def _check_table(
         checks += quality.check_leakage(con, CLEAN, contract, settings.max_leakage_score)
     checks += quality.check_horizon(con, CLEAN, contract)
     checks += quality.check_empty_columns(contract, columns)
+    checks += quality.check_precision(contract, columns)
     checks += quality.check_unknown_categories(con, "prepared", contract)
     checks += quality.check_personal_data(con, clean, contract)
     checks += [quality.check_key(contract), groups.check_repeated_rows(con, contract, clean)]

@@ -129,13 +129,12 @@ def _model_card(reports: Reports, problem: Declarations) -> str:
 def _data_card(reports: Reports, problem: Declarations) -> str:
     """The data card (after Gebru et al., 2021, "Datasheets for Datasets")."""
     data, split, contract, about = reports["data"], reports["split"], problem.contract, problem.model_card
-    roles = {"protected": "protected", "personal": "personal, dropped", "segment": "segment"}
     columns = [
         {
             "column": f"`{column.name}`",
             "description": column.description,
             "valid values": column.rule,
-            "role": ", ".join(text for role, text in roles.items() if getattr(column, role)),
+            "role": contract.roles(column),
             "missing": summary.missing if summary else "",
             "distribution": format_distribution(column, summary) if summary else "",
         }
