@@ -5,28 +5,31 @@ import logging
 import pickle
 from copy import deepcopy
 from types import FunctionType
+from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from skl2onnx import convert_sklearn
+from onnx import TensorProto, helper
+from skl2onnx import convert_sklearn, get_latest_tested_opset_version
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 
 from ..contract import Contract
 from ..core.errors import ProjectError
+from ..stats.metrics import Estimator
+from .converters import conversion_functions, floor_float32, register_converters
 
 INPUT = "features"
 OUTPUTS = {"classification": "probabilities", "ranking": "probabilities", "regression": "variable"}
+OPSETS = {"": get_latest_tested_opset_version(), "ai.onnx.ml": 3}  # the latest that all converters know
 
 
-def convert_estimator(estimator: BaseEstimator, contract: Contract) -> onnx.ModelProto:
-    """Convert a fitted scikit-learn estimator.
+def convert_estimator(estimator: Estimator, contract: Contract) -> onnx.ModelProto:
+    """Convert a fitted estimator.
 
     Args:
-        estimator: Fitted on the features of `contract`.
+        estimator: Fitted on the features of `contract`: scikit-learn's, a boosting library's, or one with a
+            method `to_onnx(feature_names)` that returns an `onnx.ModelProto`, or its bytes.
         contract: Names features, target and task.
 
     Returns:
@@ -36,48 +39,72 @@ def convert_estimator(estimator: BaseEstimator, contract: Contract) -> onnx.Mode
     Raises:
         ProjectError: A step cannot be converted; the message names it and the alternatives.
     """
-    logging.getLogger("skl2onnx").setLevel(logging.ERROR)
-    by_name = any(isinstance(part, ColumnTransformer) for part in estimator.get_params().values())
-    names = contract.feature_names
-    widths = dict.fromkeys(names, 1) if by_name else {INPUT: len(names)}
-    inputs = [(name, FloatTensorType([None, width])) for name, width in widths.items()]
-    options = {"zipmap": False} if contract.task != "regression" else None
-    try:
-        model = convert_sklearn(_floor_thresholds(estimator), contract.target, inputs, options=options)
-    except Exception as error:  # the converter raises errors of many kinds
-        raise ProjectError(_explain(estimator, error)) from None
-    if by_name:
-        _join_inputs(model, names)
-    _keep_output(model, OUTPUTS[contract.task])
+    model = (_export if hasattr(estimator, "to_onnx") else _convert)(estimator, contract)
     onnx.checker.check_model(model)
     return model
 
 
-def _floor_thresholds(estimator: BaseEstimator) -> BaseEstimator:
-    """A copy whose HistGradientBoosting trees compare float32 features in float32 exactly as before.
+def _export(estimator: Estimator, contract: Contract) -> onnx.ModelProto:
+    """Let an estimator convert itself, and give its input the name that a bundle's has."""
+    exported = estimator.to_onnx(contract.feature_names)
+    model = onnx.load_from_string(exported) if isinstance(exported, bytes) else exported
+    graph, kind = model.graph, type(estimator).__name__
+    weights = {weight.name for weight in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    values = [*inputs, *graph.output]
+    is_float = all(value.type.tensor_type.elem_type == TensorProto.FLOAT for value in values)
+    if len(values) != 2 or len(inputs) != 1 or not is_float:
+        raise ProjectError(
+            f"bundle: {kind}.to_onnx must return a model with one input, float32 of shape (n_rows, "
+            f"{len(contract.feature_names)}), and one output, float32 of shape (n_rows, n_labels); "
+            f"it has {', '.join(value.name for value in values)}"
+        )
+    if inputs[0].name != INPUT:
+        graph.node.insert(0, helper.make_node("Identity", [INPUT], [inputs[0].name]))
+        inputs[0].name = INPUT
+    return model
 
-    Their thresholds are float64 and lie between the values of training. The converter rounds them, half of
-    them up: a feature between threshold and rounded threshold would then go the other way.
+
+def _convert(estimator: Estimator, contract: Contract) -> onnx.ModelProto:
+    """Convert an estimator with skl2onnx."""
+    logging.getLogger("skl2onnx").setLevel(logging.ERROR)
+    register_converters()
+    inputs = [(INPUT, FloatTensorType([None, len(contract.feature_names)]))]
+    options = {"zipmap": False} if contract.task != "regression" else None
+    prepared = _prepare(estimator)
+    try:
+        model = convert_sklearn(
+            prepared,
+            contract.target,
+            inputs,
+            target_opset=OPSETS,
+            options=options,
+            custom_conversion_functions=conversion_functions(),
+        )
+    except Exception as error:  # the converter raises errors of many kinds
+        raise ProjectError(_explain(estimator, error)) from None
+    _keep_output(model, OUTPUTS[contract.task])
+    return model
+
+
+def _prepare(estimator: Estimator) -> Estimator:
+    """A copy that skl2onnx converts exactly.
+
+    - Columns have positions instead of names, because ONNX does not take every name.
+    - HistGradientBoosting compares float32 features in float32 exactly as before. Its thresholds are float64
+      and lie between the values of training. The converter rounds them, half of them up: a feature between
+      threshold and rounded threshold would then go the other way.
     """
     copied = deepcopy(estimator)
     for part in nested_parts(copied):
         if type(part).__name__ == "TreePredictor":
-            part.nodes["num_threshold"] = float32_below(part.nodes["num_threshold"])
+            part.nodes["num_threshold"] = floor_float32(part.nodes["num_threshold"])
+        if isinstance(part, ColumnTransformer):
+            positions = part._transformer_to_input_indices
+            part.transformers_ = [(name, step, positions[name]) for name, step, _ in part.transformers_]
+        if "feature_names_in_" in getattr(part, "__dict__", {}):
+            del part.feature_names_in_
     return copied
-
-
-def float32_below(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Round down to float32.
-
-    Args:
-        numbers: Any shape.
-
-    Returns:
-        The largest float32 that is not above each number, in the same shape.
-    """
-    with np.errstate(over="ignore"):  # beyond float32, the nearest is infinite
-        nearest = numbers.astype(np.float32)
-    return np.where(nearest > numbers, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 class _Visitor(pickle.Pickler):
@@ -97,7 +124,7 @@ class _Visitor(pickle.Pickler):
             self.parts.append(part)
 
 
-def nested_parts(estimator: BaseEstimator) -> list:
+def nested_parts(estimator: Any) -> list:
     """List an estimator and all objects inside: steps, fitted copies, trees.
 
     Args:
@@ -111,17 +138,6 @@ def nested_parts(estimator: BaseEstimator) -> list:
     return visitor.parts
 
 
-def _join_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
-    """Feed the named columns from one matrix, which is far cheaper to pass than many inputs."""
-    graph = model.graph
-    for position, name in enumerate(names):
-        index = f"{name}@position"
-        graph.initializer.append(numpy_helper.from_array(np.array([position], np.int64), index))
-        graph.node.insert(0, helper.make_node("Gather", [INPUT, index], [name], axis=1))
-    del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, len(names)]))
-
-
 def _keep_output(model: onnx.ModelProto, name: str) -> None:
     """Keep one output: the matrix of probabilities or values."""
     outputs = [output for output in model.graph.output if output.name == name]
@@ -132,7 +148,7 @@ def _keep_output(model: onnx.ModelProto, name: str) -> None:
     model.graph.output.extend(outputs)
 
 
-def _explain(estimator: BaseEstimator, error: Exception) -> str:
+def _explain(estimator: Estimator, error: Exception) -> str:
     """Which step cannot be converted, and the alternatives."""
     parts = {"estimator": estimator, **estimator.get_params()}
     kinds = {name: type(part).__name__ for name, part in parts.items() if isinstance(part, BaseEstimator)}
