@@ -139,6 +139,27 @@ def _settle_key(contract: Contract) -> Contract:
     return contract
 
 
+def make_estimator(make: Callable[..., Any], settings: params.Train) -> Any:
+    """Call `problem.estimator` with the settings of `params.yaml`.
+
+    Args:
+        make: `problem.estimator`.
+        settings: Seed and keyword arguments.
+
+    Returns:
+        The estimator, not fitted.
+
+    Raises:
+        ProjectError: The function does not take a setting.
+    """
+    try:
+        return make(settings.seed, **settings.estimator)
+    except TypeError as error:
+        raise ProjectError(
+            f"train.estimator in params.yaml does not fit problem.estimator: {error}"
+        ) from None
+
+
 def check_expectations(declarations: Declarations) -> None:
     """Check that KPIs and behavioural tests fit the contract.
 

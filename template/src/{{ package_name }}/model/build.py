@@ -14,7 +14,7 @@ from .. import declarations, params
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
 from ..contract.tables import connect, encode_features, literal, quote, read_row
-from ..core.errors import cli
+from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.git import exists
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
@@ -88,7 +88,13 @@ def main() -> None:
     DRAFT.mkdir(parents=True)
     model = convert_estimator(estimator, contract).SerializeToString(deterministic=True)
     (DRAFT / "model.onnx").write_bytes(model)
-    run = Session(DRAFT / "model.onnx").run
+    try:
+        run = Session(DRAFT / "model.onnx").run
+    except Exception as error:  # ONNX Runtime raises errors of its own
+        raise ProjectError(
+            f"bundle: ONNX Runtime cannot load {type(estimator).__name__}: {error}. "
+            "Replace the step that it names."
+        ) from None
     parity = check_parity(estimator, run, test, settings.bundle.parity_tolerance)
     write_json(DRAFT / "contract.json", contract)
     write_json(DRAFT / "reference.json", compute_reference(run, test, settings.memory_gb))

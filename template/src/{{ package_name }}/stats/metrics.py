@@ -30,7 +30,7 @@ def predict_outputs(estimator: Estimator, features: pd.DataFrame, contract: Cont
     """Predict with an estimator, in the shape of a bundle's outputs.
 
     Args:
-        estimator: A fitted scikit-learn estimator.
+        estimator: A fitted estimator.
         features: float32, of shape `(n_rows, n_features)`.
         contract: The contract, which names task and labels.
 
@@ -51,6 +51,21 @@ def predict_outputs(estimator: Estimator, features: pd.DataFrame, contract: Cont
     outputs = np.zeros((len(features), len(contract.labels)))
     outputs[:, estimator.classes_] = estimator.predict_proba(features)  # a fold may lack rare labels
     return outputs
+
+
+def predict_labels(outputs: Floats, threshold: float | None) -> NDArray[np.intp]:
+    """Decide on a label for each row.
+
+    Args:
+        outputs: Probabilities, of shape `(n_rows, n_labels)`.
+        threshold: `Contract.decision_threshold`; None: the most probable label.
+
+    Returns:
+        Positions of the labels, of shape `(n_rows,)`.
+    """
+    if threshold is None:
+        return outputs.argmax(axis=1)
+    return (outputs[:, 1] >= np.float32(threshold)).astype(np.intp)
 
 
 def compute_metrics(contract: Contract, target: Integers | Floats, outputs: Floats) -> dict[str, float]:

@@ -76,12 +76,7 @@ def main() -> None:
     """Write the fitted estimator and the metrics of its cross-validation."""
     settings, problem = params.load().train, declarations.load()
     train = load_dataset(TRAIN, problem.contract)
-    try:
-        estimator: Estimator = problem.estimator(settings.seed, **settings.estimator)
-    except TypeError as error:
-        raise ProjectError(
-            f"train.estimator in params.yaml does not fit problem.estimator: {error}"
-        ) from None
+    estimator = declarations.make_estimator(problem.estimator, settings)
     try:
         by_fold = cross_validate(estimator, train, settings)
         estimator.fit(train.features, train.target)
