@@ -10,10 +10,11 @@ from onnx import TensorProto
 from skl2onnx import update_registered_converter
 from skl2onnx._parse import _parse_sklearn, sklearn_parsers_map, update_registered_parser
 from skl2onnx._supported_operators import sklearn_operator_name_map as registered
-from skl2onnx.common._registration import get_converter
+from skl2onnx.common._registration import get_converter, get_shape_calculator
 from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes
 from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -21,6 +22,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.feature_selection import SelectorMixin
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
@@ -143,10 +145,12 @@ def conversion_functions(exact_scaling: bool) -> dict[type, Converter]:
     encoders = (OneHotEncoder, OrdinalEncoder, TargetEncoder)
     replaced: dict[type, Converter] = dict.fromkeys(TREES, _convert_trees)
     replaced |= dict.fromkeys(encoders, _convert_encoder)
+    replaced |= {kind: _convert_selection for kind in registered if issubclass(kind, SelectorMixin)}
     replaced |= dict.fromkeys(SCALERS, _convert_scaler) if exact_scaling else {}
     return replaced | {
         FunctionTransformer: _convert_function,
         HistGradientBoostingRegressor: _convert_boosting,
+        LinearDiscriminantAnalysis: _convert_discriminant,
         Pipeline: _convert_pipeline,
         SimpleImputer: _convert_imputer,
     }
@@ -158,12 +162,19 @@ def shape_calculators() -> dict[type, Callable[[Any], None]]:
     Returns:
         Functions that set an output's type, for `convert_sklearn(custom_shape_calculators=…)`.
     """
-    return {FunctionTransformer: _keep_type}
+    return {FunctionTransformer: _keep_type, SimpleImputer: _count_indicators}
 
 
 def _keep_type(operator: Any) -> None:
     """Give the output the type of the input, with any number of columns."""
     operator.outputs[0].type = type(operator.inputs[0].type)([None, None])
+
+
+def _count_indicators(operator: Any) -> None:
+    """Count the columns that say what was missing."""
+    get_shape_calculator(operator.type)(operator)
+    if operator.raw_operator.indicator_ is not None:
+        operator.outputs[0].type.shape = [None, len(operator.raw_operator.get_feature_names_out())]
 
 
 _parsers: dict[type, Callable[..., Any]] = {}  # skl2onnx's own
@@ -249,6 +260,22 @@ def _convert_boosting(scope: Any, operator: Any, container: Any) -> None:
     _Graph(scope, container).add("Exp", raw, target=operator.outputs[0].full_name)
 
 
+def _convert_discriminant(scope: Any, operator: Any, container: Any) -> None:
+    """LinearDiscriminantAnalysis of two labels: skl2onnx takes twice the score."""
+    model, graph = operator.raw_operator, _Graph(scope, container)
+    wants_scores = container.get_options(model, {"raw_scores": False})["raw_scores"]
+    if len(model.classes_) > 2 or wants_scores:
+        _run_registered(scope, operator, container)
+        return
+    weights, bias = graph.constant(model.coef_.T), graph.constant(model.intercept_)
+    second = graph.add("Sigmoid", graph.add("Gemm", graph.joined(operator), weights, bias))
+    first = graph.add("Sub", graph.constant([1.0]), second)
+    labels, probabilities = (variable.full_name for variable in operator.outputs)
+    graph.add("Concat", first, second, target=probabilities, axis=1)
+    best = graph.add("ArgMax", probabilities, axis=1, keepdims=0)
+    graph.add("Gather", graph.constant(model.classes_, TensorProto.INT64), best, target=labels)
+
+
 def _convert_pipeline(scope: Any, operator: Any, container: Any) -> None:
     """A pipeline inside of another estimator: calibration asks its last step for raw scores."""
     steps, inputs = operator.raw_operator.steps, operator.inputs
@@ -303,6 +330,17 @@ def scales_in_float32(model: Any) -> bool:
     for op_type, operand in _scaling(model):
         scaled = operations[op_type](scaled, np.asarray(operand, np.float32))
     return np.array_equal(scaled, np.asarray(model.transform(numbers)))
+
+
+def _convert_selection(scope: Any, operator: Any, container: Any) -> None:
+    """A choice of features, also of the first one alone, which skl2onnx takes for none."""
+    chosen = operator.raw_operator.get_support(indices=True)
+    if chosen.any():
+        _run_registered(scope, operator, container)
+        return
+    graph = _Graph(scope, container)
+    positions = graph.constant(chosen, TensorProto.INT64)
+    graph.add("Gather", graph.joined(operator), positions, target=operator.outputs[0].full_name, axis=1)
 
 
 def _convert_imputer(scope: Any, operator: Any, container: Any) -> None:
@@ -372,8 +410,10 @@ def encoding_tables(encoder: Any) -> list[tuple[NDArray[np.float32], NDArray[np.
 
 def _convert_function(scope: Any, operator: Any, container: Any) -> None:
     """A function of numpy that works on each number alone."""
-    graph, operators = _Graph(scope, container), FUNCTIONS[operator.raw_operator.func]
-    graph.apply(operators, graph.joined(operator), operator.outputs[0].full_name)
+    graph, function = _Graph(scope, container), operator.raw_operator.func
+    if function not in FUNCTIONS:
+        raise NotImplementedError(f"FunctionTransformer with {function}")
+    graph.apply(FUNCTIONS[function], graph.joined(operator), operator.outputs[0].full_name)
 
 
 def _convert_transformed_target(scope: Any, operator: Any, container: Any) -> None:

@@ -126,9 +126,10 @@ def _whole_problems(estimator: Estimator, contract: Contract) -> Iterator[str]:
         yield f"it rejects names with any of {signs}, such as {names[0]!r}: rename them in problem.PREPARE"
     nullable = [column.name for column in contract.features if column.nullable]
     if nullable and (step := _step_without_missing(steps)):
+        subject = "it" if step == type(estimator).__name__ else step
         yield (
-            f"{step} does not accept missing values, which the contract allows in {', '.join(nullable[:5])}: "
-            "put a SimpleImputer before it, or declare the columns with nullable=False"
+            f"{subject} does not accept missing values, which the contract allows in "
+            f"{', '.join(nullable[:5])}: put a SimpleImputer before it, or declare them with nullable=False"
         )
 
 
