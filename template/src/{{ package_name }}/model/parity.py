@@ -18,7 +18,7 @@ from .onnx import convert_steps, has_trees, nested_parts
 
 PROBE_ROWS = 20_000  # about as many rows are predicted beside the test split, however wide the contract is
 COLUMN_ROWS = (5, 100)  # fewest and most rows of a probe; more if a column has more categories
-VALUE_ROWS = 10_000  # test rows in which the values of a column are looked up
+KNOWN_VALUES = 2_000_000  # of all columns together, between which numbers are chosen
 ROWS_PER_CALL = 2_000  # each call of an estimator looks at every column, and a wide table has many
 TIED = 2e-4  # probabilities this close may change places within the default tolerance
 IMPUTE = "Impute it in the estimator (SimpleImputer), or declare the column with nullable=False."
@@ -123,7 +123,8 @@ def make_probes(test: Dataset) -> Iterator[Probe]:
     columns, names = test.contract.features, test.features.columns
     n_rows = int(np.clip(PROBE_ROWS // (2 * len(columns)), *COLUMN_ROWS))
     positions = np.unique(np.linspace(0, len(test) - 1, n_rows).astype(int))
-    sample, known = test.features.iloc[positions].to_numpy(), test.features[:: len(test) // VALUE_ROWS + 1]
+    sample = test.features.iloc[positions].to_numpy()
+    known = test.features[:: test.features.size // KNOWN_VALUES + 1]
 
     def change(title: str, changed: tuple[str, ...], values: NDArray[np.float32]) -> Probe:
         """Put values, `(n_values, n_changed)`, into the sample: each one at least once."""
@@ -153,8 +154,8 @@ def domain_values(column: Column, known: NDArray[np.float32], n_values: int) -> 
         n_values: About as many values are enough.
 
     Returns:
-        Shape `(n_values, n_encoded)`: each category (alone, all and none for a list), each hour, weekday and
-        month; or the declared limits, and numbers between neighbours.
+        Shape `(n_values, n_encoded)`: each category (for a list: none, as many as allowed, each alone), each
+        hour, weekday and month; or the declared limits, and numbers between neighbours.
     """
     if column.kind == "time":
         steps = np.arange(24)
@@ -163,8 +164,8 @@ def domain_values(column: Column, known: NDArray[np.float32], n_values: int) -> 
     if n_labels and column.length is None:
         return np.arange(n_labels, dtype=np.float32)[:, None]
     if n_labels:
-        alone = np.eye(n_labels, dtype=np.float32)[:: max(1, n_labels // 1000)]
-        return np.concatenate([np.zeros((1, n_labels)), np.ones((1, n_labels)), alone]).astype(np.float32)
+        alone, most = np.eye(n_labels)[:: n_labels // 1000 + 1], np.arange(n_labels) < (column.length or 0)
+        return np.concatenate([np.zeros((1, n_labels)), most[None, :], alone]).astype(np.float32)
     limits = [
         np.full((1, known.shape[1]), bound, np.float32)
         for limit, bound in zip((column.min, column.max), column.bounds, strict=True)

@@ -49,14 +49,12 @@ def unfold_categories(model: Any) -> None:
         return
     positions = np.concatenate([np.flatnonzero(is_category), np.flatnonzero(~is_category)])
     categories = model._preprocessor.named_transformers_["encoder"].categories_
-    known, rows = model._bin_mapper.make_known_categories_bitsets()
     for predictor in (tree for trees in model._predictors for tree in trees):
         nodes = predictor.nodes.copy()
         for index in np.flatnonzero(nodes["is_categorical"] & ~nodes["is_leaf"].astype(bool)):
             feature, go_left = nodes[index]["feature_idx"], bool(nodes[index]["missing_go_to_left"])
             left = predictor.raw_left_cat_bitsets[nodes[index]["bitset_idx"]]
-            is_known = [_has(known[rows[feature]], code) for code in range(len(categories[feature]))]
-            sides = [_has(left, code) if is_known[code] else go_left for code in range(len(is_known))]
+            sides = [_has(left, code) for code in range(len(categories[feature]))]
             nodes = _unfold(nodes, index, _intervals(categories[feature], sides, go_left), go_left)
         nodes["feature_idx"] = positions[nodes["feature_idx"]]
         predictor.nodes = nodes
