@@ -30,7 +30,7 @@ RENAMED = {"BEHAVIOURAL_TESTS": "BEHAVIOURS", "MODEL_CARD": "ABOUT"}  # former n
 LIBRARIES = {
     "data": ("duckdb", "numpy", "pandas", "pyarrow"),
     "training": ("scikit-learn", "scipy"),
-    "onnx": ("onnx", "onnxruntime", "skl2onnx"),
+    "onnx": ("onnx", "onnxmltools", "onnxruntime", "skl2onnx"),
 }
 
 

@@ -67,21 +67,24 @@ def measure_latency(model: Model, test: Dataset, repeats: int = 200) -> float:
     return 1000 * median(repeat(lambda: model.predictions(model.run(row)), number=1, repeat=repeats))
 
 
-def _make_metadata(settings: params.Params) -> Metadata:
+def _make_metadata(settings: params.Params, problem: declarations.Declarations) -> Metadata:
     """Where the bundle in `DRAFT` comes from."""
+    code = "\n".join(declarations.stage_inputs(problem)["estimator"])
+    versions = {name: version(name) for name in LIBRARIES} | declarations.library_versions(code)["estimator"]
     return Metadata(
         version=content_version(DRAFT),
         commit=call("git", "rev-parse", "HEAD") if exists("HEAD") else "uncommitted",
         data=hash_files(TRAIN, TEST),
         parameters={"split": settings.split, "train": settings.train},  # a source may hold a password
         metrics=msgspec.json.decode(TRAINING_REPORT.read_bytes())["mean"],
-        libraries={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        libraries={"python": platform.python_version()} | versions,
     )
 
 
 def main() -> None:
     """Convert the estimator, check parity, and write the bundle and its report."""
-    settings, contract = params.load(), declarations.load().contract
+    settings, problem = params.load(), declarations.load()
+    contract = problem.contract
     estimator, test = joblib.load(ESTIMATOR), load_dataset(TEST, contract)
     for folder in (BUNDLE, DRAFT):
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,7 +102,7 @@ def main() -> None:
     write_json(DRAFT / "contract.json", contract)
     write_json(DRAFT / "reference.json", compute_reference(run, test, settings.memory_gb))
     write_json(DRAFT / "example.json", read_row(TEST, contract))
-    metadata = _make_metadata(settings)
+    metadata = _make_metadata(settings, problem)
     write_json(DRAFT / "metadata.json", metadata)
     budget = {
         "size_mb": sum(path.stat().st_size for path in DRAFT.iterdir()) / 1e6,
