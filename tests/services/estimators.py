@@ -5,30 +5,29 @@ conversion and check took, and the message if the estimator is refused.
 """
 
 import contextlib
-import importlib
 import io
 import json
 import sys
 import time
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import all_estimators
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import all_estimators
 
 PACKAGE = sys.argv[1]
-
-
-def module(name: str) -> Any:
-    """Import a module of the project."""
-    return importlib.import_module(f"{PACKAGE}.{name}")
-
-
-contracts, dataset, errors = module("contract"), module("contract.dataset"), module("core.errors")
-bundle, estimator, onnx, parity = (module(f"model.{name}") for name in ("bundle", "estimator", "onnx", "parity"))
+contracts = import_module(f"{PACKAGE}.contract")
+dataset = import_module(f"{PACKAGE}.contract.dataset")
+errors = import_module(f"{PACKAGE}.core.errors")
+bundle = import_module(f"{PACKAGE}.model.bundle")
+estimator = import_module(f"{PACKAGE}.model.estimator")
+onnx = import_module(f"{PACKAGE}.model.onnx")
+parity = import_module(f"{PACKAGE}.model.parity")
+Object = Any  # objects of the project, whose types this module cannot name
 
 NUMBERS = ("a", "price (€)", "home.dest")
 COLOURS = ("red", "green", "blue", "black", "white", "none that training has")
@@ -38,11 +37,11 @@ def names() -> dict[str, Any]:
     """List what a case may name: every estimator of scikit-learn and of the boosting libraries."""
     found = {"np": np, "make_pipeline": make_pipeline, "NUMBERS": list(NUMBERS), **dict(all_estimators())}
     for library in ("lightgbm", "xgboost", "catboost"):
-        found |= vars(importlib.import_module(library))
+        found |= vars(import_module(library))
     return found
 
 
-def make_contract(task: str) -> Any:
+def make_contract(task: str) -> Object:
     """Make the contract of a task: "regression", or a number of labels; "?" if values may be missing."""
     kind, nullable = task.rstrip("?"), task.endswith("?")
     column = contracts.Column
@@ -55,12 +54,15 @@ def make_contract(task: str) -> Any:
     return contracts.Contract(task_name, "id", "y", (column("id", "text"), *numbers, colour, target))
 
 
-def make_rows(contract: Any, path: Path, count: int, seed: int) -> Any:
+def make_rows(contract: Object, path: Path, count: int, seed: int) -> Object:
     """Draw rows: numbers with one decimal, five of six colours, a tenth missing where that is allowed."""
     random = np.random.default_rng(seed)
-    columns: dict[str, Any] = {name: np.round(random.normal(20, 15, count).clip(-50, 100), 1) for name in NUMBERS}
+    columns: dict[str, Any] = {}
+    for name in NUMBERS:
+        columns[name] = np.round(random.normal(20, 15, count).clip(-50, 100), 1)
     colours = random.integers(0, 5, count)
-    score = columns["a"] / 15 + np.sin(columns["price (€)"] / 9) + (colours == 2) * 2 + random.normal(0, 0.5, count)
+    score = columns["a"] / 15 + np.sin(columns["price (€)"] / 9) + (colours == 2) * 2
+    score += random.normal(0, 0.5, count)
     columns["colour"] = np.array(COLOURS, object)[colours]
     if any(column.nullable for column in contract.features):
         for name in columns:
