@@ -118,7 +118,7 @@ def _whole_problems(estimator: Estimator, contract: Contract) -> Iterator[str]:
     has_probabilities = hasattr(last, "predict_proba") or getattr(last, "final_estimator", last) is None
     if kind not in REFUSED and contract.task != "regression" and not has_probabilities:
         yield "it has no predict_proba: use voting='soft'" if kind == "VotingClassifier" else NO_PROBABILITIES
-    elif contract.task == "classification" and kind in ("SVC", "NuSVC"):
+    elif kind in ("SVC", "NuSVC") and contract.decision_threshold is None:
         yield f"its labels are not the most probable ones: use CalibratedClassifierCV({kind}())"
     first = type(steps[0]).__name__
     signs = next((signs for start, signs in NAME_SIGNS.items() if first.startswith(start)), "")
