@@ -117,7 +117,7 @@ def rows(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         for estimator, tasks in cases.items()
         for task in tasks.split()
     ]
-    script = Path(__file__).with_name("problems") / "estimators.py"
+    script = Path(__file__).with_name("estimators.py")
     result = project.run(project.python, script, project.package, folder.parent, fed=json.dumps(calls))
     assert result.returncode == 0, result.stderr
     results = iter([json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")])

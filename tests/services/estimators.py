@@ -14,10 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from sklearn.pipeline import make_pipeline
-from sklearn.utils import all_estimators
+import numpy as np  # ty: ignore[import-not-found]
+import pandas as pd  # ty: ignore[import-not-found]
+from sklearn.pipeline import make_pipeline  # ty: ignore[import-not-found]
+from sklearn.utils import all_estimators  # ty: ignore[import-not-found]
 
 PACKAGE = sys.argv[1]
 contracts = import_module(f"{PACKAGE}.contract")
