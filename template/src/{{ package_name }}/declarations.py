@@ -36,7 +36,7 @@ RENAMED = {"BEHAVIOURAL_TESTS": "BEHAVIOURS", "MODEL_CARD": "ABOUT"}  # former n
 LIBRARIES = {
     "data": ("duckdb", "numpy", "pandas", "pyarrow"),
     "training": ("scikit-learn", "scipy"),
-    "onnx": ("onnx", "onnxruntime", "skl2onnx"),
+    "onnx": ("onnx", "onnxmltools", "onnxruntime", "skl2onnx"),
 }
 
 
@@ -213,6 +213,27 @@ def _read_metrics(problem: ModuleType) -> dict[str, "CustomMetric"]:
                 f"n_labels) and weights (n_rows,) that returns a number: {error}"
             ) from None
     return dict(metrics)
+
+
+def make_estimator(make: Callable[..., Any], settings: params.Train) -> Any:
+    """Call `problem.estimator` with the settings of `params.yaml`.
+
+    Args:
+        make: `problem.estimator`.
+        settings: Seed and keyword arguments.
+
+    Returns:
+        The estimator, not fitted.
+
+    Raises:
+        ProjectError: The function does not take a setting.
+    """
+    try:
+        return make(settings.seed, **settings.estimator)
+    except TypeError as error:
+        raise ProjectError(
+            f"train.estimator in params.yaml does not fit problem.estimator: {error}"
+        ) from None
 
 
 def check_expectations(declarations: Declarations) -> None:

@@ -12,6 +12,7 @@ ESTIMATOR = Path("models/estimator.joblib")
 BUNDLE = Path("models/bundle")
 
 DATA_REPORT = Path("reports/data")
+ESTIMATOR_REPORT = Path("reports/estimator.json")
 SPLIT_REPORT = Path("reports/split.json")
 TRAINING_REPORT = Path("reports/training.json")
 BUNDLE_REPORT = Path("reports/bundle.json")

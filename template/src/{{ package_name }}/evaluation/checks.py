@@ -358,8 +358,8 @@ def check_production(evidence: Evidence) -> Checks:
     if evidence.contract_differences:
         differences = "; ".join(evidence.contract_differences)
         message = (
-            f"the model in production cannot predict these rows: {differences}. A column that the new model does "
-            "not use may stay in the contract with feature=False; else name the tag that ends the comparison"
+            f"the model in production cannot predict these rows: {differences}. Leave a column that the new "
+            "model does not use in the contract, with feature=False; or name the tag that ends the comparison"
         )
         yield Check("production", "contract", "fail", message, "same columns", "gate.comparison_reset_tag")
     if production is None:

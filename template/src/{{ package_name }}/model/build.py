@@ -14,7 +14,7 @@ from .. import declarations, params
 from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
 from ..contract.tables import connect, encode_monitored, literal, quote, read_column, read_row
-from ..core.errors import cli
+from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.git import exists
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
@@ -73,33 +73,42 @@ def measure_latency(model: Model, test: Dataset, repeats: int = 200) -> float:
     return 1000 * median(repeat(lambda: model.predictions(model.run(row)), number=1, repeat=repeats))
 
 
-def _make_metadata(settings: params.Params) -> Metadata:
+def _make_metadata(settings: params.Params, problem: declarations.Declarations) -> Metadata:
     """Where the bundle in `DRAFT` comes from."""
+    code = "\n".join(declarations.stage_inputs(problem)["estimator"])
+    versions = {name: version(name) for name in LIBRARIES} | declarations.library_versions(code)["estimator"]
     return Metadata(
         version=content_version(DRAFT),
         commit=call("git", "rev-parse", "HEAD") if exists("HEAD") else "uncommitted",
         data=hash_files(TRAIN, TEST),
         parameters={"split": settings.split, "train": settings.train},  # a source may hold a password
         metrics=msgspec.json.decode(TRAINING_REPORT.read_bytes())["mean"],
-        libraries={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        libraries={"python": platform.python_version()} | versions,
     )
 
 
 def main() -> None:
     """Convert the estimator, check parity, and write the bundle and its report."""
-    settings, contract = params.load(), declarations.load().contract
+    settings, problem = params.load(), declarations.load()
+    contract = problem.contract
     estimator, test = joblib.load(ESTIMATOR), load_dataset(TEST, contract)
     for folder in (BUNDLE, DRAFT):
         shutil.rmtree(folder, ignore_errors=True)
     DRAFT.mkdir(parents=True)
     model = convert_estimator(estimator, contract).SerializeToString(deterministic=True)
     (DRAFT / "model.onnx").write_bytes(model)
-    run = Session(DRAFT / "model.onnx").run
+    try:
+        run = Session(DRAFT / "model.onnx").run
+    except Exception as error:  # ONNX Runtime raises errors of its own
+        raise ProjectError(
+            f"bundle: ONNX Runtime cannot load {type(estimator).__name__}: {error}. "
+            "Replace the step that it names."
+        ) from None
     parity = check_parity(estimator, run, test, settings.bundle.parity_tolerance)
     write_json(DRAFT / "contract.json", contract)
     write_json(DRAFT / "reference.json", compute_reference(run, test, settings.memory_gb))
     write_json(DRAFT / "example.json", read_row(TEST, contract))
-    metadata = _make_metadata(settings)
+    metadata = _make_metadata(settings, problem)
     write_json(DRAFT / "metadata.json", metadata)
     budget = {
         "size_mb": sum(path.stat().st_size for path in DRAFT.iterdir()) / 1e6,

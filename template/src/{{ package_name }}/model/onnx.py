@@ -5,28 +5,34 @@ import logging
 import pickle
 from copy import deepcopy
 from types import FunctionType
+from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from skl2onnx import convert_sklearn
+from onnx import TensorProto, compose, helper
+from skl2onnx import convert_sklearn, get_latest_tested_opset_version
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, VotingClassifier
+from sklearn.preprocessing import KBinsDiscretizer
 
 from ..contract import Contract
 from ..core.errors import ProjectError
+from ..stats.metrics import Estimator
+from .boosters import BOOSTERS
+from .converters import conversion_functions, register_converters, shape_calculators
+from .trees import floor_thresholds, unfold_categories
 
 INPUT = "features"
-OUTPUTS = {"classification": "probabilities", "ranking": "probabilities", "regression": "variable"}
+OUTPUTS = {"classification": 1, "ranking": 1, "regression": 0}  # position of the output: labels come first
 
 
-def convert_estimator(estimator: BaseEstimator, contract: Contract) -> onnx.ModelProto:
-    """Convert a fitted scikit-learn estimator.
+def convert_estimator(estimator: Estimator, contract: Contract) -> onnx.ModelProto:
+    """Convert a fitted estimator.
 
     Args:
-        estimator: Fitted on the features of `contract`.
+        estimator: Fitted on the features of `contract`: scikit-learn's, a boosting library's, or one with a
+            method `to_onnx(feature_names)` that returns an `onnx.ModelProto`, or its bytes.
         contract: Names features, target and task.
 
     Returns:
@@ -36,48 +42,132 @@ def convert_estimator(estimator: BaseEstimator, contract: Contract) -> onnx.Mode
     Raises:
         ProjectError: A step cannot be converted; the message names it and the alternatives.
     """
-    logging.getLogger("skl2onnx").setLevel(logging.ERROR)
-    by_name = any(isinstance(part, ColumnTransformer) for part in estimator.get_params().values())
-    names = contract.feature_names
-    widths = dict.fromkeys(names, 1) if by_name else {INPUT: len(names)}
-    inputs = [(name, FloatTensorType([None, width])) for name, width in widths.items()]
-    options = {"zipmap": False} if contract.task != "regression" else None
-    try:
-        model = convert_sklearn(_floor_thresholds(estimator), contract.target, inputs, options=options)
-    except Exception as error:  # the converter raises errors of many kinds
-        raise ProjectError(_explain(estimator, error)) from None
-    if by_name:
-        _join_inputs(model, names)
-    _keep_output(model, OUTPUTS[contract.task])
+    *_, last = getattr(estimator, "steps", [("", estimator)])
+    model = (_export if hasattr(last[1], "to_onnx") else _convert)(estimator, contract)
     onnx.checker.check_model(model)
     return model
 
 
-def _floor_thresholds(estimator: BaseEstimator) -> BaseEstimator:
-    """A copy whose HistGradientBoosting trees compare float32 features in float32 exactly as before.
+def _export(estimator: Estimator, contract: Contract) -> onnx.ModelProto:
+    """Let an estimator, or the last step of a pipeline, convert itself."""
+    n_features = len(contract.feature_names)
+    if not hasattr(estimator, "steps"):
+        return _export_step(estimator, contract.feature_names)
+    steps = estimator[:-1]
+    model = _export_step(estimator[-1], tuple(map(str, steps.get_feature_names_out())))
+    (opset,) = [imported.version for imported in model.opset_import if imported.domain in ("", "ai.onnx")]
+    before = convert_steps(steps, n_features, opset=opset)
+    before.ir_version = model.ir_version
+    return compose.merge_models(
+        compose.add_prefix(before, "before.", rename_inputs=False),
+        compose.add_prefix(model, "last."),
+        io_map=[(f"before.{before.graph.output[0].name}", f"last.{INPUT}")],
+    )
 
-    Their thresholds are float64 and lie between the values of training. The converter rounds them, half of
-    them up: a feature between threshold and rounded threshold would then go the other way.
+
+def _export_step(estimator: Estimator, names: tuple[str, ...]) -> onnx.ModelProto:
+    """Let an estimator convert itself, and give its input the name that a bundle's has."""
+    exported = estimator.to_onnx(names)
+    model = onnx.load_from_string(exported) if isinstance(exported, bytes) else exported
+    graph = model.graph
+    weights = {weight.name for weight in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    values = [*inputs, *graph.output]
+    is_float = all(value.type.tensor_type.elem_type == TensorProto.FLOAT for value in values)
+    if len(values) != 2 or len(inputs) != 1 or not is_float:
+        raise ProjectError(
+            f"bundle: {type(estimator).__name__}.to_onnx must return a model with one input, float32 of "
+            f"shape (n_rows, {len(names)}), and one output, float32 of shape (n_rows, n_labels); "
+            f"it has {', '.join(value.name for value in values)}"
+        )
+    if inputs[0].name != INPUT:
+        graph.node.insert(0, helper.make_node("Identity", [INPUT], [inputs[0].name]))
+        inputs[0].name = INPUT
+    return model
+
+
+def _convert(estimator: Estimator, contract: Contract) -> onnx.ModelProto:
+    """Convert an estimator with skl2onnx."""
+    options = {"zipmap": False} if contract.task != "regression" else None
+    try:
+        model = convert_steps(estimator, len(contract.feature_names), contract.target, options)
+    except Exception as error:  # the converter raises errors of many kinds
+        raise ProjectError(_explain(estimator, error)) from None
+    _keep_output(model, OUTPUTS[contract.task])
+    return model
+
+
+def convert_steps(
+    steps: Estimator,
+    n_features: int,
+    name: str = "steps",
+    options: dict[str, bool] | None = None,
+    opset: int | None = None,
+) -> onnx.ModelProto:
+    """Convert an estimator, or the first steps of a pipeline, with skl2onnx.
+
+    Args:
+        steps: Fitted.
+        n_features: Number of features.
+        name: Name of the graph.
+        options: Options of the converters.
+        opset: Version of ONNX's operators; None: the latest that the converters know.
+
+    Returns:
+        A model with the input `features`, float32 of shape `(n_rows, n_features)`, and all outputs.
+    """
+    logging.getLogger("skl2onnx").setLevel(logging.ERROR)
+    register_converters()
+    copied = _prepare(steps)
+    return convert_sklearn(
+        copied,
+        name,
+        [(INPUT, FloatTensorType([None, n_features]))],
+        target_opset={"": opset or get_latest_tested_opset_version(), "ai.onnx.ml": 3},
+        options=options,
+        custom_conversion_functions=conversion_functions(exact_scaling=has_trees(copied)),
+        custom_shape_calculators=shape_calculators(),
+    )
+
+
+def has_trees(estimator: Estimator) -> bool:
+    """Check for decision trees, whose outputs jump where a feature differs in its last digit.
+
+    Args:
+        estimator: Fitted.
+
+    Returns:
+        Whether it has any.
+    """
+    boosters = {name for names in BOOSTERS.values() for name in names}
+    parts = nested_parts(estimator)
+    return any(
+        hasattr(part, "tree_") or type(part).__name__ in {"TreePredictor", *boosters} for part in parts
+    )
+
+
+def _prepare(estimator: Estimator) -> Estimator:
+    """A copy with the settings that skl2onnx converts.
+
+    Columns have positions instead of names, because ONNX does not take every name.
     """
     copied = deepcopy(estimator)
     for part in nested_parts(copied):
+        if isinstance(part, HistGradientBoostingClassifier | HistGradientBoostingRegressor):
+            unfold_categories(part)
+        if isinstance(part, ColumnTransformer):
+            positions = part._transformer_to_input_indices
+            part.transformers_ = [(name, step, positions[name]) for name, step, _ in part.transformers_]
+        if isinstance(part, KBinsDiscretizer) and part.encode == "onehot":
+            part.encode = "onehot-dense"
+        if isinstance(part, VotingClassifier):
+            part.flatten_transform = False
+        if "feature_names_in_" in getattr(part, "__dict__", {}):
+            del part.feature_names_in_
+    for part in nested_parts(copied):  # last, because unfolding makes thresholds
         if type(part).__name__ == "TreePredictor":
-            part.nodes["num_threshold"] = float32_below(part.nodes["num_threshold"])
+            floor_thresholds(part)
     return copied
-
-
-def float32_below(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Round down to float32.
-
-    Args:
-        numbers: Any shape.
-
-    Returns:
-        The largest float32 that is not above each number, in the same shape.
-    """
-    with np.errstate(over="ignore"):  # beyond float32, the nearest is infinite
-        nearest = numbers.astype(np.float32)
-    return np.where(nearest > numbers, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 class _Visitor(pickle.Pickler):
@@ -97,7 +187,7 @@ class _Visitor(pickle.Pickler):
             self.parts.append(part)
 
 
-def nested_parts(estimator: BaseEstimator) -> list:
+def nested_parts(estimator: Any) -> list:
     """List an estimator and all objects inside: steps, fitted copies, trees.
 
     Args:
@@ -111,28 +201,14 @@ def nested_parts(estimator: BaseEstimator) -> list:
     return visitor.parts
 
 
-def _join_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
-    """Feed the named columns from one matrix, which is far cheaper to pass than many inputs."""
-    graph = model.graph
-    for position, name in enumerate(names):
-        index = f"{name}@position"
-        graph.initializer.append(numpy_helper.from_array(np.array([position], np.int64), index))
-        graph.node.insert(0, helper.make_node("Gather", [INPUT, index], [name], axis=1))
-    del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, len(names)]))
-
-
-def _keep_output(model: onnx.ModelProto, name: str) -> None:
+def _keep_output(model: onnx.ModelProto, position: int) -> None:
     """Keep one output: the matrix of probabilities or values."""
-    outputs = [output for output in model.graph.output if output.name == name]
-    if not outputs:
-        names = ", ".join(output.name for output in model.graph.output)
-        raise ProjectError(f"bundle: the estimator's outputs are {names}; this task needs {name}")
+    output = model.graph.output[position]
     del model.graph.output[:]
-    model.graph.output.extend(outputs)
+    model.graph.output.append(output)
 
 
-def _explain(estimator: BaseEstimator, error: Exception) -> str:
+def _explain(estimator: Estimator, error: Exception) -> str:
     """Which step cannot be converted, and the alternatives."""
     parts = {"estimator": estimator, **estimator.get_params()}
     kinds = {name: type(part).__name__ for name, part in parts.items() if isinstance(part, BaseEstimator)}

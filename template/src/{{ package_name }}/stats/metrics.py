@@ -35,7 +35,7 @@ def predict_outputs(estimator: Estimator, features: pd.DataFrame, contract: Cont
     """Predict with an estimator, in the shape of a bundle's outputs.
 
     Args:
-        estimator: A fitted scikit-learn estimator.
+        estimator: A fitted estimator.
         features: float32, of shape `(n_rows, n_features)`.
         contract: The contract, which names task and labels.
 

@@ -21,7 +21,7 @@ from ..core.errors import ProjectError, cli
 from ..core.files import table
 from ..core.paths import TRAIN
 from ..stats.metrics import Floats, find_metric, predict_labels
-from .train import make_estimator, predict_folds
+from .train import predict_folds
 
 PLOT = Path("reports/threshold.png")
 SHOWN_RECALLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -249,7 +249,8 @@ def main() -> None:
         raise ProjectError("threshold: only a classification with two labels has a decision threshold")
     rule = parse_rule(text or ("cost" if problem.cost else "f1"))
     train = problem.read_split(TRAIN)
-    folds = list(predict_folds(make_estimator(problem, settings), train, settings))
+    estimator = declarations.make_estimator(problem.estimator, settings)
+    folds = list(predict_folds(estimator, train, settings))
     rows, outputs = map(np.concatenate, zip(*folds, strict=True))
     observations = train.observations.take(rows)
     curve = compute_curve(observations, outputs)

@@ -20,27 +20,6 @@ from ..stats.metrics import Estimator, Floats, Metrics, compute_metrics, predict
 from .folds import split_folds
 
 
-def make_estimator(problem: declarations.Declarations, settings: params.Train) -> Estimator:
-    """Make the estimator to train.
-
-    Args:
-        problem: The declarations of `problem.py`.
-        settings: Seed and keyword arguments of `problem.estimator`.
-
-    Returns:
-        The estimator, not fitted.
-
-    Raises:
-        ProjectError: `problem.estimator` does not take these arguments.
-    """
-    try:
-        return problem.estimator(settings.seed, **settings.estimator)
-    except TypeError as error:
-        raise ProjectError(
-            f"train.estimator in params.yaml does not fit problem.estimator: {error}"
-        ) from None
-
-
 def _weight_parameter(estimator: Estimator) -> str:
     """Name of the sample weights among the arguments of `fit`: those of a pipeline's last step."""
     if isinstance(estimator, Pipeline):
@@ -78,9 +57,9 @@ def fit(estimator: Estimator, train: Dataset, rows: NDArray[np.intp] | slice = s
         if isinstance(error, TypeError) or not (empty := features.columns[features.isna().all()].tolist()):
             raise
         raise ProjectError(
-            f"train: {type(estimator).__name__} cannot be fitted on {len(features):,} rows of the training "
-            f"split, in which {', '.join(empty)} has no value: {error}. Leave out the column (feature=False), "
-            "or the rows without it (problem.PREPARE), or set a smaller train.n_splits."
+            f"train: {type(estimator).__name__} cannot be fitted on {len(features):,} training rows in which "
+            f"{', '.join(empty)} has no value: {error}. Leave out the column (feature=False), or the rows "
+            "without it (problem.PREPARE), or set a smaller train.n_splits."
         ) from None
 
 
@@ -146,7 +125,8 @@ def check_labels(train: Dataset) -> None:
 def main() -> None:
     """Write the fitted estimator and the metrics of its cross-validation."""
     settings, problem = params.load().train, declarations.load()
-    train, estimator = problem.read_split(TRAIN), make_estimator(problem, settings)
+    estimator = declarations.make_estimator(problem.estimator, settings)
+    train = problem.read_split(TRAIN)
     try:
         by_fold = cross_validate(estimator, train, settings, problem.make_metrics(train.contract))
         fit(estimator, train)
