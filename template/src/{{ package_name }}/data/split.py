@@ -38,7 +38,7 @@ class SplitReport(msgspec.Struct):
     in_gap: int = 0  # rows in neither split: their target was not yet known when the test rows begin
     train_times: list[str] = []  # first and last time; empty without a time
     test_times: list[str] = []
-    copies: int = 0  # rows that equal another row of the same split in all but the key
+    equal_rows: int = 0  # rows that equal another row of the same split in all but the key
 
 
 def load_split_report(path: Path) -> SplitReport:
@@ -143,7 +143,7 @@ def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
         in_gap=rows - train_rows - test_rows,
         train_times=_time_range(con, contract, TRAIN),
         test_times=_time_range(con, contract, TEST),
-        copies=copies,
+        equal_rows=copies,
     )
 
 
@@ -227,8 +227,8 @@ def main() -> None:
     if report.test_times:
         ranges = " to ".join(report.train_times), " to ".join(report.test_times)
         print("split: training {}, test {}".format(*ranges))
-    if report.copies:
-        print(f"split: {report.copies:,} rows equal another row of their split in all but the key")
+    if report.equal_rows:
+        print(f"split: {report.equal_rows:,} rows equal another row of their split in all but the key")
     if messages := problems(report, settings.split):
         raise ProjectError("training and test split overlap or are empty\n- " + "\n- ".join(messages))
 
