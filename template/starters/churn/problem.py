@@ -21,7 +21,6 @@ CONTRACT = Contract(
     task="classification",
     key="customer_id",
     target="churn",
-    key_is_feature=False,
     columns=(
         Column("customer_id", "text", description="Number of the customer."),
         Column("churn", "category", categories=YES_NO, description="Left within the last month."),
