@@ -102,7 +102,8 @@ def wrong_conversion(work: Project) -> None:
     estimator("""
 from skl2onnx import update_registered_converter
 from skl2onnx.algebra.onnx_ops import OnnxIdentity
-from sklearn.preprocessing import MaxAbsScaler
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import Normalizer
 
 def shape(operator):
     operator.outputs[0].type = operator.inputs[0].type.__class__([None, operator.inputs[0].type.shape[1]])
@@ -111,13 +112,14 @@ def convert(scope, operator, container):
     one = OnnxIdentity(operator.inputs[0], op_version=18, output_names=operator.outputs[:1])
     one.add_to(scope, container)
 
-update_registered_converter(MaxAbsScaler, "WrongScaler", shape, convert)
+update_registered_converter(Normalizer, "WrongNormalizer", shape, convert)
 
 def estimator(seed: int, **settings: float) -> BaseEstimator:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(MaxAbsScaler(), HistGradientBoostingClassifier(random_state=seed, max_iter=20))
+    boosting = HistGradientBoostingClassifier(random_state=seed, max_iter=20)
+    return make_pipeline(SimpleImputer(), Normalizer(), boosting)
 """)(work)
 
 
