@@ -176,9 +176,9 @@ def test_owner_of_a_kpi_reruns_no_stage(work: Project) -> None:
 
 
 def test_module_in_custom_trains_again(work: Project) -> None:
-    """The estimator may use it."""
+    """The estimator may use it, and so may metrics of your own."""
     (work.problem.parent / "custom/features.py").write_text("RATIO = 2\n")
-    assert outdated(work) == {"estimator", "train", "bundle"}
+    assert outdated(work) == {"estimator", "train", "bundle", "evaluate"}
 
 
 def test_new_scikit_learn_trains_again(work: Project) -> None:

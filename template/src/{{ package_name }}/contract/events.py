@@ -8,7 +8,7 @@ from . import Contract
 
 OPTIONAL_COLUMNS = {
     "group": "UBIGINT",  # hash of the row's value of `Contract.group`
-    "client": "UBIGINT",  # hash of the request's header x-client-id, by which the gateway splits a canary
+    "client": "UBIGINT",  # hash of the header x-client-id, by which a gateway splits clients
     "rejected_column": "VARCHAR",  # status 422: the first column that breaks a rule, or "other"
 }
 """Event columns that may be NULL and that servers before 0.4 do not write, with their SQL types."""
