@@ -59,7 +59,7 @@ def predict_outputs(estimator: Estimator, features: pd.DataFrame, contract: Cont
 
 
 def predict_labels(outputs: Floats, threshold: float | None) -> NDArray[np.intp]:
-    """Decide on the labels of a classification: API, batch, gate, parity and rollout all ask this function.
+    """Decide on the labels of a classification: every part of the package asks this function.
 
     Args:
         outputs: Probabilities, of shape `(n_rows, n_labels)`. Those of a bundle are float32; others are
