@@ -58,8 +58,8 @@ def _choose_source(options: argparse.Namespace, ingest: params.Ingest) -> params
         ingest = params.Ingest(options.source, options.query or None)
     if ingest.source == "sample":
         raise ProjectError(
-            "SOURCE=… is missing: a path, glob or address of CSV or Parquet files, or a SQLAlchemy address with "
-            "QUERY=… ('sample' is the data of problem.py itself)"
+            "SOURCE=… is missing: a path, glob or address of CSV or Parquet files, or a SQLAlchemy address "
+            "with QUERY=… ('sample' is the data of problem.py itself)"
         )
     return ingest
 
@@ -67,7 +67,8 @@ def _choose_source(options: argparse.Namespace, ingest: params.Ingest) -> params
 def _load(con: Connection, ingest: params.Ingest, folder: Path) -> None:
     """Create the table `raw`, as `ingest` would write it."""
     with explain_errors(f"SOURCE={mask_secrets(ingest.source)} cannot be read"):
-        con.execute(f"CREATE TABLE raw AS {merge(con, fetch_tables(con, ingest, folder, None), NO_CONTRACT)}")
+        fetched = fetch_tables(con, ingest, folder, None)
+        con.execute(f"CREATE TABLE raw AS {merge(con, fetched, NO_CONTRACT)}")
 
 
 def _digest() -> str:

@@ -27,11 +27,11 @@ from .target import Target, declare_target, propose_kpis
 MAX_COPIES = 0.01  # share of rows that equal another one, which validation may reject
 CELLS_PER_ROW = 10  # combinations of values: with fewer of them, rows are equal by chance
 LEAK_ROUNDS = 3  # each leaves out leaks and searches again: a pair may hide another
-MAX_SEGMENTS, SEGMENT_VALUES = 2, range(2, 7)
-MIN_SEGMENT_SHARE = 0.05  # of the rows, for the rarest value of a segment
+MAX_SEGMENTS, SEGMENT_VALUES = 2, range(2, 9)
+MIN_SEGMENT_SHARE = 0.02  # of the rows, for the rarest value of a segment
 ROW_TABLES = ("raw", "source", "source_rows")  # names of the table in PREPARE; the first that is no column
 ROW_IDS = ("row_id", "row_key", "row_hash", "row_number")  # names of a key that PREPARE makes, likewise
-KEEP = 'If it is known before, replace known_at_prediction=False by accepted={"target leakage": "known before"}.'
+KEEP = 'If it is known before, write accepted={"target leakage": "known before"} instead.'
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,11 @@ class Proposal:
         """
         made = (self.row_id[0],) if self.row_id else ()
         columns = (*made, *(draft.column for draft in self.drafts.values()))
-        names = tuple(column.name for column in made) or tuple(self.drafts[k].column.name for k in self.key)
+        names = [column.name for column in made] or [self.drafts[name].column.name for name in self.key]
         try:
             return Contract(
                 task=self.target.task,
-                key=names if len(names) > 1 else names[0],
+                key=tuple(names) if len(names) > 1 else names[0],
                 target=self.name("target") or "",
                 columns=columns,
                 time=self.name("time"),

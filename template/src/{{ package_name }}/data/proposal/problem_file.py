@@ -59,26 +59,26 @@ def search(trial: optuna.Trial) -> dict[str, float | int]:
     }}
 '''
 
-BOOSTING = '''\
+BOOSTING = """\
     from sklearn.ensemble import HistGradientBoosting{kind}
 
-    return HistGradientBoosting{kind}(random_state=seed, early_stopping=False, **settings)'''
+    return HistGradientBoosting{kind}(random_state=seed, early_stopping=False, **settings)"""
 
-BOOSTING_SEARCH = '''\
+BOOSTING_SEARCH = """\
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
         "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),
-        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),'''
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),"""
 
-LINEAR = '''\
+LINEAR = """\
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import {kind}
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    return make_pipeline(numbers, {kind}({options}random_state=seed, **settings))'''
+    return make_pipeline(numbers, {kind}({options}random_state=seed, **settings))"""
 
-LINEAR_WITH_CATEGORIES = '''\
+LINEAR_WITH_CATEGORIES = """\
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import {kind}
@@ -88,11 +88,12 @@ LINEAR_WITH_CATEGORIES = '''\
     names = {{column.name for column in CONTRACT.features if column.kind == "category" and not column.length}}
     positions = [position for position, name in enumerate(CONTRACT.feature_names) if name in names]
     categories = make_pipeline(
-        SimpleImputer(strategy="most_frequent", keep_empty_features=True), OneHotEncoder(handle_unknown="ignore")
+        SimpleImputer(strategy="most_frequent", keep_empty_features=True),
+        OneHotEncoder(handle_unknown="ignore"),
     )
     numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
     columns = ColumnTransformer([("categories", categories, positions)], remainder=numbers)
-    return make_pipeline(columns, {kind}({options}random_state=seed, **settings))'''
+    return make_pipeline(columns, {kind}({options}random_state=seed, **settings))"""
 
 NO_BEHAVIOURAL_TESTS = "Declare BEHAVIOURAL_TESTS, too: how must the prediction react if a feature changes?"
 
@@ -151,7 +152,9 @@ def choose_model(proposal: Proposal) -> Model:
         return Model(code, BOOSTING_SEARCH, {"learning_rate": 0.06, "max_iter": 100, "max_leaf_nodes": 15})
     features = proposal.contract.features
     has_categories = any(column.kind == "category" and not column.length for column in features)
-    kind, options, name = ("LogisticRegression", "max_iter=1000, ", "C") if is_classification else ("Ridge", "", "alpha")
+    kind, options, name = ("Ridge", "", "alpha")
+    if is_classification:
+        kind, options, name = ("LogisticRegression", "max_iter=1000, ", "C")
     code = (LINEAR_WITH_CATEGORIES if has_categories else LINEAR).format(kind=kind, options=options)
     search = f'        "{name}": trial.suggest_float("{name}", 0.01, 100, log=True),'
     return Model(code, search, {name: 1.0})
@@ -204,7 +207,7 @@ def _write_contract(proposal: Proposal) -> str:
     lines = [f"    {name}={value!r}," for name, value in roles.items() if value]
     for candidate in proposal.candidates:
         lines.append(_comment(f"Perhaps {candidate}", 4))
-    columns = [f"        {_call(proposal.row_id[0])}," ] if proposal.row_id else []
+    columns = [f"        {_call(proposal.row_id[0])},"] if proposal.row_id else []
     for draft in proposal.drafts.values():
         columns += [_comment("; ".join(draft.why), 8) + f"        {_call(draft.column)},"]
     for name, sql_type in proposal.left_out.items():
@@ -215,10 +218,10 @@ def _write_contract(proposal: Proposal) -> str:
 
 def _write_kpis(proposal: Proposal) -> str:
     """The declaration KPIS."""
-    items = "".join(
-        _comment(f"{origin[0].upper()}{origin[1:]}; ask for what the model is worth it from.", 4) + f"    {_call(kpi, 0)},\n"
-        for kpi, origin in proposal.kpis
-    )
+    items = ""
+    for kpi, origin in proposal.kpis:
+        items += _comment(f"The threshold is {origin}. Replace it by what makes the model worth using.", 4)
+        items += f"    {_call(kpi, 0)},\n"
     return f"KPIS: tuple[Kpi, ...] = (\n{items})"
 
 

@@ -93,7 +93,7 @@ class Profile(NamedTuple):
     missing: int = 0
     missing_texts: tuple[str, ...] = ()
     distinct: int = 0
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = {}  # noqa: RUF012 (never changed)
     low: float = 0
     high: float = 0
     is_whole: bool = False
@@ -218,8 +218,9 @@ def _measure(con: Connection, profile: Profile) -> Profile:
         return profile
     text = profile.reading.format("text")
     value = f"CAST({text} AS DOUBLE)"
-    facts = f"min({value}), max({value}), bool_and({value} = trunc({value})), bool_and({_matches(INTEGER, text)})"
-    low, high, is_whole, is_written_whole = fetch_one(con, f"SELECT {facts} FROM counts")
+    are_whole = f"bool_and({value} = trunc({value})), bool_and({_matches(INTEGER, text)})"
+    facts = fetch_one(con, f"SELECT min({value}), max({value}), {are_whole} FROM counts")
+    low, high, is_whole, is_written_whole = facts
     if is_written_whole and max(abs(low), abs(high)) > LARGEST["integer"]:
         return profile._replace(shape="text", reading="{}")  # JSON would round such an id
     shape: Shape = "integer" if is_written_whole else "number"

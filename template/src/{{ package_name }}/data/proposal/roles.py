@@ -79,7 +79,8 @@ def _is_short(profile: Profile) -> bool:
 def _tells_series_apart(profile: Profile) -> bool:
     """Whether a column may hold the name of a series of a panel."""
     repeats = not profile.missing and 1 < profile.distinct <= profile.rows / 2
-    return repeats and (profile.shape == "text" or (profile.shape == "integer" and looks_like_id(profile.name)))
+    is_id = profile.shape == "integer" and looks_like_id(profile.name)
+    return repeats and (profile.shape == "text" or is_id)
 
 
 def count_duplicates(con: Connection, key: Iterable[str]) -> int:
@@ -130,6 +131,7 @@ def make_identifier(draft: Draft) -> None:
     kind = "integer" if shape == "integer" or (shape == "number" and draft.profile.is_whole) else "text"
     kind = "time" if shape == "time" else kind
     if shape == "number":
-        draft.sql = f"TRY_CAST(TRY_CAST({value} AS DOUBLE) AS BIGINT)" if kind == "integer" else f"({value})::VARCHAR"
+        whole = f"TRY_CAST(TRY_CAST({value} AS DOUBLE) AS BIGINT)"
+        draft.sql = whole if kind == "integer" else f"({value})::VARCHAR"
     draft.why.clear()
     draft.change(kind=kind, nullable=False, feature=False if kind == "integer" else None, **bare)

@@ -52,16 +52,20 @@ def declare_target(con: Connection, draft: Draft, task: Task | None, min_class_r
     profile = draft.profile
     if profile.distinct < 2:
         raise ProjectError(
-            f"TARGET={profile.name}: all {profile.filled:,} rows with a value have {next(iter(profile.counts))!r}, "
-            "so there is nothing to predict. Choose another target, or a source with other values too."
+            f"TARGET={profile.name}: all {profile.filled:,} rows with a value have "
+            f"{next(iter(profile.counts))!r}, so there is nothing to predict. Choose another target, or a source "
+            "with other values too."
         )
     draft.why.clear()
     draft.change(nullable=False, feature=None, unknown="reject")
-    where = {f"{draft.sql} IS NOT NULL": f"{profile.missing:,} rows lack the target"} if profile.missing else {}
+    where = {}
+    if profile.missing:
+        where = {f"{draft.sql} IS NOT NULL": f"{profile.missing:,} rows lack the target"}
     if (task or _guess_task(profile)) == "classification":
         return _declare_classes(con, draft, where, min_class_rows)
     if profile.shape not in ("integer", "number"):
-        raise ProjectError(f"TASK=regression needs a target of numbers; {profile.name!r} holds {profile.shape}.")
+        what = f"{profile.name!r} holds {profile.shape}"
+        raise ProjectError(f"TASK=regression needs a target of numbers; {what}.")
     return Target("regression", {}, where, [])
 
 
@@ -71,8 +75,8 @@ def _guess_task(profile: Profile) -> Task:
         return "classification"
     if profile.shape not in ("integer", "number"):
         raise ProjectError(
-            f"TARGET={profile.name} holds {profile.shape}. A target is a number, true or false, or a text that "
-            "repeats: compute one in the source."
+            f"TARGET={profile.name} holds {profile.shape}. A target is a number, true or false, or a text "
+            "that repeats: compute one in the source."
         )
     is_few = profile.distinct <= min(MAX_NUMBERS, profile.filled / MIN_ROWS_PER_CLASS)
     return "classification" if is_few and profile.is_whole else "regression"
@@ -98,8 +102,8 @@ def _declare_classes(con: Connection, draft: Draft, where: dict[str, str], min_r
     if len(counts) > MAX_VALUES:
         raise ProjectError(
             f"TARGET={profile.name} has {len(counts):,} different values, too many for classes, which need "
-            f"{min_rows} rows each (validate.min_class_rows). Choose another target, or group its values in the "
-            "source."
+            f"{min_rows} rows each (validate.min_class_rows). Choose another target, or group its values in "
+            "the source."
         )
     return _settle_labels(draft, counts, where, rare, min_rows)
 
@@ -130,8 +134,8 @@ def _settle_labels(
     if len(counts) == 2:
         draft.why.append("the second label is the one that is looked for")
     notes = [
-        f"target {label!r} has {n} rows: validate stops below {min_rows} (validate.min_class_rows). Add rows, or "
-        "leave the class out in PREPARE and in the categories."
+        f"target {label!r} has {n} rows: validate stops below {min_rows} (validate.min_class_rows). Add "
+        "rows, or leave the class out in PREPARE and in the categories."
         for label, n in counts.items()
         if n < min_rows
     ]
@@ -154,15 +158,17 @@ def propose_kpis(con: Connection, target: Target, sql: str) -> Iterator[tuple[Kp
         median = f"(SELECT median({number}) FROM raw)"
         (error,) = fetch_one(con, f"SELECT avg(abs({number} - {median})) FROM raw")
         meaning = "On average, predictions are closer to the value than the median is."
-        yield Kpi("mae", "at most", _three_digits(error), OWNER, meaning, True), "the median's"
+        yield Kpi("mae", "at most", _three_digits(error), OWNER, meaning, True), "the median's error"
         meaning = "Predictions explain a part of the differences between rows."
-        yield Kpi("r2", "at least", 0, OWNER, meaning), "the mean's"
+        yield Kpi("r2", "at least", 0, OWNER, meaning), "that of the mean"
         return
     n_all, is_binary = sum(target.counts.values()), len(target.counts) == 2
     entropy = -sum(n / n_all * math.log(n / n_all) for n in target.counts.values() if n)
-    ranks = Kpi("roc_auc", "at least", 0.5, OWNER, "Rows of a class rank above others.", is_binary), "chance"
+    meaning = "Rows of a class rank above the others."
+    ranks = Kpi("roc_auc", "at least", 0.5, OWNER, meaning, is_binary), "that of chance"
     meaning = "Probabilities tell more than the shares of the classes."
-    loss = Kpi("log_loss", "at most", _three_digits(entropy), OWNER, meaning, not is_binary), "the class shares'"
+    loss_kpi = Kpi("log_loss", "at most", _three_digits(entropy), OWNER, meaning, not is_binary)
+    loss = loss_kpi, "that of the class shares"
     yield from (ranks, loss) if is_binary else (loss, ranks)
 
 
