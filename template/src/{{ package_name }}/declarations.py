@@ -6,23 +6,29 @@ change reruns only the stages whose result it can change.
 """
 
 import ast
+import inspect
+import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from . import params
-from .contract import Contract
-from .contract.expectations import BehaviouralTest, Kpi, ModelCardInfo
+from .contract import Column, Contract
+from .contract.expectations import BehaviouralTest, Cost, Kpi, ModelCardInfo
 from .core.errors import ProjectError, cli, warn_once
 from .core.files import write_json
+
+if TYPE_CHECKING:
+    from .contract.dataset import Dataset
+    from .stats.metrics import CustomMetric, Metric
 
 PACKAGE = Path(__file__).parent
 PARAMS = Path(".params")
@@ -56,6 +62,10 @@ class Declarations:
         estimator: Function of a seed and settings that returns an unfitted estimator.
         search: Function of an Optuna trial that returns settings of `estimator`.
         fetch: Function that returns the sample data (`sample`); None without sample data.
+        cost: What decisions cost (`COST`); None: not known, and no metric.
+        custom_metrics: Functions by name of the metric (`METRICS`), see `stats.metrics.CustomMetric`.
+        sample_weight: A column that says how much a row counts in training and evaluation
+            (`SAMPLE_WEIGHT`); None: all rows alike. It is no feature unless it is declared as one.
     """
 
     contract: Contract
@@ -68,6 +78,41 @@ class Declarations:
     estimator: Callable[..., Any]
     search: Callable[[Any], dict[str, Any]]
     fetch: Callable[[], Any] | None
+    cost: Cost | None = None
+    custom_metrics: Mapping[str, "CustomMetric"] = field(default_factory=dict)
+    sample_weight: str | None = None
+
+    def make_metrics(self, contract: Contract) -> dict[str, "Metric"]:
+        """Make all metrics that are reported.
+
+        Args:
+            contract: That of the model, with its decision threshold.
+
+        Returns:
+            Metrics by name: the default ones of the task, those of `METRICS` and the KPIs, and `cost` if
+            `COST` is declared.
+
+        Raises:
+            ProjectError: A KPI has a metric that the task does not have.
+        """
+        from .stats.metrics import make_metrics  # here, because every stage imports this module
+
+        names = [*(["cost"] if self.cost else []), *(kpi.metric for kpi in self.kpis)]
+        return make_metrics(contract, names, self.custom_metrics)
+
+    def read_split(self, path: Path, contract: Contract | None = None) -> "Dataset":
+        """Read a split with the declared baseline, sample weights and costs.
+
+        Args:
+            path: The Parquet file.
+            contract: Says which columns are features; None: the declared contract.
+
+        Returns:
+            The rows in the order of the file.
+        """
+        from .contract.dataset import load_dataset
+
+        return load_dataset(path, contract or self.contract, self.baseline, self.sample_weight, self.cost)
 
 
 def load() -> Declarations:
@@ -83,8 +128,9 @@ def load() -> Declarations:
     kpis = _read(problem, "KPIS", tuple[Kpi, ...])
     if not callable(estimator := getattr(problem, "estimator", None)):
         raise ProjectError("problem.py has no function `estimator`, which returns the model to train")
+    sample_weight = _read(problem, "SAMPLE_WEIGHT", str | None, None)
     return Declarations(
-        contract=_settle_key(_read(problem, "CONTRACT", Contract)),
+        contract=_settle_weight(_settle_key(_read(problem, "CONTRACT", Contract)), sample_weight),
         kpis=kpis,
         primary_kpi=_find_primary(kpis),
         behavioural_tests=_read(problem, "BEHAVIOURAL_TESTS", tuple[BehaviouralTest, ...], ()),
@@ -94,6 +140,9 @@ def load() -> Declarations:
         estimator=estimator,
         search=getattr(problem, "search", _no_search),
         fetch=getattr(problem, "sample", None),
+        cost=_read(problem, "COST", Cost | None, None),
+        custom_metrics=_read_metrics(problem),
+        sample_weight=sample_weight,
     )
 
 
@@ -139,8 +188,35 @@ def _settle_key(contract: Contract) -> Contract:
     return contract
 
 
+def _settle_weight(contract: Contract, sample_weight: str | None) -> Contract:
+    """State that the column of the sample weights is no feature unless problem.py asks for it."""
+    columns = tuple(
+        msgspec.structs.replace(column, feature=False)
+        if column.name == sample_weight and column.feature is None
+        else column
+        for column in contract.columns
+    )
+    return contract if columns == contract.columns else msgspec.structs.replace(contract, columns=columns)
+
+
+def _read_metrics(problem: ModuleType) -> dict[str, "CustomMetric"]:
+    """Return `METRICS`; reject what is not a function of target, outputs and weights."""
+    metrics = getattr(problem, "METRICS", {})
+    if not isinstance(metrics, Mapping):
+        raise ProjectError(f"problem.METRICS must be a dict from names to functions; it is {metrics!r}")
+    for name, function in metrics.items():
+        try:
+            inspect.signature(function).bind(None, None, None)
+        except TypeError as error:
+            raise ProjectError(
+                f"problem.METRICS: {name!r} must be a function of target (n_rows,), outputs (n_rows, "
+                f"n_labels) and weights (n_rows,) that returns a number: {error}"
+            ) from None
+    return dict(metrics)
+
+
 def check_expectations(declarations: Declarations) -> None:
-    """Check that KPIs and behavioural tests fit the contract.
+    """Check that KPIs, metrics, costs, sample weights and behavioural tests fit the contract.
 
     Args:
         declarations: Those of `problem.py`.
@@ -148,20 +224,55 @@ def check_expectations(declarations: Declarations) -> None:
     Raises:
         ProjectError: A metric is none of the task's, or the contract lacks a column, label or category.
     """
-    _check_kpis(declarations.kpis, declarations.contract)
+    _check_cost(declarations.cost, declarations.contract)
+    _check_sample_weight(declarations.sample_weight, declarations.contract)
+    _check_metrics(declarations)
     _check_behavioural_tests(declarations.behavioural_tests, declarations.contract)
 
 
-def _check_kpis(kpis: tuple[Kpi, ...], contract: Contract) -> None:
-    """Reject KPIs without a metric of the task."""
-    from .stats.metrics import METRICS  # here, because every stage imports this module
+def _check_metrics(declarations: Declarations) -> None:
+    """Reject KPIs without a metric of the task, and own metrics with the name of a standard one."""
+    from .stats.metrics import is_standard
 
-    metrics = METRICS[contract.task]
-    for kpi in kpis:
-        if kpi.metric not in metrics:
-            raise ProjectError(
-                f"problem.KPIS: {kpi.metric!r} is not a metric of {contract.task}: {', '.join(metrics)}"
-            )
+    for name in declarations.custom_metrics:
+        if is_standard(name, declarations.contract.task):
+            raise ProjectError(f"problem.METRICS: {name!r} is a standard metric; choose another name")
+    try:
+        metrics = declarations.make_metrics(declarations.contract)
+    except ProjectError as error:
+        raise ProjectError(f"problem.KPIS: {error}") from None
+    if "cost" in metrics and not declarations.cost:
+        raise ProjectError("problem.KPIS: the metric cost needs COST in problem.py: COST = Cost(5, 'amount')")
+
+
+def _find_amounts(declaration: str, name: str, contract: Contract) -> Column:
+    """Return a column that holds a number in every row, or reject it."""
+    column = next((column for column in contract.kept if column.name == name), None)
+    if not column or column.kind not in ("number", "integer") or column.nullable or column.length:
+        raise ProjectError(
+            f"problem.{declaration}: {name!r} must be a column of the contract, of kind number or integer, "
+            "and neither personal, nor nullable, nor a list"
+        )
+    return column
+
+
+def _check_cost(cost: Cost | None, contract: Contract) -> None:
+    """Reject costs of anything but two labels, and amounts that are not numbers."""
+    if cost is None:
+        return
+    if contract.task != "classification" or len(contract.labels) != 2:
+        raise ProjectError("problem.COST is for a classification with two labels")
+    for name in cost.columns:
+        _find_amounts("COST", name, contract)
+    amounts = [amount for amounts in cost.matrix for amount in amounts if not isinstance(amount, str)]
+    if not all(map(math.isfinite, amounts)) or not any((*amounts, *cost.columns)):
+        raise ProjectError(f"problem.COST: the costs must be finite, and not all 0: {cost}")
+
+
+def _check_sample_weight(name: str | None, contract: Contract) -> None:
+    """Reject sample weights that are not numbers of at least 0."""
+    if name is not None and (column := _find_amounts("SAMPLE_WEIGHT", name, contract)).bounds[0] < 0:
+        raise ProjectError(f"problem.SAMPLE_WEIGHT: declare {name!r} with min=0; it may be {column.rule}")
 
 
 def _find_primary(kpis: tuple[Kpi, ...]) -> Kpi:
@@ -198,16 +309,23 @@ def stage_inputs(declarations: Declarations) -> dict[str, Any]:
         declarations: Those of `problem.py`.
 
     Returns:
-        JSON-ready content by name: `contract`, `prepare`, `baseline`, `primary_metric`, and `estimator`,
-        the code of `problem.py` that `estimator` runs, comments and docstrings left out.
+        JSON-ready content by name: `contract`, `prepare`, `baseline`, `primary_metric`, `sample_weight`;
+        `estimator`, the code of `problem.py` that `estimator` runs, comments and docstrings left out; and
+        `metrics`: costs, names of the metrics that are reported, and the code of those in `METRICS`.
     """
-    kpi = declarations.primary_kpi
+    kpi, source = declarations.primary_kpi, (PACKAGE / "problem.py").read_text(encoding="utf-8")
     return {
         "contract": declarations.contract,
         "prepare": declarations.prepare,
         "baseline": declarations.baseline,
         "primary_metric": {"metric": kpi.metric, "direction": kpi.direction},
-        "estimator": _estimator_code((PACKAGE / "problem.py").read_text(encoding="utf-8")).splitlines(),
+        "sample_weight": declarations.sample_weight,
+        "estimator": _used_code(source, "estimator").splitlines(),
+        "metrics": {
+            "cost": declarations.cost,
+            "names": list(declarations.make_metrics(declarations.contract)),
+            "code": _used_code(source, "METRICS").splitlines() if declarations.custom_metrics else [],
+        },
     }
 
 
@@ -228,14 +346,14 @@ def _bound_names(statement: ast.stmt) -> set[str]:
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _estimator_code(source: str) -> str:
-    """Return `estimator`, the top-level statements that it uses, and those that define no name."""
+def _used_code(source: str, name: str) -> str:
+    """Return what defines a name, the top-level statements that this uses, and those that define no name."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
             node.body = [child for child in node.body if not _is_ignored(child)]
     bound = {statement: _bound_names(statement) for statement in tree.body}
-    pending = [statement for statement, names in bound.items() if not names or "estimator" in names]
+    pending = [statement for statement, names in bound.items() if not names or name in names]
     used: set[ast.stmt] = set()
     while pending:
         used.add(statement := pending.pop())
@@ -262,17 +380,17 @@ def custom_code() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.glob("custom/**/*.py")))
 
 
-def library_versions(estimator_code: str) -> dict[str, dict[str, str]]:
+def library_versions(own_code: str) -> dict[str, dict[str, str]]:
     """Return the installed versions of the libraries that decide results.
 
     Args:
-        estimator_code: The code of `problem.py` that `estimator` runs.
+        own_code: The code of `problem.py` that `estimator` and `METRICS` run.
 
     Returns:
         Versions by distribution, for each group: `data`, `training`, `onnx`, and `estimator`: the libraries
-        that the estimator's code or a module in `custom/` imports.
+        that this code or a module in `custom/` imports.
     """
-    code = f"{estimator_code}\n{custom_code()}"
+    code = f"{own_code}\n{custom_code()}"
     modules = {*_imported_modules(code)} - sys.stdlib_module_names - {"sklearn"}  # in the group "training"
     by_module = packages_distributions() if modules else {}
     own = {name for module in modules for name in by_module.get(module, [])}
@@ -296,7 +414,7 @@ def main() -> None:
     folders = {
         "": msgspec.to_builtins(params.load()),
         "declarations": inputs,
-        "libraries": library_versions("\n".join(inputs["estimator"])),
+        "libraries": library_versions("\n".join([*inputs["estimator"], *inputs["metrics"]["code"]])),
     }
     for folder, files in folders.items():
         (PARAMS / folder).mkdir(parents=True, exist_ok=True)

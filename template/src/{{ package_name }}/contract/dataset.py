@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from . import Column, Contract
+from .expectations import Cost
+from .observations import Observations, compute_costs
 from .tables import quote, read_column, read_features, read_target
 
 Groups = dict[str, dict[str, NDArray[np.intp]]]
@@ -30,6 +32,8 @@ class Dataset:
         target: Positions in `Contract.labels` (int64), or the values of a regression (float64), shape
             `(n_rows,)`.
         baseline: Predictions of the baseline column, shape `(n_rows,)`; None if the project declares none.
+        weights: Sample weights, shape `(n_rows,)`; None if the project declares none.
+        costs: Cost of each row by target and predicted label, shape `(n_rows, 2, 2)`; None likewise.
     """
 
     path: Path
@@ -37,9 +41,20 @@ class Dataset:
     features: pd.DataFrame
     target: NDArray[np.int64] | NDArray[np.float64]
     baseline: NDArray[np.float64] | None = None
+    weights: NDArray[np.float64] | None = None
+    costs: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def observations(self) -> Observations:
+        """What metrics compare predictions with.
+
+        Returns:
+            Target, weights and costs.
+        """
+        return Observations(self.target, self.weights, self.costs)
 
     @cached_property
     def key(self) -> pd.Series:
@@ -97,17 +112,36 @@ class Dataset:
         return groups
 
 
-def load_dataset(path: Path, contract: Contract, baseline: str | None = None) -> Dataset:
+def load_dataset(
+    path: Path,
+    contract: Contract,
+    baseline: str | None = None,
+    sample_weight: str | None = None,
+    cost: Cost | None = None,
+) -> Dataset:
     """Read a split.
 
     Args:
         path: A Parquet file with the columns of `contract.kept`, in the contract's types.
         contract: Says which columns are features, target, key, segments and protected attributes.
         baseline: Name of the column that holds the baseline's predictions, if the project declares one.
+        sample_weight: Name of the column that holds the sample weights, likewise.
+        cost: What decisions cost, likewise.
 
     Returns:
         The rows in the order of the file.
     """
+
+    def read(name: str) -> NDArray[np.float64]:
+        return read_column(path, f"{quote(name)}::DOUBLE").to_numpy()
+
     features, target = read_features(path, contract), read_target(path, contract).to_numpy()
-    predictions = read_column(path, f"{quote(baseline)}::DOUBLE").to_numpy() if baseline else None
-    return Dataset(path, contract, features, target, predictions)
+    return Dataset(
+        path,
+        contract,
+        features,
+        target,
+        baseline=read(baseline) if baseline else None,
+        weights=read(sample_weight) if sample_weight else None,
+        costs=compute_costs(cost, {n: read(n) for n in cost.columns}, len(target)) if cost else None,
+    )

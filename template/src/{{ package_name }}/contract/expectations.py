@@ -1,4 +1,4 @@
-"""Requirements of a model that `problem.py` declares and the gate checks: KPIs, behavioural tests, card."""
+"""What `problem.py` declares about a model beside its contract: KPIs, costs, behavioural tests, card."""
 
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ class Kpi(msgspec.Struct, frozen=True):
     """A limit that a metric of the model must keep.
 
     Attributes:
-        metric: A key of `reports/metrics.json`.
+        metric: A key of `reports/metrics.json`; a metric with a number in its name, such as
+            "recall_in_top_1%" (all are in `stats/metrics.py`); or a metric of `METRICS` in problem.py.
         direction: Whether the threshold is a minimum or a maximum.
         threshold: In units of the metric.
         owner: Who decides on the threshold.
@@ -40,6 +41,43 @@ class Kpi(msgspec.Struct, frozen=True):
             1 if a higher value is better, else -1.
         """
         return 1 if self.direction == "at least" else -1
+
+
+class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the decisions of a classification with two labels cost, for the metric `cost` (the mean per row).
+
+    Each is an amount of money, or the name of a numeric column that holds it; a negative one is a benefit.
+
+    Attributes:
+        false_positive: Of predicting the second label for a row of the first one.
+        false_negative: Of predicting the first label for a row of the second one.
+        true_positive: Of predicting the second label rightly, such as the cost of an offer.
+        true_negative: Of predicting the first label rightly.
+    """
+
+    false_positive: float | str = 0.0
+    false_negative: float | str = 0.0
+    true_positive: float | str = 0.0
+    true_negative: float | str = 0.0
+
+    @property
+    def matrix(self) -> tuple[tuple[float | str, float | str], tuple[float | str, float | str]]:
+        """The costs by target and predicted label.
+
+        Returns:
+            A pair for each target, with an amount or a column for each predicted label.
+        """
+        return (self.true_negative, self.false_positive), (self.false_negative, self.true_positive)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold an amount.
+
+        Returns:
+            Their names, each once.
+        """
+        amounts = [amount for amounts in self.matrix for amount in amounts]
+        return tuple(dict.fromkeys(amount for amount in amounts if isinstance(amount, str)))
 
 
 class BehaviouralTest(msgspec.Struct, frozen=True):

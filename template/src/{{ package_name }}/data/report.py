@@ -69,7 +69,7 @@ def format_distribution(column: Column, summary: ColumnSummary) -> str:
     if summary.edges:
         return "".join(BARS[-(-8 * count // max(counts))] for count in counts)
     frequent = sorted(range(len(counts)), key=lambda index: -counts[index])[:MAX_CATEGORIES]
-    shares = (f"{column.categories[index]} {counts[index] / n_rows:.0%}" for index in sorted(frequent))
+    shares = (f"{column.labels[index]} {counts[index] / n_rows:.0%}" for index in sorted(frequent))
     return ", ".join(shares) + (", …" if len(counts) > MAX_CATEGORIES else "")
 
 

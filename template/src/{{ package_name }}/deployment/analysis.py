@@ -35,6 +35,7 @@ from ..core.errors import ProjectError, cli
 from ..evaluation.checks import Check, Verdict, decide, status_if
 from ..monitoring.events import read_events
 from ..stats.inference import Estimate, adjust_holm
+from ..stats.metrics import predict_labels
 from .settings import Rollout, load_rollout
 
 MAX_REQUESTS = 100_000  # a random sample of more
@@ -320,7 +321,8 @@ def check_agreement(responses: Responses) -> Iterator[Check]:
     if responses.paired and responses.contract.task == "classification" and len(responses.challenger):
         columns = output_columns(responses.contract)
         challenger, champion = (
-            rows[columns].to_numpy().argmax(axis=1) for rows in (responses.challenger, responses.champion)
+            predict_labels(rows[columns].to_numpy(), responses.contract.decision_threshold)
+            for rows in (responses.challenger, responses.champion)
         )
         share, limit = float((challenger == champion).mean()), responses.rollout.min_agreement
         yield Check(

@@ -22,7 +22,7 @@ from ..core.files import table
 from ..declarations import Declarations
 from ..stats import inference
 from ..stats.inference import Estimate, Floats, Statistic, Statistics, adjust_holm, p_value_below_zero
-from ..stats.metrics import METRICS, absolute_errors, resampled_mean, target_ranks
+from ..stats.metrics import absolute_errors, find_metric, predict_labels, resampled_mean, target_ranks
 
 Rows = NDArray[np.intp]
 Predictions = tuple[str, Floats, Floats]  # name, observed values, predictions
@@ -87,11 +87,15 @@ Checks = Iterator[Check]
 
 @dataclass(frozen=True)
 class Production:
-    """The model in production: tag, version and outputs for the test rows, `(n_rows, n_labels)`."""
+    """The model in production: tag, version and outputs for the test rows, `(n_rows, n_labels)`.
+
+    Its decision threshold is its own, because the contract may have another one by now.
+    """
 
     tag: str
     version: str
     outputs: Floats
+    decision_threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class Evidence:
         return self.production.tag if self.production else "the baseline"
 
     def bootstrap(self, statistics: Statistics) -> dict[str, Estimate]:
-        """Estimate statistics of the test rows.
+        """Estimate statistics of the test rows, each row with its sample weight.
 
         Args:
             statistics: Functions of bootstrap counts, by name.
@@ -169,7 +173,9 @@ class Evidence:
         Returns:
             Estimates by name.
         """
-        gate = self.params.gate
+        gate, weights = self.params.gate, self.test.weights
+        if weights is not None:
+            statistics = {name: _weigh(statistic, weights) for name, statistic in statistics.items()}
         return inference.bootstrap(
             statistics,
             len(self.test),
@@ -179,25 +185,35 @@ class Evidence:
             self.test.groups,
         )
 
-    def improvement(self, reference: Floats, rows: Rows | slice = slice(None)) -> Statistic:
+    def improvement(self, production: Production | None, rows: Rows | slice = slice(None)) -> Statistic:
         """How much better the primary metric is than that of a reference; positive is better.
 
         Args:
-            reference: Outputs of the reference, `(n_rows, n_labels)`.
+            production: The reference; None: the baseline.
             rows: Positions of the rows to compare on; all by default.
 
         Returns:
             A statistic for `bootstrap`.
         """
-        target, kpi = self.test.target[rows], self.problem.primary_kpi
-        metric = METRICS[self.contract.task][kpi.metric]
+        kpi, observations = self.problem.primary_kpi, self.test.observations.take(rows)
+        threshold = self.contract.decision_threshold
+        metric, reference_metric = (
+            find_metric(kpi.metric, self.contract.task, threshold, self.problem.custom_metrics)
+            for threshold in (threshold, production.decision_threshold if production else threshold)
+        )
+        outputs, reference = self.outputs[rows], (production.outputs if production else self.baseline)[rows]
 
         def difference(counts: Floats) -> Floats:
             drawn = counts[:, rows]
-            new, old = metric(target, self.outputs[rows], drawn), metric(target, reference[rows], drawn)
-            return kpi.sign * (new - old)
+            new = metric(observations, outputs, drawn)
+            return kpi.sign * (new - reference_metric(observations, reference, drawn))
 
         return difference
+
+
+def _weigh(statistic: Statistic, weights: Floats) -> Statistic:
+    """Statistic of rows that do not count alike."""
+    return lambda counts: statistic(counts * weights)
 
 
 def status_if(passed: bool, otherwise: Status = "fail") -> Status:
@@ -299,9 +315,9 @@ def check_kpis(evidence: Evidence) -> Checks:
     Yields:
         A result for each KPI.
     """
-    metrics, target, outputs = METRICS[evidence.contract.task], evidence.test.target, evidence.outputs
-    kpis = evidence.problem.kpis
-    estimates = evidence.bootstrap({k.metric: partial(metrics[k.metric], target, outputs) for k in kpis})
+    kpis, metrics = evidence.problem.kpis, evidence.problem.make_metrics(evidence.contract)
+    sample = evidence.test.observations, evidence.outputs
+    estimates = evidence.bootstrap({kpi.metric: partial(metrics[kpi.metric], *sample) for kpi in kpis})
     for kpi in kpis:
         estimate = estimates[kpi.metric]
         bound, side = (estimate.low, "lower bound ≥") if kpi.sign > 0 else (estimate.high, "upper bound ≤")
@@ -320,7 +336,7 @@ def check_baseline(evidence: Evidence) -> Checks:
         One result, for the primary metric.
     """
     metric = evidence.problem.primary_kpi.metric
-    estimate = evidence.bootstrap({metric: evidence.improvement(evidence.baseline)})[metric]
+    estimate = evidence.bootstrap({metric: evidence.improvement(None)})[metric]
     message, limit = compare(metric, estimate, "the baseline"), "CI lower bound > 0"
     subject, status = f"{metric} improvement", status_if(estimate.low > 0)
     yield Check("baseline", subject, status, message, limit, "BASELINE in problem.py", estimate)
@@ -349,7 +365,7 @@ def check_production(evidence: Evidence) -> Checks:
     if production.version == evidence.version:
         yield Check("production", subject, "warn", f"this is the model in production ({production.tag})")
         return
-    estimate = evidence.bootstrap({metric: evidence.improvement(production.outputs)})[metric]
+    estimate = evidence.bootstrap({metric: evidence.improvement(production)})[metric]
     margin = gate.non_inferiority_margin
     required = 0 if gate.promotion_test == "superiority" else -margin
     status = "fail" if estimate.high < -margin else "pass" if estimate.low > required else "warn"
@@ -370,8 +386,9 @@ def check_mcnemar(evidence: Evidence) -> Checks:
     """
     if evidence.production is None or evidence.contract.task != "classification":
         return
-    is_right = evidence.outputs.argmax(axis=1) == evidence.test.target
-    was_right = evidence.production.outputs.argmax(axis=1) == evidence.test.target
+    production, threshold = evidence.production, evidence.contract.decision_threshold
+    is_right = predict_labels(evidence.outputs, threshold) == evidence.test.target
+    was_right = predict_labels(production.outputs, production.decision_threshold) == evidence.test.target
     n_worse, n_better = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
     changes = is_right.astype(float) - was_right
     if evidence.test.groups is not None:
@@ -391,10 +408,10 @@ def check_segments(evidence: Evidence) -> Checks:
     Yields:
         A result for each segment; "skipped" if it has too few rows, or leaves the metric undefined.
     """
-    reference = evidence.production.outputs if evidence.production else evidence.baseline
+    production = evidence.production
     metric, min_rows = evidence.problem.primary_kpi.metric, evidence.params.gate.min_segment_rows
     large = {name: rows for name, rows in evidence.segments.items() if len(rows) >= min_rows}
-    estimates = evidence.bootstrap({n: evidence.improvement(reference, rows) for n, rows in large.items()})
+    estimates = evidence.bootstrap({n: evidence.improvement(production, rows) for n, rows in large.items()})
     defined = {name: estimate for name, estimate in estimates.items() if estimate.is_defined}
     p_values = adjust_holm([p_value_below_zero(estimate) for estimate in defined.values()])
     limit = f"fails if worse than {evidence.reference} (p ≤ {evidence.alpha:g}, Holm)"
@@ -442,7 +459,11 @@ def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[st
     min_ratio = getattr(gate, f"min_{rate.criterion}_ratio")
     parameter = f"gate.max_{rate.criterion}_difference and gate.min_{rate.criterion}_ratio"
     rows = {value: positions for value, positions in rows.items() if len(positions) >= gate.min_segment_rows}
-    rates = {value: float(rate.hits[positions].mean()) for value, positions in rows.items()}
+    counts = evidence.test.observations.unit_counts
+    rates = {
+        value: float(resampled_mean(rate.hits[positions].astype(float), counts[:, positions])[0])
+        for value, positions in rows.items()
+    }
     if len(rates) < 2 or max(rates.values()) == 0:
         message = (
             "the rate is 0 in every group" if len(rates) > 1 else "fewer than two groups have enough rows"
@@ -482,7 +503,7 @@ def _rates(evidence: Evidence) -> list[_Rate]:
         return [_Rate("errors up to the median", errors <= np.median(errors), everyone, "equalized_odds")]
     if task == "ranking":
         return [_Rate("hit rate", target_ranks(target, outputs) <= TOP_K, everyone, "equalized_odds")]
-    predicted = outputs.argmax(axis=1)
+    predicted = predict_labels(outputs, evidence.contract.decision_threshold)
     if outputs.shape[1] > 2:
         return [_Rate("accuracy", predicted == target, everyone, "equalized_odds")]
     return [

@@ -5,13 +5,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import declarations
-from ..contract.dataset import Dataset, load_dataset
+from ..contract.dataset import Dataset
 from ..contract.tables import read_target
 from ..core.errors import cli
 from ..core.files import write_json
 from ..core.paths import BUNDLE, EVALUATION_REPORT, IMPORTANCE_REPORT, METRICS, TEST, TRAIN
+from ..declarations import Declarations
 from ..model.bundle import Model
-from ..stats.metrics import compute_metrics
+from ..stats.metrics import Floats, compute_metrics
 from .importance import permutation_importance
 
 MIN_SEGMENT_ROWS = 30
@@ -47,25 +48,30 @@ def predict_baseline(test: Dataset) -> NDArray[np.floating]:
     return np.tile(shares, (len(test), 1))
 
 
-def evaluate(model: Model, test: Dataset) -> Evaluation:
+def evaluate(model: Model, test: Dataset, problem: Declarations) -> Evaluation:
     """Compute all metrics of the bundle.
 
     Args:
         model: The bundle.
         test: The test split.
+        problem: Declares KPIs, own metrics and costs.
 
     Returns:
         The report. Segments with fewer than `MIN_SEGMENT_ROWS` rows are left out.
     """
-    contract, target, outputs = test.contract, test.target, model.run(test.features.to_numpy())
+    metrics, outputs = problem.make_metrics(model.contract), model.run(test.features.to_numpy())
+
+    def compute(outputs: Floats, rows: NDArray[np.intp] | slice = slice(None)) -> Metrics:
+        return compute_metrics(metrics, test.observations.take(rows), outputs[rows])
+
     return Evaluation(
         model_version=model.metadata.version,
         rows=len(test),
-        metrics=compute_metrics(contract, target, outputs),
-        baseline=compute_metrics(contract, target, predict_baseline(test)),
+        metrics=compute(outputs),
+        baseline=compute(predict_baseline(test)),
         segments={
             column: {
-                value: {"rows": len(rows), **compute_metrics(contract, target[rows], outputs[rows])}
+                value: {"rows": len(rows), **compute(outputs, rows)}
                 for value, rows in groups.items()
                 if len(rows) >= MIN_SEGMENT_ROWS
             }
@@ -74,19 +80,27 @@ def evaluate(model: Model, test: Dataset) -> Evaluation:
     )
 
 
+def _summary(report: Evaluation) -> str:
+    """All metrics on one line, with those of the baseline that are defined."""
+    texts = {
+        name: f" (baseline {report.baseline[name]:.4f})" if name in report.baseline else ""
+        for name in report.metrics
+    }
+    return ", ".join(f"{name} {report.metrics[name]:.4f}{text}" for name, text in texts.items())
+
+
 def main() -> None:
     """Write reports/evaluation.json, reports/importance.json and reports/metrics.json."""
     problem, model = declarations.load(), Model(BUNDLE)
-    test = load_dataset(TEST, model.contract, problem.baseline)
-    report, kpi = evaluate(model, test), problem.primary_kpi
-    losses = permutation_importance(model, test, kpi)
+    test = problem.read_split(TEST, model.contract)
+    report, metric = evaluate(model, test, problem), problem.primary_kpi.metric
+    losses = permutation_importance(model, test, problem)
     write_json(EVALUATION_REPORT, report)
     write_json(METRICS, report.metrics)
-    write_json(IMPORTANCE_REPORT, {"metric": kpi.metric, "loss": losses})
-    metrics = [f"{n} {v:.4f} (baseline {report.baseline[n]:.4f})" for n, v in report.metrics.items()]
+    write_json(IMPORTANCE_REPORT, {"metric": metric, "loss": losses})
     largest = [f"{name} {loss:.3g}" for name, loss in list(losses.items())[:5]]
-    print("evaluate: " + ", ".join(metrics))
-    print(f"evaluate: loss of {kpi.metric} if a column is shuffled: {', '.join(largest)}")
+    print(f"evaluate: {_summary(report)}")
+    print(f"evaluate: loss of {metric} if a column is shuffled: {', '.join(largest)}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from .. import declarations, params
 from ..contract import Contract
-from ..contract.dataset import load_dataset
 from ..contract.expectations import BehaviouralTest
 from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
@@ -96,7 +95,7 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
     Raises:
         ProjectError: The model in production cannot be fetched.
     """
-    test = load_dataset(TEST, model.contract, problem.baseline)
+    test = problem.read_split(TEST, model.contract)
     features = test.features.to_numpy()
     production, differences = _predict_production(model.contract, settings.gate.comparison_reset_tag)
     changed = [apply_change(features, effect, model.contract) for effect in problem.behavioural_tests]
@@ -127,7 +126,7 @@ def _predict_production(contract: Contract, reset_tag: str | None) -> tuple[Prod
     if differences := registry.contract_differences(champion.contract, contract):
         return None, differences
     outputs = champion.run(read_features(TEST, champion.contract).to_numpy())
-    return Production(tag, champion.metadata.version, outputs), []
+    return Production(tag, champion.metadata.version, outputs, champion.contract.decision_threshold), []
 
 
 def write_markdown(report: GateReport, evidence: Evidence, path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..contract import TOP_K, Contract
 from ..contract.events import output_column
 from ..core.errors import ProjectError
+from ..stats.metrics import predict_labels
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: ONNX Runtime reports its use otherwise
 import onnxruntime as ort
@@ -37,7 +38,7 @@ class Bins(msgspec.Struct):
 
 
 class Label(msgspec.Struct):
-    """A classification: the most probable label, and the probability of each."""
+    """A classification: the predicted label, and the probability of each."""
 
     label: str
     probabilities: dict[str, float]
@@ -168,9 +169,10 @@ class Model:
                 Ranking([Item(labels[item], float(scores[item])) for item in items])
                 for items, scores in zip(best.tolist(), outputs, strict=True)
             ]
+        predicted = predict_labels(outputs, self.contract.decision_threshold)
         return [
-            Label(labels[best], dict(zip(labels, scores, strict=True)))
-            for best, scores in zip(outputs.argmax(axis=1).tolist(), outputs.tolist(), strict=True)
+            Label(labels[label], dict(zip(labels, scores, strict=True)))
+            for label, scores in zip(predicted.tolist(), outputs.tolist(), strict=True)
         ]
 
 

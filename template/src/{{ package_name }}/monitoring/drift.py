@@ -181,7 +181,7 @@ def _untested_columns(contract: Contract) -> Iterator[str]:
 def _bin_names(name: str, reference: Distribution, contract: Contract) -> list[str]:
     """Name the categories, or the intervals of a number."""
     if not reference.edges:
-        return list(contract.column(plain_name(name)).categories)
+        return list(contract.column(plain_name(name)).labels)
     is_integer = any(c.kind == "integer" and feature_column(c.name) == name for c in contract.features)
     edges = [f"{edge:.5g}" for edge in reference.edges]
     starts = [f"{edge + 1:.5g}" for edge in reference.edges] if is_integer else edges

@@ -27,7 +27,7 @@ from ..core.paths import BUNDLE, MONITORING_REPORT
 from ..model.bundle import Model
 from .drift import Drift, Reference, check_drift
 from .events import find_files, read_events
-from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels
+from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels, missing_amounts
 from .report import ADVICE, Finding, Monitoring, Traffic, write_report
 
 
@@ -117,7 +117,11 @@ def _check_distances(drift: list[Drift], settings: params.Monitor) -> Iterator[F
 
 
 def _check_kpis(
-    performance: list[KpiResult], n_labelled: int, kpis: tuple[Kpi, ...], settings: params.Monitor
+    performance: list[KpiResult],
+    n_labelled: int,
+    kpis: tuple[Kpi, ...],
+    missing: list[str],
+    settings: params.Monitor,
 ) -> Iterator[Finding]:
     """Report KPIs that are missed, and those without a value although labels arrived."""
     for result in performance:
@@ -129,8 +133,10 @@ def _check_kpis(
         yield Finding("warn", "kpi", "labels", "too few labelled rows", f"{n_labelled:,}", limit)
     elif n_labelled:
         defined = {result.metric for result in performance if not result.segment}
-        message = f"has no value over {n_labelled:,} labelled rows: do nearly all have the same label?"
+        undefined = f"has no value over {n_labelled:,} labelled rows: do nearly all have the same label?"
+        absent = f"cannot be measured in production: {', '.join(missing)} is no feature, so no event has it"
         for metric in dict.fromkeys(kpi.metric for kpi in kpis if kpi.metric not in defined):
+            message = absent if metric == "cost" and missing else undefined
             yield Finding("warn", "kpi", metric, message)
 
 
@@ -204,14 +210,16 @@ def check_predictions(
         traffic = _count_traffic(con)
         selected = _select_model(traffic, model.metadata.version)
         label_counts = join_labels(con, label_files, model) if label_files else LabelCounts()
-    monitor, kpis = settings.monitor, declarations.load().kpis
+    monitor, problem = settings.monitor, declarations.load()
     n_rows, n_labelled = sum(part.rows for part in selected), label_counts.rows
     drift = _measure_drift(con, model, monitor) if n_rows >= monitor.min_rows else []
     enough_labels = n_labelled >= monitor.min_rows
-    performance = evaluate_kpis(con, model.contract, kpis, settings) if enough_labels else []
+    performance = evaluate_kpis(con, model.contract, problem, settings) if enough_labels else []
     findings = [
         *_check_requests(selected, monitor),
-        *_check_kpis(performance, n_labelled, kpis, monitor),
+        *_check_kpis(
+            performance, n_labelled, problem.kpis, missing_amounts(problem.cost, model.contract), monitor
+        ),
         *_check_distances(drift, monitor),
         *(Finding("warn", "labels", kind, message) for kind, message in label_counts.warnings.items()),
         *_check_rows(selected, drift, monitor),

@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 
 from ..contract import Column, Contract
 from ..contract.events import LABEL_TIME, LABEL_TIME_0_2, feature_column, feature_columns, output_columns
-from ..contract.expectations import Kpi
+from ..contract.expectations import Cost, Kpi
+from ..contract.observations import Observations, compute_costs
 from ..contract.tables import Connection, encode_column, explain_errors, fetch_one, literal, quote, text_list
 from ..core.errors import ProjectError
+from ..declarations import Declarations
 from ..model.bundle import Model
 from ..params import Params
 from ..stats.inference import Estimate, Floats, bootstrap
-from ..stats.metrics import METRICS
 from .drift import Status
 
 MAX_ROWS = 10_000  # larger samples would hardly narrow the intervals, but take long
 Segments = dict[str, NDArray[np.intp]]  # positions of the rows by segment; "" for all rows
-Sample = tuple[NDArray[np.generic], Floats, Segments]  # target (n_rows,), outputs (n_rows, n_outputs)
+Sample = tuple[Observations, Floats, Segments]  # with outputs (n_rows, n_outputs)
 
 
 class LabelCounts(NamedTuple):
@@ -158,29 +159,47 @@ def _drop_ambiguous(con: Connection, contract: Contract) -> int:
     return n_labels
 
 
+def missing_amounts(cost: Cost | None, contract: Contract) -> list[str]:
+    """List the columns that the metric `cost` needs and events do not have.
+
+    Args:
+        cost: What decisions cost.
+        contract: Contract of the model.
+
+    Returns:
+        Names of columns that are no features.
+    """
+    features = {column.name for column in contract.features}
+    return [name for name in (cost.columns if cost else ()) if name not in features]
+
+
 def evaluate_kpis(
-    con: Connection, contract: Contract, kpis: tuple[Kpi, ...], settings: Params
+    con: Connection, contract: Contract, problem: Declarations, settings: Params
 ) -> list[KpiResult]:
     """Evaluate the KPIs over the table `labelled`, and over its segments.
+
+    Each prediction counts once: sample weights correct how the training data were drawn.
 
     Args:
         con: Database with the table `labelled`.
         contract: Contract of the model. Only segments that are features can be evaluated.
-        kpis: KPIs with their thresholds.
+        problem: KPIs with their thresholds, costs and own metrics.
         settings: Confidence level, bootstrap and minimum size of a segment.
 
     Returns:
         The defined results; a metric can be undefined, such as the ROC AUC of one class.
     """
-    target, outputs, segments = _read_sample(con, contract, settings.gate.min_segment_rows)
-    cases = [(kpi, segment, rows) for kpi in kpis for segment, rows in segments.items()]
+    cost = None if missing_amounts(problem.cost, contract) else problem.cost
+    observations, outputs, segments = _read_sample(con, contract, cost, settings.gate.min_segment_rows)
+    metrics = problem.make_metrics(contract)
+    cases = [(kpi, segment, rows) for kpi in problem.kpis for segment, rows in segments.items()]
 
     def score(kpi: Kpi, rows: NDArray[np.intp], counts: Floats) -> Floats:
-        return METRICS[contract.task][kpi.metric](target[rows], outputs[rows], counts[:, rows])
+        return metrics[kpi.metric](observations.take(rows), outputs[rows], counts[:, rows])
 
     estimates = bootstrap(
         {str(index): partial(score, kpi, rows) for index, (kpi, _, rows) in enumerate(cases)},
-        len(target),
+        len(outputs),
         settings.gate.n_bootstrap,
         settings.monitor.confidence_level,
         settings.monitor.design_effect,
@@ -200,10 +219,12 @@ def evaluate_kpis(
     return sorted(results, key=lambda result: result.status == "ok")
 
 
-def _read_sample(con: Connection, contract: Contract, min_rows: int) -> Sample:
+def _read_sample(con: Connection, contract: Contract, cost: Cost | None, min_rows: int) -> Sample:
     """Read a sample of the table `labelled`, ordered by time."""
     columns = [c for c in contract.features if c.segment and c.encoded_names == (c.name,)]
-    names = output_columns(contract) + [feature_column(column.name) for column in columns]
+    amounts = {name: feature_column(name) for name in (cost.columns if cost else ())}
+    features = [*(feature_column(column.name) for column in columns), *amounts.values()]
+    names = output_columns(contract) + list(dict.fromkeys(features))
     sample = f"SELECT * FROM labelled ORDER BY hash(id, row) LIMIT {MAX_ROWS}"
     selected = ", ".join(map(quote, ["label", *names]))
     arrays = con.sql(f"SELECT {selected} FROM ({sample}) ORDER BY time, id, row").fetchnumpy()
@@ -212,7 +233,9 @@ def _read_sample(con: Connection, contract: Contract, min_rows: int) -> Sample:
     segments = {"": np.arange(len(target))}
     for column in columns:
         segments |= _segment_rows(column, arrays[feature_column(column.name)], min_rows)
-    return target, outputs, segments
+    values = {name: arrays[column] for name, column in amounts.items()}
+    costs = compute_costs(cost, values, len(target)) if cost else None
+    return Observations(target, costs=costs), outputs, segments
 
 
 def _segment_rows(column: Column, values: Floats, min_rows: int) -> Segments:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from duckdb.func import PythonUDFType
+from numpy.typing import NDArray
 
 from ..contract import TOP_K, Contract
 from ..contract.tables import (
@@ -28,6 +29,7 @@ from ..contract.tables import (
 )
 from ..core.errors import ProjectError, cli
 from ..model.bundle import Model
+from ..stats.metrics import predict_labels
 
 _IS_FINITE = "len(list_filter(__outputs, lambda x: NOT isfinite(x))) = 0"
 _NOT_FINITE = "the model's output is not a finite number"
@@ -53,6 +55,8 @@ def predict_file(model: Model, source: Path, target: Path) -> tuple[int, int]:
         con.sql(f"CREATE VIEW input AS FROM {_file(source)}")
         _check_columns(contract, con.view("input").columns, source)
         con.create_function("run", partial(_run, model), ["FLOAT[]"], "FLOAT[]", type=PythonUDFType.ARROW)
+        decide = partial(_predict_labels, contract.decision_threshold)
+        con.create_function("predict_label", decide, ["FLOAT[]"], "BIGINT", type=PythonUDFType.ARROW)
         con.sql(f"""
             CREATE VIEW checked AS SELECT *, {rejection_reasons(contract.features)} AS __reasons,
                 [{", ".join(encode_features(contract))}] AS __features FROM input;
@@ -66,13 +70,24 @@ def predict_file(model: Model, source: Path, target: Path) -> tuple[int, int]:
                 TO {literal(target)}
         """)
         con.remove_function("run")
+        con.remove_function("predict_label")
         return fetch_one(con, f"SELECT count(*), count(error) FROM {written}")
+
+
+def _to_array(lists: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Lists of equal length as an array of shape `(n_rows, length)`; null becomes NaN."""
+    values = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(lists), -1).astype(np.float32, copy=False)
+
+
+def _predict_labels(threshold: float | None, outputs: pa.ChunkedArray) -> pa.Array:
+    """Positions of the predicted labels, for lists of outputs."""
+    return pa.array(predict_labels(_to_array(outputs), threshold))
 
 
 def _run(model: Model, features: pa.ChunkedArray) -> pa.Array:
     """Run the model on lists of features, in which a missing value is null; return lists of outputs."""
-    values = features.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    outputs = model.run(values.reshape(len(features), -1).astype(np.float32, copy=False))
+    outputs = model.run(_to_array(features))
     starts = np.arange(len(outputs) + 1, dtype=np.int32) * outputs.shape[1]
     return pa.ListArray.from_arrays(starts, outputs.ravel())
 
@@ -85,7 +100,7 @@ def _prediction_columns(contract: Contract) -> dict[str, str]:
     if contract.task == "ranking":
         best = f"list_grade_up(__scores, 'DESC')[:{TOP_K}]"
         return {"items": f"list_transform({best}, lambda i: {text_list(labels)}[i])"}
-    label = f"{text_list(labels)}[list_position(__scores, list_max(__scores))]"
+    label = f"{text_list(labels)}[predict_label(__scores) + 1]"
     each = {f"probability_{label}": f"__scores[{index + 1}]" for index, label in enumerate(labels)}
     return {"label": label, **each}
 

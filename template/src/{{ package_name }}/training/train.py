@@ -1,5 +1,6 @@
 """Train: cross-validate the estimator, then fit it on the whole training split."""
 
+import inspect
 from collections.abc import Iterator
 
 import joblib
@@ -7,76 +8,86 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
+from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 from .. import declarations, params
-from ..contract.dataset import Dataset, load_dataset
+from ..contract.dataset import Dataset
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
 from ..core.paths import ESTIMATOR, TRAIN, TRAINING_REPORT
-from ..stats.metrics import Estimator, compute_metrics, predict_outputs
-
-Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
-"""Positions of the rows to fit on, and of those to test on."""
+from ..stats.metrics import Estimator, Floats, Metrics, compute_metrics, predict_outputs
+from .folds import split_folds
 
 
-def split_folds(train: Dataset, settings: params.Train) -> list[Fold]:
-    """Cut the training split into folds, as the test split was cut off.
+def make_estimator(problem: declarations.Declarations, settings: params.Train) -> Estimator:
+    """Make the estimator to train.
 
     Args:
-        train: The training split.
-        settings: Number of folds and seed.
+        problem: The declarations of `problem.py`.
+        settings: Seed and keyword arguments of `problem.estimator`.
 
     Returns:
-        Positions of the rows to fit on and to test on, for each fold. Rows with a time: folds that only look
-        ahead, by the contract's horizon. Else shuffled folds with whole groups, stratified by label.
+        The estimator, not fitted.
 
     Raises:
-        ProjectError: There are too few rows, times or groups for so many folds.
+        ProjectError: `problem.estimator` does not take these arguments.
     """
-    contract = train.contract
     try:
-        if contract.time is not None:
-            return list(_rolling_folds(train, settings.n_splits))
-        by_task = {True: (StratifiedKFold, StratifiedGroupKFold), False: (KFold, GroupKFold)}
-        kind = by_task[contract.task == "classification"][train.groups is not None]
-        folds = kind(settings.n_splits, shuffle=True, random_state=settings.seed)
-        return list(folds.split(train.features, train.target, train.groups))
-    except ValueError as error:
-        raise ProjectError(f"train.n_splits in params.yaml is {settings.n_splits}: {error}") from None
+        return problem.estimator(settings.seed, **settings.estimator)
+    except TypeError as error:
+        raise ProjectError(
+            f"train.estimator in params.yaml does not fit problem.estimator: {error}"
+        ) from None
 
 
-def _rolling_folds(train: Dataset, n_splits: int) -> Iterator[Fold]:
-    """Folds that look ahead; a moment with several rows is never cut."""
-    moment_of_row, moments = pd.factorize(train.times, sort=True)
-    for before, after in TimeSeriesSplit(n_splits).split(moments):
-        known = before[moments[before] <= moments[after[0]] - train.contract.gap]
-        if not len(known):
-            raise ValueError("the first fold has no row whose target is known when its test rows begin")
-        fit_rows, test_rows = (np.flatnonzero(np.isin(moment_of_row, part)) for part in (known, after))
-        yield fit_rows, test_rows
+def _weight_parameter(estimator: Estimator) -> str:
+    """Name of the sample weights among the arguments of `fit`: those of a pipeline's last step."""
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        return f"{name}__{_weight_parameter(last)}"
+    parameters = inspect.signature(estimator.fit).parameters.values()
+    if not any(p.name == "sample_weight" or p.kind == p.VAR_KEYWORD for p in parameters):
+        raise ProjectError(
+            f"problem.SAMPLE_WEIGHT: fit of {type(estimator).__name__} takes no sample_weight. Choose an "
+            "estimator that does, or set SAMPLE_WEIGHT = None."
+        )
+    return "sample_weight"
 
 
-def _fit(estimator: Estimator, train: Dataset, rows: NDArray[np.intp], place: str) -> Estimator:
-    """Fit a copy of an estimator on some rows; an error that an empty column explains names the column."""
-    features = train.features.iloc[rows]
+def fit(estimator: Estimator, train: Dataset, rows: NDArray[np.intp] | slice = slice(None)) -> Estimator:
+    """Fit an estimator, with the sample weights if the project declares any.
+
+    Args:
+        estimator: Not fitted. The last step of a pipeline gets the weights, the other steps do not.
+        train: The training split.
+        rows: Positions of the rows to fit on; all by default.
+
+    Returns:
+        The estimator, fitted.
+
+    Raises:
+        ProjectError: The rows have weights, and the estimator takes none; or it fails, and a column is empty.
+    """
+    features, target, options = train.features.iloc[rows], train.target[rows], {}
+    if train.weights is not None:
+        options = {_weight_parameter(estimator): train.weights[rows]}
     try:
-        return clone(estimator).fit(features, train.target[rows])
+        return estimator.fit(features, target, **options)
     except Exception as error:
         if isinstance(error, TypeError) or not (empty := features.columns[features.isna().all()].tolist()):
             raise
         raise ProjectError(
-            f"train: {type(estimator).__name__} cannot be fitted on {place}, where {', '.join(empty)} has no "
-            f"value: {error}. Leave the column out (feature=False), leave out the rows without it in "
-            "problem.PREPARE, or set a smaller train.n_splits."
+            f"train: {type(estimator).__name__} cannot be fitted on {len(features):,} rows of the training split, "
+            f"in which {', '.join(empty)} has no value: {error}. Leave the column out (feature=False), leave "
+            "out the rows without it in problem.PREPARE, or set a smaller train.n_splits."
         ) from None
 
 
-def cross_validate(
+def predict_folds(
     estimator: Estimator, train: Dataset, settings: params.Train, quiet: bool = False
-) -> list[dict[str, float]]:
-    """Measure an estimator on each fold, fitted on the other folds (with a time: on earlier rows).
+) -> Iterator[tuple[NDArray[np.intp], Floats]]:
+    """Predict each fold with an estimator that is fitted on the other folds (with a time: on earlier rows).
 
     Args:
         estimator: Not fitted; it is cloned for each fold.
@@ -84,18 +95,34 @@ def cross_validate(
         settings: Number of folds and seed.
         quiet: Show no progress bar.
 
+    Yields:
+        Positions of a fold's rows, and their outputs, `(n_fold_rows, n_labels)`.
+    """
+    folds = split_folds(train, settings)
+    for fit_rows, test_rows in tqdm(folds, desc="cross-validation", unit="fold", disable=quiet):
+        fitted = fit(clone(estimator), train, fit_rows)
+        yield test_rows, predict_outputs(fitted, train.features.iloc[test_rows], train.contract)
+
+
+def cross_validate(
+    estimator: Estimator, train: Dataset, settings: params.Train, metrics: Metrics, quiet: bool = False
+) -> list[dict[str, float]]:
+    """Measure an estimator on each fold.
+
+    Args:
+        estimator: Not fitted; it is cloned for each fold.
+        train: The training split.
+        settings: Number of folds and seed.
+        metrics: Metrics by name.
+        quiet: Show no progress bar.
+
     Returns:
         The metrics of each fold.
     """
-    metrics, contract = [], train.contract
-    folds = split_folds(train, settings)
-    for index, (fit_rows, test_rows) in enumerate(
-        tqdm(folds, "cross-validation", unit="fold", disable=quiet)
-    ):
-        fitted = _fit(estimator, train, fit_rows, f"fold {index + 1}")
-        outputs = predict_outputs(fitted, train.features.iloc[test_rows], contract)
-        metrics.append(compute_metrics(contract, train.target[test_rows], outputs))
-    return metrics
+    return [
+        compute_metrics(metrics, train.observations.take(rows), outputs)
+        for rows, outputs in predict_folds(estimator, train, settings, quiet)
+    ]
 
 
 def check_labels(train: Dataset) -> None:
@@ -119,16 +146,10 @@ def check_labels(train: Dataset) -> None:
 def main() -> None:
     """Write the fitted estimator and the metrics of its cross-validation."""
     settings, problem = params.load().train, declarations.load()
-    train = load_dataset(TRAIN, problem.contract)
+    train, estimator = problem.read_split(TRAIN), make_estimator(problem, settings)
     try:
-        estimator: Estimator = problem.estimator(settings.seed, **settings.estimator)
-    except TypeError as error:
-        raise ProjectError(
-            f"train.estimator in params.yaml does not fit problem.estimator: {error}"
-        ) from None
-    try:
-        by_fold = cross_validate(estimator, train, settings)
-        fitted = _fit(estimator, train, np.arange(len(train)), "the training split")
+        by_fold = cross_validate(estimator, train, settings, problem.make_metrics(train.contract))
+        fit(estimator, train)
     except ValueError as error:
         if not isinstance(error, TypeError):  # scikit-learn's InvalidParameterError is both
             raise
@@ -136,7 +157,7 @@ def main() -> None:
     check_labels(train)
     mean = pd.DataFrame(by_fold).mean().to_dict()
     ESTIMATOR.parent.mkdir(exist_ok=True)
-    joblib.dump(fitted, ESTIMATOR)
+    joblib.dump(estimator, ESTIMATOR)
     write_json(TRAINING_REPORT, {"rows": len(train), "mean": mean, "folds": by_fold})
     print("train: " + ", ".join(f"{name} {value:.4f}" for name, value in mean.items()))
 

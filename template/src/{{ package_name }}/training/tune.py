@@ -27,12 +27,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import declarations, params
-from ..contract.dataset import Dataset, load_dataset
+from ..contract.dataset import Dataset
 from ..contract.expectations import Kpi
 from ..core.errors import ProjectError, cli
 from ..core.paths import TRAIN
 from ..model import tracking
-from ..stats.metrics import Estimator
+from ..stats.metrics import Estimator, Metrics
 from .train import cross_validate
 
 STUDIES = Path(".tuning")
@@ -52,7 +52,11 @@ class Outcome(NamedTuple):
 
 
 def evaluate_trial(
-    make_estimator: Callable[..., Estimator], settings: Settings, train: Dataset, options: params.Train
+    make_estimator: Callable[..., Estimator],
+    settings: Settings,
+    train: Dataset,
+    options: params.Train,
+    metrics: Metrics,
 ) -> Outcome:
     """Cross-validate the estimator with some settings. This runs in a worker.
 
@@ -61,6 +65,7 @@ def evaluate_trial(
         settings: Its keyword arguments.
         train: The training split.
         options: Number of folds and seed.
+        metrics: Metrics by name.
 
     Returns:
         The metrics, or the estimator's exception as text: an exception raised here is the backend's.
@@ -69,7 +74,7 @@ def evaluate_trial(
     try:
         estimator = make_estimator(options.seed, **settings)
         with threadpool_limits(1):  # one core for each worker
-            by_fold = cross_validate(estimator, train, options, quiet=True)
+            by_fold = cross_validate(estimator, train, options, metrics, quiet=True)
     except Exception as error:
         return Outcome(worker, {}, f"{type(error).__name__}: {error}")
     return Outcome(worker, pd.DataFrame(by_fold).mean().to_dict())
@@ -293,12 +298,15 @@ def main() -> None:
     fixed, varied = split_settings(problem.search, settings.train.estimator)
     options = connect_backend(settings.tune)
     study = open_study(study_name(problem, settings.train, fixed), kpi, settings.train.seed, varied)
-    train = load_dataset(TRAIN, problem.contract)
+    train = problem.read_split(TRAIN)
+    metrics = problem.make_metrics(train.contract)
     with joblib.parallel_config(settings.tune.backend, **options):
         run_search(
             study,
             lambda trial: fixed | problem.search(trial),
-            lambda chosen: joblib.delayed(evaluate_trial)(make_estimator, chosen, train, settings.train),
+            lambda chosen: joblib.delayed(evaluate_trial)(
+                make_estimator, chosen, train, settings.train, metrics
+            ),
             kpi.metric,
             settings.tune,
         )
