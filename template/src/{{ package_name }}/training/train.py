@@ -78,9 +78,9 @@ def fit(estimator: Estimator, train: Dataset, rows: NDArray[np.intp] | slice = s
         if isinstance(error, TypeError) or not (empty := features.columns[features.isna().all()].tolist()):
             raise
         raise ProjectError(
-            f"train: {type(estimator).__name__} cannot be fitted on {len(features):,} rows of the training split, "
-            f"in which {', '.join(empty)} has no value: {error}. Leave the column out (feature=False), leave "
-            "out the rows without it in problem.PREPARE, or set a smaller train.n_splits."
+            f"train: {type(estimator).__name__} cannot be fitted on {len(features):,} rows of the training "
+            f"split, in which {', '.join(empty)} has no value: {error}. Leave the column out (feature=False), "
+            "leave out the rows without it in problem.PREPARE, or set a smaller train.n_splits."
         ) from None
 
 
