@@ -36,7 +36,7 @@ class SplitReport(msgspec.Struct):
     shared_groups: int = 0  # test groups with training rows; not counted if the rows are split by time
     test_groups: int | None = None  # number of groups in the test split; None without a group
     in_gap: int = 0  # rows in neither split: their target was not yet known when the test rows begin
-    copies: int = 0  # rows that equal another row of the same split in all but the key
+    equal_rows: int = 0  # rows that equal another row of the same split in all but the key
 
 
 def load_split_report(path: Path) -> SplitReport:
@@ -127,7 +127,8 @@ def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
     (rows,) = fetch_one(con, f"SELECT count(*) FROM {literal(CLEAN)}")
     share = duplicates / max(test_rows, 1)
     expected = _expected_duplicate_share(con) if duplicates else 0.0
-    error = math.sqrt(expected * (1 - expected) / max(test_rows, 1))
+    uncertain = max(share * (1 - share), expected * (1 - expected))  # two of 30 rows are no evidence
+    error = math.sqrt(uncertain / max(test_rows, 1))
     excess = max(0.0, share - expected - 2 * error)
     return SplitReport(
         train=train_rows,
@@ -139,7 +140,7 @@ def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
         shared_groups=0 if contract.time else shared,
         test_groups=groups if contract.group else None,
         in_gap=rows - train_rows - test_rows,
-        copies=copies,
+        equal_rows=copies,
     )
 
 
@@ -211,8 +212,8 @@ def main() -> None:
     groups = f" of {report.test_groups:,} groups" if report.test_groups is not None else ""
     gap = f", {report.in_gap:,} rows between them left out (horizon)" if report.in_gap else ""
     print(f"split: {report.train:,} training rows, {report.test:,} test rows{groups}{gap}")
-    if report.copies:
-        print(f"split: {report.copies:,} rows equal another row of their split in all but the key")
+    if report.equal_rows:
+        print(f"split: {report.equal_rows:,} rows equal another row of their split in all but the key")
     if messages := problems(report, settings.split):
         raise ProjectError("training and test split overlap or are empty\n- " + "\n- ".join(messages))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ...contract import LARGEST, Column
+from ...contract import LARGEST, RESERVED, Column
 from ..groups import MIN_IDS, looks_like_id
 from .profile import MAX_VALUES, Profile
 
@@ -54,7 +54,8 @@ def draft_column(profile: Profile) -> Draft:
     Returns:
         The declaration.
     """
-    draft = Draft(profile, Column(profile.name, "text"), profile.sql)
+    is_reserved = profile.name.lower() in RESERVED
+    draft = Draft(profile, Column(profile.name + "_2" * is_reserved, "text"), profile.sql)
     if profile.missing_texts:
         texts = ", ".join(map(repr, profile.missing_texts))
         draft.why.append(f"{texts} count{'s' * (len(profile.missing_texts) == 1)} as missing, see PREPARE")

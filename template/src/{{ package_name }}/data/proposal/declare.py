@@ -10,14 +10,14 @@ from tempfile import TemporaryDirectory
 from msgspec.structs import replace
 
 from ... import params
-from ...contract import RESERVED, Column, Contract, Task, tables
+from ...contract import Column, Contract, Task, tables
 from ...contract.dataset import load_dataset
 from ...contract.expectations import Kpi
 from ...contract.tables import Connection, fetch_one, literal, quote
 from ...core.errors import ProjectError
 from .. import quality
 from ..groups import check_repeated_ids
-from ..leakage import AND, score_features
+from ..leakage import AND, MAX_FEATURES_IN_PAIRS, score_features
 from ..merge import fold
 from . import roles
 from .columns import Draft, draft_column
@@ -31,7 +31,7 @@ MAX_SEGMENTS, SEGMENT_VALUES = 2, range(2, 9)
 MIN_SEGMENT_SHARE = 0.02  # of the rows, for the rarest value of a segment
 ROW_TABLES = ("raw", "source", "source_rows")  # names of the table in PREPARE; the first that is no column
 ROW_IDS = ("row_id", "row_key", "row_hash", "row_number")  # names of a key that PREPARE makes, likewise
-KEEP = 'If it is known before, write accepted={"target leakage": "known before"} instead.'
+KEEP = 'if it is known earlier, declare accepted={"target leakage": "known earlier"} instead'
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Proposal:
             kinds = ", ".join(f"{column.name} ({column.kind})" for column in columns[:20])
             raise ProjectError(
                 f"no column can be a feature: {kinds}. Key, group and target are none, nor texts that hardly "
-                "repeat and columns with one value. Let the source compute numbers or categories, such as the "
-                "length of a text or the words it contains."
+                "repeat and columns with one value. Let the source compute numbers or categories, such as "
+                "the length of a text or the words it contains."
             ) from None
 
     @property
@@ -216,6 +216,7 @@ def propose(con: Connection, request: Request, settings: params.Validate) -> Pro
     _settle_time_and_group(proposal)
     _settle_key(con, proposal, profiles)
     _settle_names(proposal)
+    _warn_of_copies(con, proposal)
     _answer_validation(con, proposal, settings)
     _choose_segments(proposal)
     proposal.kpis = list(propose_kpis(con, target, drafts[named["target"]].sql))
@@ -252,7 +253,7 @@ def _settle_key(con: Connection, proposal: Proposal, profiles: list[Profile]) ->
     if proposal.key:
         roles.check_key(con, proposal.key, profiles[0].rows)
     else:
-        others = [p for p in profiles if p.name != named["target"] and p.shape not in ("nested", "empty")]
+        others = [draft for name, draft in proposal.drafts.items() if name != named["target"]]
         proposal.key = roles.choose_key(con, others, named.get("time", ""), named.get("group", ""))
     if not proposal.key:
         _make_key(con, proposal, profiles)
@@ -289,15 +290,29 @@ def _make_key(con: Connection, proposal: Proposal, profiles: list[Profile]) -> N
     proposal.notes.append(f"{proposal.row_id_why} If the source has a key: KEY=…")
 
 
+def _warn_of_copies(con: Connection, proposal: Proposal) -> None:
+    """Note rows that differ by their key only, of which test and training split would share some."""
+    if "time" in proposal.roles or proposal.row_id:
+        return
+    keys = ", ".join(map(quote, proposal.key))
+    counts = f"SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT * EXCLUDE ({keys}) FROM raw)) FROM raw"
+    n_rows, n_distinct = fetch_one(con, counts)
+    if n_rows - n_distinct > MAX_COPIES * n_rows:
+        proposal.notes.append(
+            f"{n_rows - n_distinct:,} rows equal another one in all but the key. If that is natural, because "
+            "few columns have few values, set split.max_overlap_share to 1. If not, correct the source."
+        )
+
+
 def _settle_names(proposal: Proposal) -> None:
-    """Rename columns whose name is reserved, or differs from another by case only."""
+    """Rename columns whose name differs from another by case only."""
     taken = {proposal.row_id[0].name} if proposal.row_id else set()
     for draft in proposal.drafts.values():
         column = draft.column
-        while column.name.lower() in RESERVED or _inputs(column) & taken:
+        while _inputs(column) & taken:
             column = replace(column, name=f"{column.name}_2")
-        if column.name != draft.column.name:
-            draft.change(f"renamed from {draft.column.name!r}, see PREPARE", name=column.name)
+        if column.name != draft.profile.name:
+            draft.change(f"renamed from {draft.profile.name!r}, see PREPARE", name=column.name)
         taken |= _inputs(column)
 
 
@@ -357,8 +372,10 @@ def _leave_out_leaks(con: Connection, proposal: Proposal, clean: Path, limit: fl
         if not leaks or len(leaks) == len(contract.features):
             return
         for name, why in leaks.items():
-            drafts[name].change(f"{why} Known before? {KEEP}", known_at_prediction=False)
-            proposal.notes.append(f"{name!r} is left out of the features: {why}")
+            drafts[name].change(f"{why}; {KEEP}", known_at_prediction=False)
+            proposal.notes.append(f"{name!r} is left out of the features: {why}; {KEEP}")
+        if len(contract.features) <= MAX_FEATURES_IN_PAIRS:
+            return  # all pairs were tried
 
 
 def find_leaks(scores: dict[str, float], limit: float) -> dict[str, str]:
@@ -380,7 +397,7 @@ def find_leaks(scores: dict[str, float], limit: float) -> dict[str, str]:
         pair = next((pair for pair in splits if all(half in scores for half in pair)), (name,))
         if not leaks.keys() & set(pair):
             stronger = max(pair, key=scores.__getitem__)
-            others = "".join(f"together with {other!r} " for other in pair if other != stronger)
+            others = "".join(f"together with {other!r}, " for other in pair if other != stronger)
             leaks[stronger] = f"{others}it predicts the target with a score of {scores[name]:.2f}"
     return leaks
 

@@ -252,7 +252,8 @@ def _call(value: msgspec.Struct, n_positional: int = 4) -> str:
             positional = False
             continue
         positional = positional and index < n_positional
-        arguments.append(repr(content) if positional else f"{field.name}={content!r}")
+        shown = f"{content:_}" if type(content) is int else repr(content)
+        arguments.append(shown if positional else f"{field.name}={shown}")
     return f"{type(value).__name__}({', '.join(arguments)})"
 
 

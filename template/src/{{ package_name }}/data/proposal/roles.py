@@ -9,7 +9,7 @@ from ...core.errors import ProjectError
 from ..groups import looks_like_id
 from ..merge import fold
 from .columns import Draft
-from .profile import Profile
+from .profile import MAX_VALUES, Profile
 
 MAX_DUPLICATES = 0.01  # share of rows whose key another row has; validation rejects them
 MAX_ENTITIES = 12  # columns that are tried, alone and in pairs, beside the time
@@ -43,12 +43,12 @@ def find_column(profiles: list[Profile], name: str, option: str) -> str:
     return found
 
 
-def choose_key(con: Connection, profiles: list[Profile], time: str, group: str) -> tuple[str, ...]:
+def choose_key(con: Connection, drafts: list[Draft], time: str, group: str) -> tuple[str, ...]:
     """Search for columns that identify a row.
 
     Args:
         con: Connection that has the table `raw`.
-        profiles: All columns but the target.
+        drafts: All columns but the target.
         time: The time; empty without one.
         group: The group; empty without one.
 
@@ -56,15 +56,18 @@ def choose_key(con: Connection, profiles: list[Profile], time: str, group: str) 
         One column that is unique by its name and values; with a time, the time alone or with one or two
         columns that tell series apart. Empty if there are none.
     """
-    unique = [profile for profile in profiles if profile.is_unique and profile.shape in ID_SHAPES]
-    for profile in unique:
-        is_index = fold(profile.name) in INDEX_NAMES or profile.name == profiles[0].name
+    profiles = [draft.profile for draft in drafts]
+    for profile in profiles:
+        if not profile.is_unique or profile.shape not in ID_SHAPES:
+            continue
+        is_index = fold(profile.name) in INDEX_NAMES or profile is profiles[0]
         if looks_like_id(profile.name) or (is_index and _is_short(profile)):
             return (profile.name,)
     if not time:
         return ()
-    repeated = [p.name for p in profiles if _tells_series_apart(p) and p.name not in (time, group)]
-    entities = ([group] if group else []) + repeated[:MAX_ENTITIES]
+    repeated = [draft.profile.name for draft in drafts if _tells_series_apart(draft)]
+    others = [name for name in repeated if name not in (time, group)]
+    entities = ([group] if group else []) + others[:MAX_ENTITIES]
     tried = [(), *((name,) for name in entities), *combinations(entities, 2)]
     return next(((time, *key) for key in tried if not count_duplicates(con, (time, *key))), ())
 
@@ -76,8 +79,11 @@ def _is_short(profile: Profile) -> bool:
     return all(len(text) <= 64 for text in profile.counts)
 
 
-def _tells_series_apart(profile: Profile) -> bool:
-    """Whether a column may hold the name of a series of a panel."""
+def _tells_series_apart(draft: Draft) -> bool:
+    """Whether a column may hold the name of a series of a panel, all of which the contract can list."""
+    profile = draft.profile
+    if draft.column.kind == "category" and profile.distinct > MAX_VALUES:
+        return False
     repeats = not profile.missing and 1 < profile.distinct <= profile.rows / 2
     is_id = profile.shape == "integer" and looks_like_id(profile.name)
     return repeats and (profile.shape == "text" or is_id)

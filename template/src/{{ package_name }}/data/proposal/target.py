@@ -53,8 +53,8 @@ def declare_target(con: Connection, draft: Draft, task: Task | None, min_class_r
     if profile.distinct < 2:
         raise ProjectError(
             f"TARGET={profile.name}: all {profile.filled:,} rows with a value have "
-            f"{next(iter(profile.counts))!r}, so there is nothing to predict. Choose another target, or a source "
-            "with other values too."
+            f"{next(iter(profile.counts))!r}, so there is nothing to predict. Choose another target, or a "
+            "source with other values too."
         )
     draft.why.clear()
     draft.change(nullable=False, feature=None, unknown="reject")
@@ -154,11 +154,9 @@ def propose_kpis(con: Connection, target: Target, sql: str) -> Iterator[tuple[Kp
         A KPI, the primary one first, and where its threshold comes from.
     """
     if target.task == "regression":
-        number = f"TRY_CAST({sql} AS DOUBLE)"
-        median = f"(SELECT median({number}) FROM raw)"
-        (error,) = fetch_one(con, f"SELECT avg(abs({number} - {median})) FROM raw")
-        meaning = "On average, predictions are closer to the value than the median is."
-        yield Kpi("mae", "at most", _three_digits(error), OWNER, meaning, True), "the median's error"
+        (deviation,) = fetch_one(con, f"SELECT stddev_pop(TRY_CAST({sql} AS DOUBLE)) FROM raw")
+        meaning = "Predictions are closer to the value than the mean is."
+        yield Kpi("rmse", "at most", _three_digits(deviation), OWNER, meaning, True), "the error of the mean"
         meaning = "Predictions explain a part of the differences between rows."
         yield Kpi("r2", "at least", 0, OWNER, meaning), "that of the mean"
         return
