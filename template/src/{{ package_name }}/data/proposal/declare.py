@@ -29,6 +29,7 @@ CELLS_PER_ROW = 10  # combinations of values: with fewer of them, rows are equal
 LEAK_ROUNDS = 3  # each leaves out leaks and searches again: a pair may hide another
 MAX_SEGMENTS, SEGMENT_VALUES = 2, range(2, 9)
 MIN_SEGMENT_SHARE = 0.02  # of the rows, for the rarest value of a segment
+MIN_CARD_SHARE = 0.5  # of the values that pass the check of card numbers: by chance, a tenth do
 ROW_TABLES = ("raw", "source", "source_rows")  # names of the table in PREPARE; the first that is no column
 ROW_IDS = ("row_id", "row_key", "row_hash", "row_number")  # names of a key that PREPARE makes, likewise
 KEEP = 'if it is known earlier, declare accepted={"target leakage": "known earlier"} instead'
@@ -265,6 +266,8 @@ def _settle_key(con: Connection, proposal: Proposal, profiles: list[Profile]) ->
             draft.change(nullable=False)
         elif name != named.get("group"):
             roles.make_identifier(draft)
+        if name == named.get("time"):
+            draft.change(feature=None)
 
 
 def _make_key(con: Connection, proposal: Proposal, profiles: list[Profile]) -> None:
@@ -353,11 +356,15 @@ def _write_clean(con: Connection, proposal: Proposal, clean: Path) -> None:
 def _hide(proposal: Proposal, name: str, message: str) -> None:
     """Drop a personal column, or hash it if it is key or group."""
     source, draft = next((s, d) for s, d in proposal.drafts.items() if d.column.name == name)
-    if source in (*proposal.key, proposal.roles.get("group")):
+    n_found, n_searched = int(message.split()[0]), min(draft.profile.distinct, quality.MAX_MATCHES)
+    if "card numbers" in message and n_found < MIN_CARD_SHARE * n_searched:
+        draft.change("a tenth of all long numbers pass the check of card numbers", personal=False)
+    elif source in (*proposal.key, proposal.roles.get("group")):
         draft.sql = f"md5({draft.sql})"
         draft.why.append(f"{message}: PREPARE hashes them")
     else:
         draft.change(f"{message}: dropped; personal=False if they are harmless", personal=True)
+        proposal.notes.append(f"{name!r} is dropped: {message}")
 
 
 def _leave_out_leaks(con: Connection, proposal: Proposal, clean: Path, limit: float) -> None:

@@ -149,8 +149,8 @@ def _profile_column(con: Connection, name: str, sql_type: str, rows: int) -> Pro
     if re.fullmatch(NESTED, sql_type):
         return Profile(name, sql_type, rows, "nested")
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE counts AS SELECT {quote(name)}::VARCHAR AS text, count(*) AS n "
-        f"FROM raw WHERE {quote(name)} IS NOT NULL GROUP BY text"
+        "CREATE OR REPLACE TEMP TABLE counts AS SELECT text, count(*) AS n "
+        f"FROM (SELECT {quote(name)}::VARCHAR AS text FROM raw) WHERE text IS NOT NULL GROUP BY text"
     )
     missing_texts = _take_out(con, f"lower(trim(text)) IN {MISSING}")
     present, distinct = _count(con)

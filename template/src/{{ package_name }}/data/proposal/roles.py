@@ -63,8 +63,8 @@ def choose_key(con: Connection, drafts: list[Draft], time: str, group: str) -> t
         is_index = fold(profile.name) in INDEX_NAMES or profile is profiles[0]
         if looks_like_id(profile.name) or (is_index and _is_short(profile)):
             return (profile.name,)
-    if not time:
-        return ()
+    if not time or any(p.name == time and p.shape == "number" and not p.is_whole for p in profiles):
+        return ()  # a fraction cannot be a key
     repeated = [draft.profile.name for draft in drafts if _tells_series_apart(draft)]
     others = [name for name in repeated if name not in (time, group)]
     entities = ([group] if group else []) + others[:MAX_ENTITIES]
@@ -133,11 +133,11 @@ def make_identifier(draft: Draft) -> None:
         draft: The column, changed in place.
     """
     shape, value = draft.profile.shape, draft.sql
-    bare = {"min": None, "max": None, "categories": (), "length": None, "unknown": "reject"}
     kind = "integer" if shape == "integer" or (shape == "number" and draft.profile.is_whole) else "text"
     kind = "time" if shape == "time" else kind
     if shape == "number":
         whole = f"TRY_CAST(TRY_CAST({value} AS DOUBLE) AS BIGINT)"
         draft.sql = whole if kind == "integer" else f"({value})::VARCHAR"
     draft.why.clear()
-    draft.change(kind=kind, nullable=False, feature=False if kind == "integer" else None, **bare)
+    draft.change(kind=kind, nullable=False, feature=False if kind == "integer" else None)
+    draft.change(min=None, max=None, categories=(), length=None, unknown="reject")

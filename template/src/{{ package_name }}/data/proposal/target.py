@@ -110,8 +110,9 @@ def _declare_classes(con: Connection, draft: Draft, where: dict[str, str], min_r
 
 def _count_classes(con: Connection, sql: str) -> dict[str, int]:
     """Number of rows by class."""
-    classes = f"SELECT ({sql})::VARCHAR AS label, count(*) FROM raw WHERE label IS NOT NULL GROUP BY label"
-    return dict(con.sql(f"{classes} ORDER BY label").fetchall())
+    labels = f"SELECT ({sql})::VARCHAR AS label FROM raw"
+    counts = f"SELECT label, count(*) FROM ({labels}) WHERE label IS NOT NULL GROUP BY label ORDER BY label"
+    return dict(con.sql(counts).fetchall())
 
 
 def _settle_labels(
