@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 from itertools import combinations
 
+from ...contract import Column, Kind
 from ...contract.tables import Connection, fetch_one, quote
 from ...core.errors import ProjectError
 from ..groups import looks_like_id
@@ -133,11 +134,11 @@ def make_identifier(draft: Draft) -> None:
         draft: The column, changed in place.
     """
     shape, value = draft.profile.shape, draft.sql
-    kind = "integer" if shape == "integer" or (shape == "number" and draft.profile.is_whole) else "text"
-    kind = "time" if shape == "time" else kind
+    kind: Kind = "time" if shape == "time" else "text"
+    if shape == "integer" or (shape == "number" and draft.profile.is_whole):
+        kind = "integer"
     if shape == "number":
         whole = f"TRY_CAST(TRY_CAST({value} AS DOUBLE) AS BIGINT)"
         draft.sql = whole if kind == "integer" else f"({value})::VARCHAR"
     draft.why.clear()
-    draft.change(kind=kind, nullable=False, feature=False if kind == "integer" else None)
-    draft.change(min=None, max=None, categories=(), length=None, unknown="reject")
+    draft.column = Column(draft.column.name, kind, feature=False if kind == "integer" else None)
