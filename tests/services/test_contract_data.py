@@ -91,6 +91,9 @@ def test_each_table_reaches_a_verdict_or_a_sentence(project: Project, tmp_path: 
         said, middle = contract(work, options), time.monotonic()
         (task,) = re.findall("  task +(.*)", said) or ["none"]
         result = pipeline(work) if "Written: " in said else f"refused: {said.strip()}"
+        if result in ("promote", "keep", "block"):
+            reasons = [reason.split(":")[0] for reason in work.json("reports/gate.json")["reasons"]]
+            result += f" ({'; '.join(reasons)})"
         seconds = f"{middle - start:.1f} s | {time.monotonic() - middle:.1f} s"
         rows.append(f"| {name} | {options['shape']} | {task} | {seconds} | {' '.join(result.split())} |")
         Path(os.environ["CONTRACT_TABLES"]).write_text("\n".join(rows) + "\n")

@@ -108,7 +108,7 @@ def _write(proposal: Proposal, problem: str, ingest: params.Ingest) -> None:
 def _summarize(proposal: Proposal, source: str) -> str:
     """What was found, and what to look at."""
     contract, rows = proposal.contract, proposal.n_clean + proposal.n_rejected
-    names = [column.name for column in contract.features]
+    names = [" ".join(column.name.split()) for column in contract.features]
     shown = ", ".join(names[:12]) + f", … ({len(names)})" * (len(names) > 12)
     facts = {
         "source": f"{source}: {rows:,} rows",
@@ -151,6 +151,7 @@ def main() -> None:
         _write(proposal, problem, ingest)
         print(f"{_summarize(proposal, source)}\n\nWritten: {os.path.relpath(PROBLEM)}, {TESTS}, params.yaml.")
         print(f"Read problem.py, then run: {following}")
+        print("CI trains on the rows of `sample`, which it lacks: README.md, Bring your own data, step 7.")
     else:
         given = [f"{name.upper()}={value}" for name in OPTIONS if (value := getattr(options, name))]
         print(f"{problem}\n{_summarize(proposal, source)}\n")
