@@ -228,3 +228,51 @@ def load_section(name: str, section_type: type[Section], renamed: Renamed) -> An
         ProjectError: The file is missing or no YAML, or a key is unknown or has a wrong value.
     """
     return _read(section_type, lambda sections: _rename_keys(sections, renamed).get(name) or {})
+
+
+def update(changes: dict[str, dict[str, Any]], path: Path = FILE) -> None:
+    """Change keys of `params.yaml`; all others, comments and order stay.
+
+    Args:
+        changes: New values by section and key. None deletes the key; a dictionary replaces the former one.
+        path: The file.
+    """
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 4096
+    yaml.representer.add_representer(float, _represent_float)
+    text = path.read_text(encoding="utf-8")
+    document = yaml.load(text) or yaml.load(f"{text}\n{next(iter(changes))}:\n")
+    for section, values in changes.items():
+        document[section] = document.get(section) or {}
+        for key, value in values.items():
+            _replace(document[section], key, value)
+    yaml.dump(document, path)
+
+
+def _replace(section: dict[str, Any], key: str, value: Any) -> None:
+    """Replace the value of a key in a section that ruamel.yaml has read, and keep its comments."""
+    if value is None:
+        section.pop(key, None)
+    elif isinstance(value, dict):
+        section[key] = section.get(key) or {}
+        for name in section[key].keys() - value.keys():
+            del section[key][name]
+        section[key].update({name: _quote(content) for name, content in value.items()})
+    else:
+        section[key] = _quote(value)
+
+
+def _quote(value: Any) -> Any:
+    """A text in quotes, for readers to whom an unquoted no is false; any other value as it is."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    return DoubleQuotedScalarString(value) if isinstance(value, str) else value
+
+
+def _represent_float(dumper: Any, value: float) -> Any:
+    """A float for readers of YAML 1.1, to whom 1e-05 is a text."""
+    text = repr(value)
+    text = text if "." in text else text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)

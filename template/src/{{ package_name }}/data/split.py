@@ -129,7 +129,8 @@ def measure_overlap(con: Connection, contract: Contract) -> SplitReport:
     (rows,) = fetch_one(con, f"SELECT count(*) FROM {literal(CLEAN)}")
     share = duplicates / max(test_rows, 1)
     expected = _expected_duplicate_share(con) if duplicates else 0.0
-    error = math.sqrt(expected * (1 - expected) / max(test_rows, 1))
+    uncertain = max(share * (1 - share), expected * (1 - expected))  # two of 30 rows are no evidence
+    error = math.sqrt(uncertain / max(test_rows, 1))
     excess = max(0.0, share - expected - 2 * error)
     return SplitReport(
         train=train_rows,

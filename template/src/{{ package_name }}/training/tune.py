@@ -283,27 +283,7 @@ def write_settings(settings: Settings, path: Path = Path("params.yaml")) -> None
         settings: The new settings.
         path: The file.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
-
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 4096
-    yaml.representer.add_representer(float, _represent_float)
-    text = path.read_text(encoding="utf-8")
-    document = yaml.load(text) or yaml.load(f"{text}\ntrain:\n")
-    document["train"] = document.get("train") or {}
-    section = document["train"].setdefault("estimator", {})
-    for name in section.keys() - settings.keys():
-        del section[name]
-    section.update({k: Quoted(value) if isinstance(value, str) else value for k, value in settings.items()})
-    yaml.dump(document, path)
-
-
-def _represent_float(dumper: Any, value: float) -> Any:
-    """A float for readers of YAML 1.1, to whom 1e-05 is a text."""
-    text = repr(value)
-    text = text if "." in text else text.replace("e", ".0e")
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+    params.update({"train": {"estimator": settings}}, path)
 
 
 def main() -> None:
