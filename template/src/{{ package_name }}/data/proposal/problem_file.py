@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from string import Template
 from typing import NamedTuple
 
 import msgspec
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 '''
 
-FUNCTIONS = '''\
+FUNCTIONS = Template('''\
 def estimator(seed: int, **settings: float) -> BaseEstimator:
     """Make the model to train.
 
@@ -42,7 +43,7 @@ def estimator(seed: int, **settings: float) -> BaseEstimator:
     Returns:
         An unfitted estimator. Its input is float32, of shape `(n_rows, n_features)`.
     """
-{estimator}
+$estimator
 
 
 def search(trial: optuna.Trial) -> dict[str, float | int]:
@@ -54,38 +55,38 @@ def search(trial: optuna.Trial) -> dict[str, float | int]:
     Returns:
         Settings of `estimator`.
     """
-    return {{
-{search}
-    }}
-'''
+    return {
+$search
+    }
+''')
 
-BOOSTING = """\
-    from sklearn.ensemble import HistGradientBoosting{kind}
+BOOSTING = Template("""\
+    from sklearn.ensemble import HistGradientBoosting$kind
 
-    return HistGradientBoosting{kind}(random_state=seed, early_stopping=False, **settings)"""
+    return HistGradientBoosting$kind(random_state=seed, early_stopping=False, **settings)""")
 
 BOOSTING_SEARCH = """\
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
         "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),
         "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),"""
 
-LINEAR = """\
+LINEAR = Template("""\
     from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import {kind}
+    from sklearn.linear_model import $kind
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    return make_pipeline(numbers, {kind}({options}random_state=seed, **settings))"""
+    return make_pipeline(numbers, $kind(${options}random_state=seed, **settings))""")
 
-LINEAR_WITH_CATEGORIES = """\
+LINEAR_WITH_CATEGORIES = Template("""\
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import {kind}
+    from sklearn.linear_model import $kind
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    names = {{column.name for column in CONTRACT.features if column.kind == "category" and not column.length}}
+    names = {column.name for column in CONTRACT.features if column.kind == "category" and not column.length}
     positions = [position for position, name in enumerate(CONTRACT.feature_names) if name in names]
     categories = make_pipeline(
         SimpleImputer(strategy="most_frequent", keep_empty_features=True),
@@ -93,7 +94,7 @@ LINEAR_WITH_CATEGORIES = """\
     )
     numbers = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
     columns = ColumnTransformer([("categories", categories, positions)], remainder=numbers)
-    return make_pipeline(columns, {kind}({options}random_state=seed, **settings))"""
+    return make_pipeline(columns, $kind(${options}random_state=seed, **settings))""")
 
 NO_BEHAVIOURAL_TESTS = "Declare BEHAVIOURAL_TESTS, too: how must the prediction react if a feature changes?"
 
@@ -148,14 +149,14 @@ def choose_model(proposal: Proposal) -> Model:
     """
     is_classification = proposal.target.task == "classification"
     if proposal.n_clean >= SMALL:
-        code = BOOSTING.format(kind="Classifier" if is_classification else "Regressor")
+        code = BOOSTING.substitute(kind="Classifier" if is_classification else "Regressor")
         return Model(code, BOOSTING_SEARCH, {"learning_rate": 0.06, "max_iter": 100, "max_leaf_nodes": 15})
     features = proposal.contract.features
     has_categories = any(column.kind == "category" and not column.length for column in features)
     kind, options, name = ("Ridge", "", "alpha")
     if is_classification:
         kind, options, name = ("LogisticRegression", "max_iter=1000, ", "C")
-    code = (LINEAR_WITH_CATEGORIES if has_categories else LINEAR).format(kind=kind, options=options)
+    code = (LINEAR_WITH_CATEGORIES if has_categories else LINEAR).substitute(kind=kind, options=options)
     search = f'        "{name}": trial.suggest_float("{name}", 0.01, 100, log=True),'
     return Model(code, search, {name: 1.0})
 
@@ -183,7 +184,7 @@ def write_problem(proposal: Proposal, source: str) -> str:
         '"""Limits that the model must keep; models are compared by the primary metric."""\n',
         _comment(NO_BEHAVIOURAL_TESTS),
         _write_card(target, rows, source),
-        "\n" + FUNCTIONS.format(estimator=model.estimator, search=model.search),
+        "\n" + FUNCTIONS.substitute(estimator=model.estimator, search=model.search),
     ]
     return _format("\n".join(parts))
 

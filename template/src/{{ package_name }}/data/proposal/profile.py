@@ -38,7 +38,7 @@ def _number_format(pattern: str, reading: str) -> Format:
 
 def _time_format(pattern: str) -> Format:
     """Times that have to be parsed."""
-    reading = f"try_strptime({{}}, {literal(pattern)})"
+    reading = "try_strptime({}, " + literal(pattern) + ")"
     return Format("time", f"{reading.format('text')} IS NOT NULL", reading)
 
 
