@@ -10,6 +10,7 @@ import msgspec
 from .declare import Proposal
 
 SMALL = 500  # rows, below which a linear model generalises better than boosted trees
+LARGE = 5_000  # rows, from which the trees may be more and larger
 WIDTH = 106  # of comments
 
 HEADER = '''\
@@ -66,8 +67,8 @@ BOOSTING = """\
 
 BOOSTING_SEARCH = """\
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
-        "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),
-        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),"""
+        "max_iter": trial.suggest_int("max_iter", 20, 400, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 128, log=True),"""
 
 LINEAR = """\
     from sklearn.impute import SimpleImputer
@@ -149,7 +150,9 @@ def choose_model(proposal: Proposal) -> Model:
     is_classification = proposal.target.task == "classification"
     if proposal.n_clean >= SMALL:
         code = BOOSTING.format(kind="Classifier" if is_classification else "Regressor")
-        return Model(code, BOOSTING_SEARCH, {"learning_rate": 0.06, "max_iter": 100, "max_leaf_nodes": 15})
+        rate, trees, leaves = (0.1, 200, 31) if proposal.n_clean >= LARGE else (0.06, 100, 15)
+        settings = {"learning_rate": rate, "max_iter": trees, "max_leaf_nodes": leaves}
+        return Model(code, BOOSTING_SEARCH, settings)
     features = proposal.contract.features
     has_categories = any(column.kind == "category" and not column.length for column in features)
     kind, options, name = ("Ridge", "", "alpha")
