@@ -10,7 +10,7 @@ import msgspec
 from .declare import Proposal
 
 SMALL = 500  # rows, below which a linear model generalises better than boosted trees
-LARGE = 5_000  # rows, from which the trees may be more and larger
+LARGE = 5_000  # rows, if the labels were equally frequent, from which the trees may be more and larger
 WIDTH = 106  # of comments
 
 HEADER = '''\
@@ -150,7 +150,9 @@ def choose_model(proposal: Proposal) -> Model:
     is_classification = proposal.target.task == "classification"
     if proposal.n_clean >= SMALL:
         code = BOOSTING.format(kind="Classifier" if is_classification else "Regressor")
-        rate, trees, leaves = (0.1, 200, 31) if proposal.n_clean >= LARGE else (0.06, 100, 15)
+        counts = proposal.target.counts.values()
+        size = min(counts) * len(counts) if counts else proposal.n_clean
+        rate, trees, leaves = (0.1, 200, 31) if size >= LARGE else (0.06, 100, 15)
         settings = {"learning_rate": rate, "max_iter": trees, "max_leaf_nodes": leaves}
         return Model(code, BOOSTING_SEARCH, settings)
     features = proposal.contract.features
