@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import hashlib
 import json
 import re
 import sys
@@ -330,6 +331,18 @@ def released(tmp_path: Path) -> Released:
     commit(template, "second")
     git("tag", "v100.1.0", cwd=template)
     return Released(project, template)
+
+
+@pytest.mark.parametrize("use_case", choices(questions()["use_case"]))
+def test_make_contract_knows_each_starter(copy_project: CopyProject, use_case: str) -> None:
+    """So that it replaces a starter that was never edited, and nothing else."""
+    project = copy_project(use_case=use_case)
+    package = answers(project)["package_name"]
+    starter = (project / "src" / package / "problem.py", project / "tests/test_problem.py")
+    content = "".join(path.read_text() for path in starter)
+    content = content.replace(f"{package}.", "package.").replace(f"from {package} ", "from package ")
+    digest = hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
+    assert digest in (project / "src" / package / "data/proposal/__main__.py").read_text()
 
 
 def test_update_does_not_touch_seeds(released: Released) -> None:

@@ -22,7 +22,9 @@ from .problem_file import choose_model, write_problem, write_tests
 PACKAGE = Path(__file__).parents[2]
 PROBLEM = PACKAGE / "problem.py"
 TESTS = Path("tests/test_problem.py")
-WRITTEN = Path("data/proposal.sha1")  # of both as they were written: unchanged, they may be overwritten
+# Hashes of both as they are rendered, for each use case: unchanged, they may be overwritten.
+STARTERS = ("e9f459dd363fc137a97b4d08b0d707476759ffc1", "f278514a4b8e562c36e6d196ba0d8ef8c9fe2f2c")
+WRITTEN = Path("data/proposal.sha1")  # the same as `make contract` wrote them
 NO_COLUMNS = (Column("\ue000", "text"), Column("\ue001", "number"), Column("\ue002", "number"))
 NO_CONTRACT = Contract("regression", "\ue000", "\ue001", NO_COLUMNS)  # `merge` then goes by the types alone
 OPTIONS = {  # as `make contract` spells them
@@ -43,7 +45,6 @@ def _read_options() -> argparse.Namespace:
     for name, meaning in OPTIONS.items():
         parser.add_argument(f"--{name}", help=f"{name.upper()}=…: {meaning}", default="")
     parser.add_argument("--write", action="store_true", help="WRITE=1: write problem.py and params.yaml")
-    parser.add_argument("--starter", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.target:
         raise ProjectError("TARGET=… is missing: name the column to predict")
@@ -72,15 +73,18 @@ def _load(con: Connection, ingest: params.Ingest, folder: Path) -> None:
 
 
 def _digest() -> str:
-    """Hash of problem.py and its tests as they are."""
-    content = b"".join(path.read_bytes() for path in (PROBLEM, TESTS) if path.exists())
-    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    """Hash of problem.py and its tests as they are, but for the name of the package."""
+    content = "".join(path.read_text(encoding="utf-8") for path in (PROBLEM, TESTS) if path.exists())
+    content = content.replace(f"{PACKAGE.name}.", "package.").replace(
+        f"from {PACKAGE.name} ", "from package "
+    )
+    return hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
 
 
-def _check_unedited(starter: str) -> None:
+def _check_unedited() -> None:
     """Stop if problem.py or its tests hold work that git does not keep."""
     written = WRITTEN.read_text(encoding="utf-8") if WRITTEN.exists() else ""
-    if _digest() in (starter, written):
+    if _digest() in (*STARTERS, written):
         return
     try:
         changes = git.changes([PROBLEM, TESTS])
@@ -138,7 +142,7 @@ def main() -> None:
     """Print a proposal, or write it."""
     options, settings = _read_options(), params.load()
     if options.write:
-        _check_unedited(options.starter)
+        _check_unedited()
     ingest = _choose_source(options, settings.ingest)
     request = Request(options.target, options.key, options.time, options.group, options.task or None)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb, Path(folder, "raw.db")) as con:

@@ -11,6 +11,7 @@ import msgspec
 from .declare import Proposal
 
 SMALL = 500  # rows, below which a linear model generalises better than boosted trees
+LARGE = 5_000  # rows, if the labels were equally frequent, from which the trees may be more and larger
 WIDTH = 106  # of comments
 
 HEADER = '''\
@@ -67,8 +68,8 @@ BOOSTING = Template("""\
 
 BOOSTING_SEARCH = """\
         "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
-        "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),
-        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),"""
+        "max_iter": trial.suggest_int("max_iter", 20, 400, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 128, log=True),"""
 
 LINEAR = Template("""\
     from sklearn.impute import SimpleImputer
@@ -150,7 +151,11 @@ def choose_model(proposal: Proposal) -> Model:
     is_classification = proposal.target.task == "classification"
     if proposal.n_clean >= SMALL:
         code = BOOSTING.substitute(kind="Classifier" if is_classification else "Regressor")
-        return Model(code, BOOSTING_SEARCH, {"learning_rate": 0.06, "max_iter": 100, "max_leaf_nodes": 15})
+        counts = proposal.target.counts.values()
+        size = min(counts) * len(counts) if counts else proposal.n_clean
+        rate, trees, leaves = (0.1, 200, 31) if size >= LARGE else (0.06, 100, 15)
+        settings = {"learning_rate": rate, "max_iter": trees, "max_leaf_nodes": leaves}
+        return Model(code, BOOSTING_SEARCH, settings)
     features = proposal.contract.features
     has_categories = any(column.kind == "category" and not column.length for column in features)
     kind, options, name = ("Ridge", "", "alpha")
