@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 99, 6_220),
-    Size({}, 107, 7_135),
-    Size({"observability": "prometheus"}, 114, 7_390),
+    Size({"deployment": "none", "observability": "none"}, 114, 9_290),
+    Size({}, 122, 10_240),
+    Size({"observability": "prometheus"}, 129, 10_490),
 ]
 
 
