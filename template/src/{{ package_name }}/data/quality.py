@@ -153,8 +153,8 @@ def check_leakage(con: Connection, clean: Path, contract: Contract, max_score: f
         max_score: `validate.max_leakage_score`.
 
     Yields:
-        A check for each of the five strongest features or pairs and for each leak; a warning for a feature
-        that reveals one class only.
+        A check for each leak and for each of the five strongest features; a warning for a feature that
+        reveals one class only.
     """
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "sample.parquet"
@@ -164,11 +164,12 @@ def check_leakage(con: Connection, clean: Path, contract: Contract, max_score: f
         classes = score_classes(load_dataset(sample, contract))
     message = f"a small decision tree predicts {contract.target} from it with this score"
     limit = f"< {max_score:g}", "validate.max_leakage_score"
-    ranked = sorted(scores, key=scores.__getitem__, reverse=True)
-    for index, name in enumerate(ranked):
-        if index < N_STRONGEST or scores[name] >= max_score:
-            passes = scores[name] < max_score
-            yield make_check("target leakage", name, passes, message, round(scores[name], 6), *limit)
+    features = {column.name for column in contract.features}
+    strongest = sorted(features, key=lambda name: (-scores[name], name))[:N_STRONGEST]
+    leaks = [name for name in sorted(scores, key=lambda name: -scores[name]) if scores[name] >= max_score]
+    for name in dict.fromkeys([*leaks, *strongest]):
+        passes = scores[name] < max_score
+        yield make_check("target leakage", name, passes, message, round(scores[name], 6), *limit)
     for (name, label), score in classes.items():
         if score >= max_score > scores[name]:
             message = f"a small decision tree tells {contract.target} = {label} from it with this score"
@@ -185,17 +186,20 @@ def check_horizon(con: Connection, clean: Path, contract: Contract) -> Iterator[
 
     Yields:
         A failed check for each feature that nearly always equals the target of a row within the horizon, of
-        the same group, but seldom that of a row drawn at random.
+        the same group, but seldom that of a row drawn at random; one passed check if there is none.
     """
     if contract.time is None or not contract.gap:
         return
-    kind = contract.column(contract.target).kind
+    kind, passes = contract.column(contract.target).kind, True
     for column in contract.features:
         if column.kind == kind and column.length is None and column.name != contract.time:
             share, chance = _unknown_share(con, clean, contract, column.name)
             if share >= MIN_MATCHES and share > 2 * chance:
                 message = f"{share:.0%} of its values equal {contract.target} of a row within the horizon"
-                yield make_check("unknown target", column.name, False, message, share, f"< {MIN_MATCHES}")
+                passes = False
+                yield make_check("unknown target", column.name, passes, message, share, f"< {MIN_MATCHES}")
+    if passes:
+        yield make_check("unknown target", "table", passes, "no feature holds a target within the horizon")
 
 
 def _unknown_share(con: Connection, clean: Path, contract: Contract, feature: str) -> tuple[float, float]:
