@@ -86,7 +86,7 @@ class Gate(Section, frozen=True):
     n_bootstrap: Annotated[int, msgspec.Meta(ge=100)] = 1000  # resamples
     bootstrap_block_size: Count = 1  # rows resampled together; for time series, one seasonal period
     min_test_rows: Count = 200
-    min_test_groups: Count = 30  # minimum number of groups in the test split, if the contract has a group
+    min_test_groups: Count = 20  # in the test split, if the contract has a group; fewer give no interval
     min_label_rows: Count = 10  # minimum number of test rows per label
     min_segment_rows: Count = 50  # smaller segments and protected groups are not checked
     max_demographic_parity_difference: Share = 0.2  # fails only if the ratio is also below its limit
