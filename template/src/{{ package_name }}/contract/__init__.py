@@ -109,8 +109,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             many = "one of" if self.length is None else f"a list of up to {self.length} of"
             shown = ", ".join(map(repr, self.categories[:10]))
             more = f", … ({len(self.categories)} categories)" if len(self.categories) > 10 else ""
-            others = " (others count as missing)" if self.unknown == "missing" else ""
-            return f"{many} {shown}{more}{others}"
+            suffix = " (others count as missing)" if self.unknown == "missing" else ""
+            return f"{many} {shown}{more}{suffix}"
         number = "a number" if self.length is None else f"a list of {self.length} numbers"
         nouns = {
             "number": f"{number}{self._limits}",

@@ -124,15 +124,15 @@ def _chance_of_equal(con: Connection, table: str, name: str) -> float:
 
 def _decided_by(con: Connection, table: str, name: str, chances: dict[str, float]) -> list[str]:
     """The other columns whose value is the same in all rows with one value of this column."""
-    others = [other for other, chance in chances.items() if other != name and chance <= MAX_CHANCE]
+    candidates = [other for other, chance in chances.items() if other != name and chance <= MAX_CHANCE]
     ids, rows = fetch_one(con, f"SELECT count(DISTINCT {quote(name)}), count({quote(name)}) FROM {table}")
-    if not others or ids < MIN_IDS or not MIN_ROWS_PER_ID <= rows / ids <= MAX_ROWS_PER_ID:
+    if not candidates or ids < MIN_IDS or not MIN_ROWS_PER_ID <= rows / ids <= MAX_ROWS_PER_ID:
         return []
     value, part = quote(name), max(1, rows // SAMPLE_ROWS)
-    firsts = ", ".join(f"first({quote(other)}) AS c{index}" for index, other in enumerate(others))
+    firsts = ", ".join(f"first({quote(other)}) AS c{index}" for index, other in enumerate(candidates))
     equal = ", ".join(
         f"sum((rows.{quote(other)} IS NOT DISTINCT FROM firsts.c{index})::INTEGER)"
-        for index, other in enumerate(others)
+        for index, other in enumerate(candidates)
     )
     n_rows, n_ids, *counts = fetch_one(
         con,
@@ -144,5 +144,5 @@ def _decided_by(con: Connection, table: str, name: str, chances: dict[str, float
     )
     repeats = max(1, n_rows - n_ids)  # each first row is equal to itself
     return [
-        name for name, count in zip(others, counts, strict=True) if (count - n_ids) / repeats >= MIN_EQUAL
+        name for name, count in zip(candidates, counts, strict=True) if (count - n_ids) / repeats >= MIN_EQUAL
     ]

@@ -118,9 +118,9 @@ def find_metric(
     if standard := _find_standard(name, task, threshold):
         return standard
     labels = LABEL_METRICS if task == "classification" else ()
-    known = ", ".join([*METRICS[task], *labels, *FAMILIES[task], *(custom or {})])
+    names = ", ".join([*METRICS[task], *labels, *FAMILIES[task], *(custom or {})])
     raise ProjectError(
-        f"{name!r} is not a metric of {task}: {known}. N stands for a number, of percent between 0 and 100. "
+        f"{name!r} is not a metric of {task}: {names}. N stands for a number, of percent between 0 and 100. "
         "Metrics of your own belong in METRICS of problem.py."
     )
 

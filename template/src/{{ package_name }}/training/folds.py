@@ -45,8 +45,8 @@ def _rolling_folds(train: Dataset, n_splits: int) -> Iterator[Fold]:
     """Folds that look ahead; a moment with several rows is never cut."""
     moment_of_row, moments = pd.factorize(train.times, sort=True)
     for before, after in TimeSeriesSplit(n_splits).split(moments):
-        known = before[moments[before] <= moments[after[0]] - train.contract.gap]
-        if not len(known):
+        labelled = before[moments[before] <= moments[after[0]] - train.contract.gap]
+        if not len(labelled):
             raise ValueError("the first fold has no row whose target is known when its test rows begin")
-        fit_rows, test_rows = (np.flatnonzero(np.isin(moment_of_row, part)) for part in (known, after))
+        fit_rows, test_rows = (np.flatnonzero(np.isin(moment_of_row, part)) for part in (labelled, after))
         yield fit_rows, test_rows

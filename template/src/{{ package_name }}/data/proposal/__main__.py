@@ -157,9 +157,9 @@ def main() -> None:
         print(f"Read problem.py, then run: {following}")
         print("CI trains on the rows of `sample`, which it lacks: README.md, Bring your own data, step 7.")
     else:
-        given = [f"{name.upper()}={value}" for name in OPTIONS if (value := getattr(options, name))]
+        options_text = [f"{name.upper()}={value}" for name in OPTIONS if (value := getattr(options, name))]
         print(f"{problem}\n{_summarize(proposal, source)}\n")
-        print(f"Nothing was written. To write it: make contract {shlex.join(given)} WRITE=1")
+        print(f"Nothing was written. To write it: make contract {shlex.join(options_text)} WRITE=1")
 
 
 if __name__ == "__main__":

@@ -121,9 +121,9 @@ class Proposal:
         Raises:
             ProjectError: No column is a feature.
         """
-        made = (self.row_id[0],) if self.row_id else ()
-        columns = (*made, *(draft.column for draft in self.drafts.values()))
-        names = [column.name for column in made] or [self.drafts[name].column.name for name in self.key]
+        row_ids = (self.row_id[0],) if self.row_id else ()
+        columns = (*row_ids, *(draft.column for draft in self.drafts.values()))
+        names = [column.name for column in row_ids] or [self.drafts[name].column.name for name in self.key]
         try:
             return Contract(
                 task=self.target.task,
@@ -150,8 +150,8 @@ class Proposal:
         Returns:
             SQL from the table `raw` to the contract's columns.
         """
-        made = [f"{self.row_id[1]} AS {quote(self.row_id[0].name)}"] if self.row_id else []
-        items = [*made, *self._selected()]
+        row_ids = [f"{self.row_id[1]} AS {quote(self.row_id[0].name)}"] if self.row_id else []
+        items = [*row_ids, *self._selected()]
         where = [f"{sql} -- {reason}" for sql, reason in self.where.items()]
         if items == ["*"] and not where:
             return "SELECT * FROM raw"
@@ -254,8 +254,8 @@ def _settle_key(con: Connection, proposal: Proposal, profiles: list[Profile]) ->
     if proposal.key:
         roles.check_key(con, proposal.key, profiles[0].rows)
     else:
-        others = [draft for name, draft in proposal.drafts.items() if name != named["target"]]
-        proposal.key = roles.choose_key(con, others, named.get("time", ""), named.get("group", ""))
+        candidates = [draft for name, draft in proposal.drafts.items() if name != named["target"]]
+        proposal.key = roles.choose_key(con, candidates, named.get("time", ""), named.get("group", ""))
     if not proposal.key:
         _make_key(con, proposal, profiles)
     for name in proposal.key:
@@ -404,8 +404,8 @@ def find_leaks(scores: dict[str, float], limit: float) -> dict[str, str]:
         pair = next((pair for pair in splits if all(half in scores for half in pair)), (name,))
         if not leaks.keys() & set(pair):
             stronger = max(pair, key=scores.__getitem__)
-            others = "".join(f"together with {other!r}, " for other in pair if other != stronger)
-            leaks[stronger] = f"{others}it predicts the target with a score of {scores[name]:.2f}"
+            partner = "".join(f"together with {other!r}, " for other in pair if other != stronger)
+            leaks[stronger] = f"{partner}it predicts the target with a score of {scores[name]:.2f}"
     return leaks
 
 

@@ -184,12 +184,12 @@ def _find_format(con: Connection) -> Format:
     (has_codes,) = fetch_one(con, f"SELECT bool_or({CODE}) FROM counts")
     sides = "count(DISTINCT lower(text) IN ('true', 't') OR text LIKE '1%')"
     (n_sides,) = fetch_one(con, f"SELECT {sides} FROM counts")
-    for found in _fitting(con, USUAL):
-        if found.shape == "boolean" and n_sides < 2:
+    for fitting in _fitting(con, USUAL):
+        if fitting.shape == "boolean" and n_sides < 2:
             continue  # only zeros, or only ones
-        if found.shape != "number" or not has_codes:
-            return found
-    tried = _fitting(con, (it for it in RARE if it.shape != "number" or not has_codes), TRIED_VALUES)
+        if fitting.shape != "number" or not has_codes:
+            return fitting
+    tried = _fitting(con, (form for form in RARE if form.shape != "number" or not has_codes), TRIED_VALUES)
     return next(iter(_fitting(con, tried)), TEXT)
 
 
@@ -198,11 +198,11 @@ def _fitting(con: Connection, formats: Iterable[Format], n_values: int | None = 
     formats = list(formats)
     if not formats:
         return []
-    sums = ", ".join(f"sum(n) FILTER ({it.condition}) / sum(n)" for it in formats)
+    sums = ", ".join(f"sum(n) FILTER ({form.condition}) / sum(n)" for form in formats)
     limit = f"LIMIT {n_values}" if n_values else ""
     shares = fetch_one(con, f"SELECT {sums} FROM (FROM counts {limit})")
-    needed = [1 if it.shape == "boolean" else MIN_SHARE for it in formats]
-    return [it for it, share, least in zip(formats, shares, needed, strict=True) if (share or 0) >= least]
+    needed = [1 if form.shape == "boolean" else MIN_SHARE for form in formats]
+    return [form for form, share, least in zip(formats, shares, needed, strict=True) if (share or 0) >= least]
 
 
 def _measure(con: Connection, profile: Profile) -> Profile:

@@ -34,14 +34,14 @@ def find_column(profiles: list[Profile], name: str, option: str) -> str:
     """
     names = {profile.name: profile for profile in profiles}
     by_case = {fold(column): column for column in names}
-    found = name if name in names else by_case.get(fold(name))
-    if found is None:
+    column = name if name in names else by_case.get(fold(name))
+    if column is None:
         near = difflib.get_close_matches(name, names, 3) or [*names][:50]
         raise ProjectError(f"{option}: the source has no column {name!r}. Did you mean {', '.join(near)}?")
-    if names[found].shape in ("nested", "empty"):
-        what = "no value" if names[found].shape == "empty" else f"the type {names[found].sql_type}"
-        raise ProjectError(f"{option}: column {found!r} has {what}. Name another column.")
-    return found
+    if names[column].shape in ("nested", "empty"):
+        content = "no value" if names[column].shape == "empty" else f"the type {names[column].sql_type}"
+        raise ProjectError(f"{option}: column {column!r} has {content}. Name another column.")
+    return column
 
 
 def choose_key(con: Connection, drafts: list[Draft], time: str, group: str) -> tuple[str, ...]:
@@ -67,8 +67,8 @@ def choose_key(con: Connection, drafts: list[Draft], time: str, group: str) -> t
     if not time or any(p.name == time and p.shape == "number" and not p.is_whole for p in profiles):
         return ()  # a fraction cannot be a key
     repeated = [draft.profile.name for draft in drafts if _tells_series_apart(draft)]
-    others = [name for name in repeated if name not in (time, group)]
-    entities = ([group] if group else []) + others[:MAX_ENTITIES]
+    candidates = [name for name in repeated if name not in (time, group)]
+    entities = ([group] if group else []) + candidates[:MAX_ENTITIES]
     tried = [(), *((name,) for name in entities), *combinations(entities, 2)]
     return next(((time, *key) for key in tried if not count_duplicates(con, (time, *key))), ())
 

@@ -64,8 +64,8 @@ def declare_target(con: Connection, draft: Draft, task: Task | None, min_class_r
     if (task or _guess_task(profile)) == "classification":
         return _declare_classes(con, draft, where, min_class_rows)
     if profile.shape not in ("integer", "number"):
-        what = f"{profile.name!r} holds {profile.shape}"
-        raise ProjectError(f"TASK=regression needs a target of numbers; {what}.")
+        content = f"{profile.name!r} holds {profile.shape}"
+        raise ProjectError(f"TASK=regression needs a target of numbers; {content}.")
     return Target("regression", {}, where, [])
 
 
@@ -95,10 +95,10 @@ def _declare_classes(con: Connection, draft: Draft, where: dict[str, str], min_r
     rare = {label: n for label, n in counts.items() if n < min_rows}
     n_rare, n_all = sum(rare.values()), sum(counts.values())
     if rare and n_rare <= MAX_LEFT_OUT * n_all and len(counts) - len(rare) > 1:
-        kept = [label for label in counts if label not in rare]
-        condition = f"{draft.sql} IN ({', '.join(map(literal, kept))})"
+        labels = [label for label in counts if label not in rare]
+        condition = f"{draft.sql} IN ({', '.join(map(literal, labels))})"
         where[condition] = f"{n_rare:,} rows of {len(rare)} classes with fewer than {min_rows} rows"
-        counts, rare = {label: counts[label] for label in kept}, {}
+        counts, rare = {label: counts[label] for label in labels}, {}
     if len(counts) > MAX_VALUES:
         raise ProjectError(
             f"TARGET={profile.name} has {len(counts):,} different values, too many for classes, which need "
