@@ -70,7 +70,8 @@ def predict_labels(outputs: Floats, threshold: float | None) -> NDArray[np.intp]
         Positions of the labels, `(n_rows,)`: the second of two if its probability is at least the threshold.
         Without a threshold, the most probable; of equal ones the first.
     """
-    probabilities = outputs.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # infinite outputs are rejected where they are used
+        probabilities = outputs.astype(np.float32, copy=False)
     if threshold is None:
         return probabilities.argmax(axis=1)
     return (probabilities[:, 1] >= np.float32(threshold)).astype(np.intp)
