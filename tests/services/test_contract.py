@@ -31,8 +31,8 @@ WRONG = [
     ("ranking", "basket", [f"book {at}" for at in range(6)], "a list of up to 5 of"),
     ("ranking", "basket", [None], "a list of up to 5 of"),
     ("ranking", "basket", "book 3", "a list of up to 5 of"),
-    ("fraud", "at", "yesterday", "a time such as 2026-01-31T14:30:00, without an offset"),
-    ("fraud", "at", "2026-02-01T12:00:00Z", "a time such as"),
+    ("fraud", "at", "yesterday", "a time such as 2026-01-31T14:30:00, in UTC or with an offset"),
+    ("fraud", "at", "2026-02-30T12:00:00Z", "a time such as"),
     ("fraud", "at", 1769000000, "a time such as"),
     ("fraud", "amount", 1.5, "an integer from 0 to 1000000"),
     ("fraud", "foreign", 2, "an integer from 0 to 1"),
@@ -385,25 +385,25 @@ def test_build_fails_without_parity(work: Project) -> None:
     assert not (work.folder / "models/bundle").exists()
 
 
-def test_build_fails_for_a_scaler_before_trees(demand_work: Project) -> None:
-    """The scaler's float64 puts values on another side of a split than ONNX's float32."""
+def test_build_fails_for_a_transformer_before_trees(demand_work: Project) -> None:
+    """Its float64 puts values on another side of a split than ONNX's float32."""
     text = demand_work.problem.read_text()
     demand_work.problem.write_text(
         text[: text.index("def estimator(")]
         + dedent("""
         def estimator(seed, **settings):
             from sklearn.pipeline import make_pipeline
-            from sklearn.preprocessing import StandardScaler
+            from sklearn.preprocessing import PowerTransformer
             from sklearn.tree import DecisionTreeRegressor
 
-            return make_pipeline(StandardScaler(), DecisionTreeRegressor(random_state=seed))
+            return make_pipeline(PowerTransformer(), DecisionTreeRegressor(random_state=seed))
         """)
     )
     demand_work.params("train: {n_splits: 2}")
     demand_work.stages("training.train")
     error = demand_work.refusal("model.build")
     assert "bundle.parity_tolerance" in error
-    assert "scaler" in error
+    assert "PowerTransformer" in error
 
 
 def test_bundle_contains_no_pickle(work: Project) -> None:

@@ -36,7 +36,7 @@ def test_pipeline_runs_with_hostile_names(project: Project, render: Renderer, tm
 
 def test_pipeline_accepts_any_column_name(work: Project) -> None:
     """Quotes, spaces, other alphabets, and the words that the stages use."""
-    names = ['say "hi"', "l'été", "客户", "reasons", "features", "select", "a.b", "x = 1 -- y", "100%"]
+    names = ["say 'hi'", "l'été", "客户", "reasons", "features", "select", "a.b", "x = 1 -- y", "100%"]
     work.declare(*(f"Column({name!r}, 'number')" for name in names))
     quoted = [name.replace('"', '""') for name in names]
     added = [f'customer_id % {at + 2} AS "{name}"' for at, name in enumerate(quoted)]

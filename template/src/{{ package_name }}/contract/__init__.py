@@ -78,9 +78,6 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         broken = {
             f"the kind must be one of {', '.join(get_args(Kind))}": self.kind not in get_args(Kind),
             "the name is empty": not self.name,
-            "the name has a quotation mark, a backslash or a control character": bool(
-                IN_NO_NAME.search(self.name)
-            ),
             "the name is reserved by the package or DuckDB": self.name.lower() in RESERVED,
             "min must not exceed max": self.kind in LARGEST and self.bounds[0] > self.bounds[1],
             "kind 'category' needs categories": self.kind == "category" and not self.categories,
@@ -288,7 +285,13 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             raise ProjectError(f"contract: decision_threshold must be between 0 and 1; it is {threshold}")
 
     def _check_names(self) -> None:
-        """Reject names that differ by case only: SQL ignores case."""
+        """Reject names that a field of the API cannot have, and those that differ by case only, as in SQL."""
+        for name in (*(column.name for column in (*self.features, *self.ids)), self.target):
+            if IN_NO_NAME.search(name):
+                raise ProjectError(
+                    f"contract: column {name!r}: the name has a quotation mark, a backslash or a control "
+                    "character, which a field of the API cannot have. Rename it, in problem.PREPARE."
+                )
         columns = tuple(column.name for column in self.columns)
         numbers = {"inputs": self.feature_names, "monitored numbers": self.monitored_names}
         for role, names in {"columns": columns, **numbers, "labels": self.labels}.items():
