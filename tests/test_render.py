@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 114, 9_290),
-    Size({}, 122, 10_240),
-    Size({"observability": "prometheus"}, 129, 10_490),
+    Size({"deployment": "none", "observability": "none"}, 114, 9_310),
+    Size({}, 122, 10_260),
+    Size({"observability": "prometheus"}, 129, 10_510),
 ]
 
 

@@ -8,13 +8,13 @@ from msgspec.structs import replace
 
 from ...contract import IN_NO_NAME, LARGEST, RESERVED, Column
 from ..groups import MIN_IDS, looks_like_id
+from ..quality import EXACT_INTEGER
 from .profile import MAX_VALUES, Profile
 
 MIN_ROWS_PER_VALUE = 3  # of a category
 FREQUENT_VALUES = 50  # categories of a column with more than `MAX_VALUES` values
 MIN_FREQUENT_SHARE = 0.5  # of the rows that these must cover
 RARE_ROWS, RARE_SHARE = 5, 0.001  # a value that is rarer is a sign that others will come
-EXACT_FLOAT = 2**24  # float32 rounds larger integers
 PROTECTED = ("sex", "gender", "race", "ethnicity", "religion", "nationality")
 
 
@@ -127,8 +127,8 @@ def _leave_out(draft: Draft) -> None:
         draft.change("the same value in all rows", feature=False)
     elif column.kind == "integer" and profile.distinct >= MIN_IDS and looks_like_id(profile.name):
         draft.change("looks like an id: a model would learn rows by heart", feature=False)
-    elif column.kind == "integer" and max(abs(profile.low), abs(profile.high)) > EXACT_FLOAT:
-        draft.why.append(f"the model reads float32, which rounds integers above {EXACT_FLOAT:,}")
+    elif column.kind == "integer" and max(abs(profile.low), abs(profile.high)) > EXACT_INTEGER:
+        draft.why.append(f"the model reads float32, which rounds integers above {EXACT_INTEGER:,}")
 
 
 def limits(low: float, high: float) -> tuple[float | None, float | None]:
