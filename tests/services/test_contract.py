@@ -385,27 +385,6 @@ def test_build_fails_without_parity(work: Project) -> None:
     assert not (work.folder / "models/bundle").exists()
 
 
-def test_build_fails_for_a_transformer_before_trees(demand_work: Project) -> None:
-    """Its float64 puts values on another side of a split than ONNX's float32."""
-    text = demand_work.problem.read_text()
-    demand_work.problem.write_text(
-        text[: text.index("def estimator(")]
-        + dedent("""
-        def estimator(seed, **settings):
-            from sklearn.pipeline import make_pipeline
-            from sklearn.preprocessing import PowerTransformer
-            from sklearn.tree import DecisionTreeRegressor
-
-            return make_pipeline(PowerTransformer(), DecisionTreeRegressor(random_state=seed))
-        """)
-    )
-    demand_work.params("train: {n_splits: 2}")
-    demand_work.stages("training.train")
-    error = demand_work.refusal("model.build")
-    assert "bundle.parity_tolerance" in error
-    assert "PowerTransformer" in error
-
-
 def test_bundle_contains_no_pickle(work: Project) -> None:
     """A bundle is three documents and a model; none of them executes code when it is loaded."""
     names = {path.name for path in (work.folder / "models/bundle").iterdir()}
