@@ -90,9 +90,11 @@ def stages(lab: Lab, width: int) -> dict[str, Cost]:
 def copy_project(lab: Lab, width: int, package: str) -> Path:
     """Copy what the stages need of the project, and declare the wide table."""
     project = lab.folder / f"width-{width}"
-    skipped = shutil.ignore_patterns(".venv", "data", "models", "reports", ".params", "__pycache__")
-    shutil.copytree(lab.journey.project, project, ignore=skipped)
-    (project / "reports").mkdir()
+    (project / "reports").mkdir(parents=True)
+    for folder in ("src", ".git"):
+        shutil.copytree(lab.journey.project / folder, project / folder)
+    for name in ("params.yaml", ".copier-answers.yml"):
+        shutil.copy(lab.journey.project / name, project)
     problem = PROBLEM.format(width=width, n_rows=N_ROWS).lstrip()
     (project / "src" / package / "problem.py").write_text(problem, encoding="utf-8")
     return project
