@@ -94,7 +94,7 @@ def copy_project(lab: Lab, width: int, package: str) -> Path:
     for folder in ("src", ".git"):
         shutil.copytree(lab.journey.project / folder, project / folder)
     shutil.copy(lab.journey.project / ".copier-answers.yml", project)
-    (project / "params.yaml").write_text("gate: {max_calibration_error: 1}\n")  # boosted trees are too sure here
+    (project / "params.yaml").write_text("gate: {max_calibration_error: 1}\n")
     problem = PROBLEM.format(width=width, n_rows=N_ROWS).lstrip()
     (project / "src" / package / "problem.py").write_text(problem, encoding="utf-8")
     return project
