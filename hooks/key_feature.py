@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-FEATURE_KINDS = ("integer", "category", "time", "boolean")
+FEATURE_KINDS = ("integer", "category", "time")
 ADVICE = (
     "If the key only identifies rows, delete that: it is then no feature, and the new model is not compared "
     "with this one."

@@ -35,10 +35,10 @@ COLOURS = ("red", "green", "blue", "black", "white", "none that training has")
 
 def names() -> dict[str, Any]:
     """List what a case may name: every estimator of scikit-learn and of the boosting libraries."""
-    found = {"np": np, "make_pipeline": make_pipeline, "NUMBERS": list(NUMBERS), **dict(all_estimators())}
+    namespace = {"np": np, "make_pipeline": make_pipeline, "NUMBERS": list(NUMBERS), **dict(all_estimators())}
     for library in ("lightgbm", "xgboost", "catboost"):
-        found |= vars(import_module(library))
-    return found
+        namespace |= vars(import_module(library))
+    return namespace
 
 
 def make_contract(task: str) -> Object:
@@ -76,9 +76,9 @@ def make_rows(contract: Object, path: Path, count: int, seed: int) -> Object:
     return dataset.load_dataset(path, contract)
 
 
-def run(code: str, task: str, folder: Path, known: dict[str, Any]) -> float:
+def run(code: str, task: str, folder: Path, namespace: dict[str, Any]) -> float:
     """Return the largest difference between ONNX and estimator."""
-    contract, model = make_contract(task), eval(code, known)  # noqa: S307
+    contract, model = make_contract(task), eval(code, namespace)  # noqa: S307
     estimator.check_estimator(model, contract)
     train, test = (make_rows(contract, folder / f"{seed}.parquet", 1500 // seed, seed) for seed in (1, 3))
     model.fit(train.features, train.target)
@@ -89,13 +89,13 @@ def run(code: str, task: str, folder: Path, known: dict[str, Any]) -> float:
 def main() -> None:
     """Run the cases on stdin, a JSON list of pairs: code and task."""
     warnings.simplefilter("ignore")
-    known, folder = names(), Path(sys.argv[2])
+    namespace, folder = names(), Path(sys.argv[2])
     for code, task in json.load(sys.stdin):
         result: dict[str, Any] = {"parity": None, "message": ""}
         start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
             try:
-                result["parity"] = run(code, task, folder, known)
+                result["parity"] = run(code, task, folder, namespace)
             except errors.ProjectError as error:
                 result["message"] = str(error)
         print(json.dumps(result | {"seconds": time.perf_counter() - start}), flush=True)

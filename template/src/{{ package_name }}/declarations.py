@@ -181,10 +181,11 @@ def _read(problem: ModuleType, name: str, kind: Any, *default: Any) -> Any:
 
 
 def _settle_key(contract: Contract) -> Contract:
-    """State that the key is no feature unless problem.py asks for it: up to 0.3 it was one by default."""
+    """State that the key is no feature unless its column asks for it: up to 0.3 it was one by default."""
     key = contract.column(contract.keys[0])
-    if contract.key_is_feature is None and contract.key != contract.time and key in contract.features:
-        return msgspec.structs.replace(contract, key_is_feature=bool(key.feature))
+    is_default = contract.key_is_feature is None and key.feature is None
+    if is_default and contract.key != contract.time and key in contract.features:
+        return msgspec.structs.replace(contract, key_is_feature=False)
     return contract
 
 
@@ -315,7 +316,7 @@ def _check_behavioural_tests(tests: tuple[BehaviouralTest, ...], contract: Contr
     for test in tests:
         column, at = single.get(test.column), f"problem.BEHAVIOURAL_TESTS: {test.column!r}"
         if column is None:
-            raise ProjectError(f"{at} must be a feature of kind number, integer or category")
+            raise ProjectError(f"{at} must be a feature of kind number, integer, boolean or category")
         if test.label not in labels:
             raise ProjectError(f"{at}: the label must be one of {labels}; it is {test.label!r}")
         is_category = column.kind == "category"

@@ -24,7 +24,7 @@ LONG_LIST = 64  # numbers; a longer list is monitored by its summary: for privac
 SUMMARY = ("mean", "deviation", "lowest", "highest")
 BOOLEANS = ("false", "true")  # as labels, in the order of 0 and 1
 TIME = r"\d{4}-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?"
-IN_NO_NAME = re.compile(r'["\\\x00-\x1f]')  # not in the API's field names
+FORBIDDEN_CHARACTERS = re.compile(r'["\\\x00-\x1f]')  # msgspec cannot have them in the name of a field
 DURATION = re.compile(r"(\d+) ?(min|h|d|w)")
 DURATION_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 FEEDBACK_COLUMNS = ("id", "row", "received_at", "told_at")
@@ -123,8 +123,11 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         """Smallest and largest number allowed.
 
         Returns:
-            Whole numbers for kind `integer`; without a limit, the largest numbers that float32 and JSON hold.
+            0 and 1 for a boolean; whole numbers for kind `integer`; without a limit, the largest numbers that
+            float32 and JSON hold.
         """
+        if self.kind == "boolean":
+            return 0, 1
         largest = LARGEST[self.kind]
         lowest = -largest if self.min is None else self.min
         highest = largest if self.max is None else self.max
@@ -203,7 +206,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         group: The column that says which rows belong together: of one customer, patient or machine. Without a
             `time`, a group is in one split as a whole. Groups, not rows, are resampled for intervals.
         decision_threshold: Of two labels, the second one is predicted from this probability on.
-        key_is_feature: Deprecated, use `Column.feature`. None: True if the key is one column, as in 0.3.
+        key_is_feature: Deprecated: use `Column.feature` of the key. None: False in problem.py, and True in
+            bundles of releases before 0.4.
     """
 
     task: Task
@@ -287,7 +291,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     def _check_names(self) -> None:
         """Reject names that a field of the API cannot have, and those that differ by case only, as in SQL."""
         for name in (*(column.name for column in (*self.features, *self.ids)), self.target):
-            if IN_NO_NAME.search(name):
+            if FORBIDDEN_CHARACTERS.search(name):
                 raise ProjectError(
                     f"contract: column {name!r}: the name has a quotation mark, a backslash or a control "
                     "character, which a field of the API cannot have. Rename it, in problem.PREPARE."

@@ -77,13 +77,15 @@ class Dataset:
         return pd.factorize(read_column(self.path, quote(self.contract.group)))[0]
 
     @cached_property
-    def times(self) -> pd.Series:
+    def times(self) -> pd.Series | None:
         """Time of each row.
 
         Returns:
-            The values of the contract's time, `(n_rows,)`.
+            The values of the contract's time, `(n_rows,)`; None if the contract has no time.
         """
-        return read_column(self.path, quote(self.contract.time or self.contract.keys[0]))
+        if self.contract.time is None:
+            return None
+        return read_column(self.path, quote(self.contract.time))
 
     @cached_property
     def segments(self) -> Groups:

@@ -87,8 +87,8 @@ class BehaviouralTest(msgspec.Struct, frozen=True):
     Models with CheckList").
 
     Attributes:
-        column: A feature of kind number, integer or category.
-        change: Is added to a number, or replaces a category.
+        column: A feature of kind number, integer, boolean or category.
+        change: Is added to a number (1 makes a boolean true, -1 false), or replaces a category.
         effect: `increases`, `decreases` or `invariant`.
         meaning: One sentence for readers outside data science.
         label: The label whose probability is tested; None for a regression.

@@ -50,7 +50,8 @@ WARNINGS = (
     "class leakage",
     "unknown categories",
     "precision",
-)  # the other checks stop the pipeline
+)
+"""Checks that do not stop the pipeline."""
 
 PERSONAL_DATA = {
     "e-mail addresses": r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}",

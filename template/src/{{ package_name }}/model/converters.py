@@ -440,7 +440,7 @@ def inverse_operators(model: TransformedTargetRegressor) -> Operators:
     """
     if model.transformer is None:
         return FUNCTIONS[model.inverse_func]
-    zero, one, two = model.transformer_.inverse_transform([[0.0], [1.0], [2.0]]).ravel().tolist()
-    if not np.isclose(two - one, one - zero):
+    at_0, at_1, at_2 = model.transformer_.inverse_transform([[0.0], [1.0], [2.0]]).ravel().tolist()
+    if not np.isclose(at_2 - at_1, at_1 - at_0):
         raise NotImplementedError("the transformer of TransformedTargetRegressor is no scaling")
-    return ("Mul", one - zero), ("Add", zero)
+    return ("Mul", at_1 - at_0), ("Add", at_0)

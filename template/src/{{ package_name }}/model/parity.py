@@ -124,7 +124,7 @@ def make_probes(test: Dataset) -> Iterator[Probe]:
     n_rows = int(np.clip(PROBE_ROWS // (2 * len(columns)), *COLUMN_ROWS))
     positions = np.unique(np.linspace(0, len(test) - 1, n_rows).astype(int))
     sample = test.features.iloc[positions].to_numpy()
-    seen = test.features[:: test.features.size // KNOWN_VALUES + 1]
+    observed = test.features[:: test.features.size // KNOWN_VALUES + 1]
 
     def change(title: str, changed: tuple[str, ...], values: NDArray[np.float32]) -> Probe:
         """Put values, `(n_values, n_changed)`, into the sample: each one at least once."""
@@ -140,17 +140,17 @@ def make_probes(test: Dataset) -> Iterator[Probe]:
     for title, changed in nullable.items():
         yield change(f"{title} missing", changed, np.full((1, len(changed)), np.nan, np.float32))
     for column in columns:
-        values = domain_values(column, seen[list(column.encoded_names)].to_numpy(), n_rows)
+        values = domain_values(column, observed[list(column.encoded_names)].to_numpy(), n_rows)
         if len(values):
             yield change(f"other values of {column.name}", column.encoded_names, values)
 
 
-def domain_values(column: Column, seen: NDArray[np.float32], n_values: int) -> NDArray[np.float32]:
+def domain_values(column: Column, observed: NDArray[np.float32], n_values: int) -> NDArray[np.float32]:
     """List values that a column may have, and that the test split may lack.
 
     Args:
         column: A feature.
-        seen: Values of the test split, of shape `(n_rows, n_encoded)`.
+        observed: Values of the test split, of shape `(n_rows, n_encoded)`.
         n_values: About as many values are enough.
 
     Returns:
@@ -167,11 +167,11 @@ def domain_values(column: Column, seen: NDArray[np.float32], n_values: int) -> N
         alone, most = np.eye(n_labels)[:: n_labels // 1000 + 1], np.arange(n_labels) < (column.length or 0)
         return np.concatenate([np.zeros((1, n_labels)), most[None, :], alone]).astype(np.float32)
     limits = [
-        np.full((1, seen.shape[1]), bound, np.float32)
+        np.full((1, observed.shape[1]), bound, np.float32)
         for limit, bound in zip((column.min, column.max), column.bounds, strict=True)
         if limit is not None
     ]
-    between = np.column_stack([_midpoints(values, n_values) for values in seen.T])
+    between = np.column_stack([_midpoints(values, n_values) for values in observed.T])
     between = np.floor(between) if column.kind == "integer" else between
     values = np.concatenate([*limits, between])
     return values[np.isfinite(values).all(axis=1)]

@@ -1,6 +1,7 @@
 """Folds of the cross-validation: cut as the test split was, so that they promise as much."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,8 @@ def split_folds(train: Dataset, settings: params.Train) -> list[Fold]:
     """
     contract = train.contract
     try:
-        if contract.time is not None:
-            return list(_rolling_folds(train, settings.n_splits))
+        if train.times is not None:
+            return list(_rolling_folds(train.times, contract.gap, settings.n_splits))
         by_task = {True: (StratifiedKFold, StratifiedGroupKFold), False: (KFold, GroupKFold)}
         kind = by_task[contract.task == "classification"][train.groups is not None]
         folds = kind(settings.n_splits, shuffle=True, random_state=settings.seed)
@@ -41,11 +42,11 @@ def split_folds(train: Dataset, settings: params.Train) -> list[Fold]:
         raise ProjectError(f"train.n_splits in params.yaml is {settings.n_splits}: {error}") from None
 
 
-def _rolling_folds(train: Dataset, n_splits: int) -> Iterator[Fold]:
+def _rolling_folds(times: pd.Series, gap: timedelta | float, n_splits: int) -> Iterator[Fold]:
     """Folds that look ahead; a moment with several rows is never cut."""
-    moment_of_row, moments = pd.factorize(train.times, sort=True)
+    moment_of_row, moments = pd.factorize(times, sort=True)
     for before, after in TimeSeriesSplit(n_splits).split(moments):
-        labelled = before[moments[before] <= moments[after[0]] - train.contract.gap]
+        labelled = before[moments[before] <= moments[after[0]] - gap]
         if not len(labelled):
             raise ValueError("the first fold has no row whose target is known when its test rows begin")
         fit_rows, test_rows = (np.flatnonzero(np.isin(moment_of_row, part)) for part in (labelled, after))

@@ -171,29 +171,29 @@ def _format(threshold: str, values: dict[str, float]) -> dict[str, str]:
     return {"threshold": threshold, **texts}
 
 
-def _today(observations: Observations, outputs: Floats, contract: Contract) -> dict[str, str]:
-    """The row of the contract's present decisions."""
+def _current_decisions(observations: Observations, outputs: Floats, contract: Contract) -> dict[str, str]:
+    """The row of the decisions by the contract as it is."""
     threshold, counts = contract.decision_threshold, observations.unit_counts
     names = ["precision", "recall", "f1"] + (["cost"] if observations.costs is not None else [])
     metrics = {name: find_metric(name, contract.task, threshold) for name in names}
     selected = float(np.average(predict_labels(outputs, threshold), weights=counts[0]))
     values = {name: float(metric(observations, outputs, counts)[0]) for name, metric in metrics.items()}
-    return _format(f"today: {threshold or 0.5:.9g}", {"selected": selected, **values})
+    return _format(f"current: {threshold or 0.5:.9g}", {"selected": selected, **values})
 
 
-def make_table(curve: Curve, chosen: int, today: dict[str, str]) -> str:
+def make_table(curve: Curve, chosen: int, current: dict[str, str]) -> str:
     """Make a table of about a dozen thresholds.
 
     Args:
         curve: What each threshold leads to.
         chosen: Position of the chosen threshold.
-        today: The row of the present decisions.
+        current: The row of the decisions by the contract as it is.
 
     Returns:
         A Markdown table: thresholds with increasing recall, and the chosen one.
     """
     shown = {int((curve.recall >= recall).argmax()) for recall in SHOWN_RECALLS if curve.recall[-1] >= recall}
-    rows = [today]
+    rows = [current]
     for index in sorted({*shown, chosen}):
         mark = "chosen: " if index == chosen else ""
         values = {
@@ -256,7 +256,7 @@ def main() -> None:
     curve = compute_curve(observations, outputs)
     chosen = choose(curve, rule)
     draw(curve, chosen, contract.labels[1], PLOT)
-    print(make_table(curve, chosen, _today(observations, outputs, contract)))
+    print(make_table(curve, chosen, _current_decisions(observations, outputs, contract)))
     print(f"threshold: chosen by {rule}, over {len(rows):,} rows of {settings.n_splits} folds; see {PLOT}")
     print(f"For CONTRACT in problem.py: decision_threshold={curve.thresholds[chosen]:.9g}")
 

@@ -54,6 +54,7 @@ def fit(estimator: Estimator, train: Dataset, rows: NDArray[np.intp] | slice = s
     try:
         return estimator.fit(features, target, **options)
     except Exception as error:
+        # A wrong setting of the estimator (a TypeError too) has nothing to do with the rows.
         if isinstance(error, TypeError) or not (empty := features.columns[features.isna().all()].tolist()):
             raise
         raise ProjectError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ...contract import IN_NO_NAME, LARGEST, RESERVED, Column
+from ...contract import FORBIDDEN_CHARACTERS, LARGEST, RESERVED, Column
 from ..groups import MIN_IDS, looks_like_id
 from ..quality import EXACT_INTEGER
 from .profile import MAX_VALUES, Profile
@@ -55,7 +55,7 @@ def draft_column(profile: Profile) -> Draft:
         The declaration.
     """
     is_reserved = profile.name.lower() in RESERVED
-    name = IN_NO_NAME.sub("_", profile.name) + "_2" * is_reserved
+    name = FORBIDDEN_CHARACTERS.sub("_", profile.name) + "_2" * is_reserved
     draft = Draft(profile, Column(name, "text"), profile.sql)
     if profile.missing_texts:
         texts = ", ".join(map(repr, profile.missing_texts))

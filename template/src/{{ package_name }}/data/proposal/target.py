@@ -120,8 +120,8 @@ def _settle_labels(
 ) -> Target:
     """Order the labels, of two the positive one second, and declare them."""
     if draft.profile.shape == "boolean":
-        ones = sum(n for label, n in counts.items() if label.lower()[0] in "t1")
-        counts = {"false": sum(counts.values()) - ones, "true": ones}
+        n_true = sum(n for label, n in counts.items() if label.lower()[0] in "t1")
+        counts = {"false": sum(counts.values()) - n_true, "true": n_true}
         draft.change(kind="boolean", categories=())
     else:
         numbers = draft.profile.shape in ("integer", "number")
