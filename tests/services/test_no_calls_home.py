@@ -18,6 +18,7 @@ import runpy, subprocess, sys, time
 from http.client import HTTPConnection
 
 package, *stages = sys.argv[1:]
+del sys.argv[1:]  # stages have options of their own
 subprocess.run(["make", "pipeline"], check=True)
 for stage in stages:
     runpy.run_module(f"{package}.{stage}", run_name="__main__", alter_sys=True)

@@ -51,7 +51,7 @@ def unfold_categories(model: Any) -> None:
     categories = model._preprocessor.named_transformers_["encoder"].categories_
     for predictor in (tree for trees in model._predictors for tree in trees):
         nodes = predictor.nodes.copy()
-        for index in np.flatnonzero(nodes["is_categorical"] & ~nodes["is_leaf"].astype(bool)):
+        for index in np.flatnonzero(nodes["is_categorical"] & ~nodes["is_leaf"].astype(bool)).tolist():
             feature, go_left = nodes[index]["feature_idx"], bool(nodes[index]["missing_go_to_left"])
             left = predictor.raw_left_cat_bitsets[nodes[index]["bitset_idx"]]
             sides = [_has(left, code) for code in range(len(categories[feature]))]

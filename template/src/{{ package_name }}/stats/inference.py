@@ -78,7 +78,7 @@ def bootstrap(
         if groups is None:
             counts = _draw_counts(random, n_drawn, n_rows, block_size)
         else:
-            counts = _draw_counts(random, n_drawn, int(groups.max()) + 1, 1)[:, groups]
+            counts = _draw_counts(random, n_drawn, int(np.max(groups)) + 1, 1)[:, groups]
         for name, statistic in statistics.items():
             values[name].append(statistic(counts))
     unit_counts = np.ones((1, n_rows))

@@ -104,7 +104,7 @@ def compute_curve(observations: Observations, outputs: Floats) -> Curve:
 
     def accumulate(values: Floats) -> Floats:
         """Weighted sum over the rows that get the second label, for a threshold at each score."""
-        return np.bincount(position, weights * values).cumsum()
+        return np.cumsum(np.bincount(position, weights * values), dtype=float)
 
     true_positives, selected = accumulate((target == 1).astype(float)), accumulate(np.ones(len(target)))
     n_positives, total = true_positives[-1], selected[-1]
@@ -150,19 +150,19 @@ def choose(curve: Curve, rule: Rule) -> int:
         ProjectError: No threshold reaches the rule's minimum, or the costs are not known.
     """
     if rule.metric == "f1":
-        return int(curve.f1.argmax())
+        return int(np.argmax(curve.f1))
     if rule.metric == "cost":
         if curve.cost is None:
             raise ProjectError("threshold: the rule cost needs COST in problem.py: COST = Cost(5, 'amount')")
-        return int(curve.cost.argmin())
+        return int(np.argmin(curve.cost))
     bound, goal = curve.recall, curve.precision
     if rule.metric == "precision":
         bound, goal = goal, bound
-    if bound.max() < rule.minimum:
+    if (highest := np.max(bound)) < rule.minimum:
         raise ProjectError(
-            f"threshold: none reaches {rule.metric} {rule.minimum:g}; the highest is {bound.max():.3f}"
+            f"threshold: none reaches {rule.metric} {rule.minimum:g}; the highest is {highest:.3f}"
         )
-    return int(np.where(bound >= rule.minimum, goal, -1).argmax())
+    return int(np.argmax(np.where(bound >= rule.minimum, goal, -1)))
 
 
 def _format(threshold: str, values: dict[str, float]) -> dict[str, str]:
@@ -192,7 +192,7 @@ def make_table(curve: Curve, chosen: int, current: dict[str, str]) -> str:
     Returns:
         A Markdown table: thresholds with increasing recall, and the chosen one.
     """
-    shown = {int((curve.recall >= recall).argmax()) for recall in SHOWN_RECALLS if curve.recall[-1] >= recall}
+    shown = {int(np.argmax(curve.recall >= recall)) for recall in SHOWN_RECALLS if curve.recall[-1] >= recall}
     rows = [current]
     for index in sorted({*shown, chosen}):
         mark = "chosen: " if index == chosen else ""
