@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 114, 9_310),
-    Size({}, 122, 10_260),
-    Size({"observability": "prometheus"}, 129, 10_510),
+    Size({"deployment": "none", "observability": "none"}, 116, 9_490),
+    Size({}, 124, 10_440),
+    Size({"observability": "prometheus"}, 131, 10_690),
 ]
 
 
