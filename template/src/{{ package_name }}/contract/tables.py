@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 from duckdb import DuckDBPyConnection as Connection
+from duckdb import DuckDBPyRelation as Relation
 
 from ..core.errors import ProjectError
 from . import TIME, Column, Contract
@@ -69,6 +70,21 @@ def fetch_one(con: Connection, sql: str) -> tuple[Any, ...]:
     """
     (row,) = con.sql(sql).fetchall()
     return row
+
+
+def prepare_rows(con: Connection, rows: Relation, prepare: str) -> Relation:
+    """Run `problem.PREPARE`: training data and batch files get the contract's columns in the same way.
+
+    Args:
+        con: The connection of the rows; it gets a view `raw`.
+        rows: Rows as the source has them.
+        prepare: SQL from the table `raw` to the contract's columns.
+
+    Returns:
+        The prepared rows. DuckDB computes them when they are read, so some of its errors come only then.
+    """
+    rows.to_view("raw")
+    return con.sql(prepare)
 
 
 def quote(name: str) -> str:

@@ -18,7 +18,7 @@ import duckdb
 
 from .. import declarations, params
 from ..contract import Contract
-from ..contract.tables import Connection, connect, explain_errors, fetch_one, literal, text_list
+from ..contract.tables import Connection, connect, explain_errors, fetch_one, literal, prepare_rows, text_list
 from ..core.errors import ProjectError, cli
 from ..core.files import dvc_hash, locked_hashes, readable_json
 from ..core.paths import RAW
@@ -188,9 +188,9 @@ def _has_key(con: Connection, fetched: list[Table], contract: Contract, prepare:
     names = dict.fromkeys(name for table in fetched for name in table.names)
     if not (missing := [key for key in contract.keys if key not in names]):
         return True
-    con.sql(merge(con, fetched, contract)).to_view("raw")
+    rows = con.sql(merge(con, fetched, contract))
     with suppress(duckdb.Error):
-        if not set(contract.keys) - set(con.sql(prepare).columns):
+        if not set(contract.keys) - set(prepare_rows(con, rows, prepare).columns):
             return False
     raise ProjectError(
         f"ingest: the source has no column {', '.join(map(repr, missing))}, which is the contract's key; its "

@@ -106,9 +106,8 @@ def validate(con: Connection, contract: Contract, prepare: str, settings: params
     Raises:
         ProjectError: `prepare` fails, or gives a table without a column of the contract.
     """
-    con.read_parquet(str(RAW)).to_view("raw")
     with explain_errors(f"validate: problem.PREPARE does not run on {RAW}"):
-        _check_rows(con, con.sql(prepare), contract)
+        _check_rows(con, tables.prepare_rows(con, con.read_parquet(str(RAW)), prepare), contract)
     _reject_duplicates(con, contract)
     _write_rows(con, contract)
     rows, rejected = fetch_one(con, "SELECT count(*), count(*) FILTER (len(__reasons) > 0) FROM checked")
