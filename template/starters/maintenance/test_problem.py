@@ -15,20 +15,21 @@ def raw() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def prepared(raw: pd.DataFrame) -> pd.DataFrame:
-    return duckdb.from_df(raw).query("raw", PREPARE).df()
+    with duckdb.connect() as con:
+        return con.register("raw", raw).sql(PREPARE).df()
 
 
 def test_sample_reads_each_machine_once_an_hour_until_it_fails(raw: pd.DataFrame) -> None:
     machines = raw.groupby("machine")
-    assert machines.ngroups == 400
+    assert machines.ngroups == 800
     assert (machines["operating_hours"].max() + 1 == machines.size()).all()
     assert not raw.duplicated(list(CONTRACT.keys)).any()
     assert (raw["operating_hours"] < raw["fails_at"].fillna(raw["watched_until"])).all()
 
 
 def test_prepared_lists_are_the_last_24_readings(raw: pd.DataFrame, prepared: pd.DataFrame) -> None:
-    row = prepared.query("machine == 'M007' and operating_hours == 240").iloc[0]
-    readings = raw.query("machine == 'M007' and 216 < operating_hours <= 240")
+    row = prepared.query("machine == 'M007' and operating_hours == 239").iloc[0]
+    readings = raw.query("machine == 'M007' and 215 < operating_hours <= 239")
     for sensor in ("vibration", "temperature", "current"):
         assert list(row[sensor]) == list(readings[sensor])
         assert prepared[sensor].str.len().eq(24).all()
@@ -50,5 +51,5 @@ def test_true_probability_is_calibrated(raw: pd.DataFrame, prepared: pd.DataFram
 
 
 def test_estimator_rejects_unknown_setting() -> None:
-    with pytest.raises(TypeError, match="learning_rat"):
-        estimator(seed=0, learning_rat=0.1)
+    with pytest.raises(TypeError, match="learning_rate"):
+        estimator(seed=0, learning_rate=0.1)
