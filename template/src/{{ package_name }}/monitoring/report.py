@@ -202,8 +202,8 @@ def _sections(result: Monitoring) -> list[tuple[str, str, list[dict[str, Any]]]]
         "Distance: total variation distance from the reference (0 to 100 %), which is the training split for "
         "inputs and the test split for predictions. p-value: of a test that both distributions are equal. "
         "TOO FEW: these rows cannot tell drift from chance. Design effect: how many rows are worth one "
-        "independent row. Columns without a status are not checked. Of a list, the number with the worst status "
-        "and the largest distance is shown; the JSON report has all."
+        "independent row. Columns without a status are not checked. Of a list, the number that drifts most is "
+        "shown; the JSON report has all."
     )
     sections = [
         ("Findings", advice, list(map(_finding_row, result.reasons))),
@@ -273,7 +273,8 @@ def _html(result: Monitoring) -> str:
         html = tabulate(rows, headers="keys", tablefmt="html", disable_numparse=True)
         parts.append(f"<h2>{heading}</h2><p>{escape(text)}</p>{html}")
         if heading == "Drift":
-            picture = base64.b64encode(_plot([numbers[0] for numbers in _columns(result)][:MAX_PLOTS])).decode()
+            shown = [numbers[0] for numbers in _columns(result)][:MAX_PLOTS]
+            picture = base64.b64encode(_plot(shown)).decode()
             parts.append(f'<p>{CAPTION}</p><img alt="{CAPTION}" src="data:image/png;base64,{picture}">')
     head = (
         "<meta charset=utf-8><meta name=viewport content='width=device-width'>"

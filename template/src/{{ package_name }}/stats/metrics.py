@@ -290,9 +290,7 @@ def _recall_at_specificity(percent: float) -> Metric:
         allowed = (100 - percent) / 100 * negatives.sum(axis=1, keepdims=True)
         allowed *= 1 + 1e-9  # 10% of 90 rows are 9, despite rounding
         is_allowed = negatives.cumsum(axis=1) <= allowed
-        return _if_negatives(
-            _divide((positives * is_allowed).sum(axis=1), positives.sum(axis=1)), negatives
-        )
+        return _if_negatives(_divide((positives * is_allowed).sum(axis=1), positives.sum(axis=1)), negatives)
 
     return _macro_average(recall)
 
