@@ -202,8 +202,8 @@ def _sections(result: Monitoring) -> list[tuple[str, str, list[dict[str, Any]]]]
         "Distance: total variation distance from the reference (0 to 100 %), which is the training split for "
         "inputs and the test split for predictions. p-value: of a test that both distributions are equal. "
         "TOO FEW: these rows cannot tell drift from chance. Design effect: how many rows are worth one "
-        "independent row. Columns without a status are not checked. Of a list, the number that drifts most is "
-        "shown; the JSON report has all."
+        "independent row. Columns without a status are not checked. Of a list, the number that drifts most "
+        "is shown; the JSON report has all."
     )
     sections = [
         ("Findings", advice, list(map(_finding_row, result.reasons))),
