@@ -105,8 +105,9 @@ def segment_table(evaluation: Reports, problem: Declarations) -> str:
         for name, scores in segments.items()
     ]
     note = (
-        f"prevalence: share of the rows with {contract.target} = {contract.labels[-1]}. selection_rate: "
-        "share that is predicted so; where all rows have one label, it is the recall or the false positive rate."
+        f"prevalence: share of the rows with {contract.target} = {contract.labels[-1]}. "
+        "selection_rate: share that is predicted so; where all rows have one label, it is the recall or the "
+        "false positive rate."
     )
     return "\n\n".join([table(rows), note] if rows and "prevalence" in rows[0] else [table(rows)])
 
