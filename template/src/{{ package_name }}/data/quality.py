@@ -356,6 +356,9 @@ def check_key(contract: Contract) -> DataCheck:
         The check; a warning if the key is a feature because it was one by default up to 0.3.
     """
     name = ", ".join(contract.keys)
+    if features := [key for key in contract.keys if contract.column(key).feature]:
+        message = f"the model learns from {', '.join(features)}, as feature=True says"
+        return make_check("key as feature", name, True, message)
     if not contract.key_is_feature or contract.key == contract.time:
         return make_check("key as feature", name, True, "the key only identifies rows")
     return make_check("key as feature", name, False, "the model learns from the key, the API requires it")

@@ -422,9 +422,21 @@ def check_segments(evidence: Evidence) -> Checks:
         status, message = status_if(p_value > evidence.alpha), compare(metric, estimate, evidence.reference)
         parameter = "gate.confidence_level"
         yield Check("segment", name, status, message, limit, parameter, estimate, p_value=p_value)
-    message = f"fewer than {min_rows} rows, or {metric} is undefined"
-    for name in [name for name in evidence.segments if name not in defined]:
-        yield Check("segment", name, "skipped", message, limit, "gate.min_segment_rows")
+    for name, rows in evidence.segments.items():
+        if name not in large:
+            message = f"fewer than {min_rows} rows"
+            yield Check("segment", name, "skipped", message, limit, "gate.min_segment_rows")
+        elif name not in defined:
+            message = f"{metric} is undefined{_one_label(evidence, rows)}"
+            yield Check("segment", name, "skipped", message, limit)
+
+
+def _one_label(evidence: Evidence, rows: Rows) -> str:
+    """Why a metric is undefined: all rows have one label; empty if that is not the reason."""
+    labels = np.unique(evidence.test.target[rows])
+    if evidence.contract.task != "classification" or len(labels) > 1:
+        return ""
+    return f": all rows are {evidence.contract.labels[int(labels[0])]}"
 
 
 class _Rate(NamedTuple):
