@@ -29,12 +29,7 @@ def test_each_like_of_a_film_in_the_catalogue_is_a_row(prepared: pd.DataFrame) -
 
 
 def test_history_is_what_the_user_rated_before(prepared: pd.DataFrame) -> None:
-    assert prepared["watched"].map(list).to_dict() == {
-        1: [],
-        3: [*FILMS[:2]],
-        6: [*FILMS[:4]],
-        7: [],
-    }
+    assert prepared["watched"].map(list).to_dict() == {1: [], 3: [*FILMS[:2]], 6: [*FILMS[:4]], 7: []}
     assert prepared["liked"].map(list).to_dict() == {1: [], 3: [FILMS[0]], 6: [FILMS[0], FILMS[2]], 7: []}
     assert prepared["recent"].map(list).to_dict()[6] == [*FILMS[:4]]
     assert list(prepared["experience"]) == ["no film", "1 to 9 films", "1 to 9 films", "no film"]

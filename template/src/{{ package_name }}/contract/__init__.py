@@ -297,7 +297,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         """Reject seen items that the graph of a model cannot mask."""
         for column in self.columns:
             if column.seen and self.task != "ranking":
-                raise ProjectError(f"contract: column {column.name!r}: seen is for a ranking, not {self.task}")
+                raise ProjectError(f"contract: column {column.name!r}: seen is for a ranking")
             if column.seen and column.categories != self.labels:
                 raise ProjectError(
                     f"contract: column {column.name!r}: seen needs the categories of the target "
@@ -305,8 +305,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
                 )
             if column.seen and column not in self.features:
                 raise ProjectError(
-                    f"contract: column {column.name!r}: seen items are masked by the model, so the column must "
-                    "be a feature: not personal, known at prediction, and without feature=False"
+                    f"contract: column {column.name!r}: the model leaves out seen items, so the column must be "
+                    "a feature: not personal, known at prediction, and without feature=False"
                 )
 
     def _check_names(self) -> None:
@@ -418,7 +418,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         """Where the model's input has the items that are not offered.
 
         Returns:
-            For each column with `seen`, positions of its numbers among the features, in the order of `labels`.
+            Positions among the features, in the order of `labels`: a slice for each column with `seen`.
         """
         starts = (self.feature_names.index(c.encoded_names[0]) for c in self.features if c.seen)
         return tuple(slice(start, start + len(self.labels)) for start in starts)

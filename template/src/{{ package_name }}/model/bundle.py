@@ -179,9 +179,7 @@ class Model:
         best = best_items(outputs, TOP_K)
         if not self.contract.seen_slices:
             return best.tolist()
-        return [
-            items[scores[items] > 0].tolist() for items, scores in zip(best, outputs, strict=True)
-        ]
+        return [items[scores[items] > 0].tolist() for items, scores in zip(best, outputs, strict=True)]
 
 
 def _read(path: Path, kind: Any) -> Any:

@@ -214,7 +214,11 @@ def _keep_output(model: onnx.ModelProto, position: int) -> None:
 def _mask_seen(graph: onnx.GraphProto, seen: tuple[slice, ...]) -> None:
     """Set the outputs of the items that the user has seen to 0, as `stats.metrics.mask_seen` does."""
     (output,) = graph.output
-    constants = {"axis": np.array([1]), "limit": np.array(IS_SEEN, np.float32), "zero": np.zeros(1, np.float32)}
+    constants = {
+        "axis": np.array([1]),
+        "limit": np.array(IS_SEEN, np.float32),
+        "zero": np.zeros(1, np.float32),
+    }
     scores = output.name
     for index, part in enumerate(seen):
         bounds = {f"start{index}": np.array([part.start]), f"stop{index}": np.array([part.stop])}
