@@ -145,21 +145,24 @@ def sample() -> pd.DataFrame:
 
 
 def estimator(seed: int, **settings: float) -> BaseEstimator:
-    """Make the model to train: which film comes next, by what was watched, liked and rated last.
+    """Make the model to train: how often a film was liked after those that the user likes or has rated last.
 
     Args:
-        seed: `train.seed` of params.yaml.
+        seed: `train.seed` of params.yaml; this model draws nothing.
         **settings: `train.estimator` of params.yaml.
 
     Returns:
         An unfitted estimator. Its input is float32, of shape `(n_rows, n_features)`.
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.compose import make_column_selector, make_column_transformer
+    from sklearn.naive_bayes import MultinomialNB
+    from sklearn.pipeline import make_pipeline
 
-    return LogisticRegression(random_state=seed, **settings)
+    history = make_column_transformer(("passthrough", make_column_selector("^(liked|recent)=")))
+    return make_pipeline(history, MultinomialNB(**settings))
 
 
-def search(trial: optuna.Trial) -> dict[str, float | int]:
+def search(trial: optuna.Trial) -> dict[str, float]:
     """Define the search space of `make tune`.
 
     Args:
@@ -168,7 +171,4 @@ def search(trial: optuna.Trial) -> dict[str, float | int]:
     Returns:
         Settings of `estimator`.
     """
-    return {
-        "C": trial.suggest_float("C", 0.003, 0.3, log=True),
-        "max_iter": trial.suggest_int("max_iter", 10, 60, log=True),
-    }
+    return {"alpha": trial.suggest_float("alpha", 0.1, 100, log=True)}

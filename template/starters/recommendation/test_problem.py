@@ -21,7 +21,9 @@ def prepared() -> pd.DataFrame:
             "timestamp": [100, 200, 300, 400, 500, 600, 700],
         }
     )
-    return duckdb.from_df(raw).query("raw", PREPARE).df().set_index("rating_id")
+    with duckdb.connect() as con:
+        con.register("raw", raw)
+        return con.execute(PREPARE).df().set_index("rating_id")
 
 
 def test_each_like_of_a_film_in_the_catalogue_is_a_row(prepared: pd.DataFrame) -> None:

@@ -305,8 +305,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
                 )
             if column.seen and column not in self.features:
                 raise ProjectError(
-                    f"contract: column {column.name!r}: the model leaves out seen items, so the column must be "
-                    "a feature: not personal, known at prediction, and without feature=False"
+                    f"contract: column {column.name!r}: the model leaves seen items out, so the column must "
+                    "be a feature: not personal, known at prediction, and without feature=False"
                 )
 
     def _check_names(self) -> None:
