@@ -158,7 +158,7 @@ def estimator(seed: int, **settings: float) -> BaseEstimator:
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.pipeline import make_pipeline
 
-    history = make_column_transformer(("passthrough", make_column_selector("^(liked|recent)=")))
+    history = make_column_transformer(("passthrough", make_column_selector("^(?:liked|recent)=")))
     return make_pipeline(history, MultinomialNB(**settings))
 
 
