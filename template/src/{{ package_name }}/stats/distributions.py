@@ -1,6 +1,7 @@
 """Distributions: of a table's columns for the data report, of a model's inputs and outputs for drift."""
 
 from collections.abc import Iterator, Mapping, Sequence
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -247,7 +248,7 @@ def _agreement(index: int) -> str:
     """SQL: sum over the units of the mean number of rows in the bin of a row; no bin is a bin, too."""
     counts = f"coalesce(map_values(h{index}), [])::DOUBLE[]"
     missing = f"(n - coalesce(list_sum({counts}), 0))"
-    return f"sum((coalesce(list_sum(list_transform({counts}, c -> c ** 2)), 0) + {missing} ** 2) / n)"
+    return f"sum((coalesce(list_sum(list_transform({counts}, lambda c: c ** 2)), 0) + {missing} ** 2) / n)"
 
 
 def _design_effect(
