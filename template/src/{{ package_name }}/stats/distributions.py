@@ -195,15 +195,12 @@ def count_like(
     """
     distributions = {}
     for part in _batches([*references]):
-        bins = [_bin(name, references[name]) for name in part]
-        selected = ", ".join(f"map_entries(histogram({sql})), count(*) - count({sql})" for sql in bins)
-        results = iter(fetch_one(con, f"SELECT {selected} FROM {table}"))
-        for name, entries, missing in zip(part, results, results, strict=True):
-            counts = {entry["key"]: entry["value"] for entry in entries or ()}
-            places = range(len(references[name].counts))
-            distributions[name] = Distribution(
-                [counts.get(place, 0) for place in places], missing, references[name].edges
-            )
+        query = f"SELECT i, bin, count(*) FROM {_unpivot(table, part, references)} GROUP BY ALL"
+        counts = {(i, place): n_rows for i, place, n_rows in con.sql(query).fetchall()}
+        for i, name in enumerate(part):
+            bins, missing = range(len(references[name].counts)), counts.get((i, None), 0)
+            found = [counts.get((i, place), 0) for place in bins]
+            distributions[name] = Distribution(found, missing, references[name].edges)
     return distributions
 
 
@@ -228,27 +225,27 @@ def estimate_design_effects(
     """
     effects = {}
     for part in _batches([*distributions]):
-        histograms = (f"histogram({_bin(name, distributions[name])}) AS h{i}" for i, name in enumerate(part))
-        agreements = ", ".join(map(_agreement, range(len(part))))
-        n_units, squares, fourth_powers, *agreement = fetch_one(
-            con,
-            f"""
-            SELECT count(*), sum(n ** 2), sum(n ** 4), {agreements}
-            FROM (SELECT count(*)::DOUBLE AS n, {", ".join(histograms)} FROM {table} GROUP BY unit)
-            """,
-        )
-        ratio = 1.0 if alpha is None else _quantile_ratio(squares**2 / fourth_powers - 1, alpha)
-        for name, agreed in zip(part, agreement, strict=True):
-            bins = np.array([*distributions[name].counts, distributions[name].missing])
-            effects[name] = _design_effect(bins, n_units, squares, agreed, ratio**2)
+        values = _unpivot(table, part, distributions, "unit")
+        by_column = con.sql(f"""
+            SELECT i, count(*), sum(n ** 2), sum(n ** 4), sum(agreement) FROM (
+                SELECT i, unit, sum(n) AS n, sum(n ** 2) / sum(n) AS agreement FROM (
+                    SELECT i, unit, bin, count(*)::DOUBLE AS n FROM {values} GROUP BY ALL
+                ) GROUP BY ALL
+            ) GROUP BY i
+        """)
+        for i, n_units, squares, fourth_powers, agreement in by_column.fetchall():
+            counted = distributions[part[i]]
+            ratio = 1.0 if alpha is None else _quantile_ratio(squares**2 / fourth_powers - 1, alpha)
+            bins = np.array([*counted.counts, counted.missing])
+            effects[part[i]] = _design_effect(bins, n_units, squares, agreement, ratio**2)
     return effects
 
 
-def _agreement(index: int) -> str:
-    """SQL: sum over the units of the mean number of rows in the bin of a row; no bin is a bin, too."""
-    counts = f"coalesce(map_values(h{index}), [])::DOUBLE[]"
-    missing = f"(n - coalesce(list_sum({counts}), 0))"
-    return f"sum((coalesce(list_sum(list_transform({counts}, lambda c: c ** 2)), 0) + {missing} ** 2) / n)"
+def _unpivot(table: str, names: list[str], distributions: Mapping[str, Distribution], *more: str) -> str:
+    """SQL of the bins of several columns below each other: `i` is the column's place, and NULL no bin."""
+    bins = ", ".join(_bin(name, distributions[name]) for name in names)
+    selected = ", ".join([*more, f"unnest(range({len(names)})) AS i", f"unnest([{bins}]) AS bin"])
+    return f"(SELECT {selected} FROM {table})"
 
 
 def _design_effect(
