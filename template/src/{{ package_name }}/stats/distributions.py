@@ -231,7 +231,7 @@ def estimate_design_effects(
                 SELECT i, unit, sum(n) AS n, sum(n ** 2) / sum(n) AS agreement FROM (
                     SELECT i, unit, bin, count(*)::DOUBLE AS n FROM {values} GROUP BY ALL
                 ) GROUP BY ALL
-            ) GROUP BY i
+            ) GROUP BY i ORDER BY i
         """)
         for i, n_units, squares, fourth_powers, agreement in by_column.fetchall():
             counted = distributions[part[i]]
