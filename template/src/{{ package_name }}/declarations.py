@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 PARAMS = Path(".params")
+MAX_ITEMS = (
+    5_000  # categories of all lists and of a ranking, see docs/use-cases/recommendation.md of the template
+)
 RENAMED = {"BEHAVIOURAL_TESTS": "BEHAVIOURS", "MODEL_CARD": "ABOUT"}  # former names, read until 0.5
 LIBRARIES = {
     "data": ("duckdb", "numpy", "pandas", "pyarrow"),
@@ -246,10 +249,25 @@ def check_expectations(declarations: Declarations) -> None:
     Raises:
         ProjectError: A metric is none of the task's, or the contract lacks a column, label or category.
     """
+    _check_size(declarations.contract)
     _check_cost(declarations.cost, declarations.contract)
     _check_sample_weight(declarations.sample_weight, declarations.contract)
     _check_metrics(declarations)
     _check_behavioural_tests(declarations.behavioural_tests, declarations.contract)
+
+
+def _check_size(contract: Contract) -> None:
+    """Reject so many categories that events and monitoring would need more memory than they may have."""
+    lists = [column for column in contract.features if column.kind == "category" and column.length]
+    counts = {f"list {column.name}": len(column.categories) for column in lists}
+    counts |= {f"target {contract.target}": len(contract.labels)} if contract.task == "ranking" else {}
+    if sum(counts.values()) > MAX_ITEMS:
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise ProjectError(
+            f"problem.CONTRACT: lists and ranking have {sum(counts.values()):,} categories ({parts}); the "
+            f"limit is {MAX_ITEMS:,}, since each is a number of every event. Leave out rare items, use fewer "
+            "lists, or let another system choose candidates and rank those."
+        )
 
 
 def _check_metrics(declarations: Declarations) -> None:

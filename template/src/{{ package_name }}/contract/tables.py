@@ -214,6 +214,24 @@ def rejection_reasons(columns: tuple[Column, ...]) -> str:
     return f"list_filter([{', '.join(map(_rejection_reason, columns))}], lambda reason: reason IS NOT NULL)"
 
 
+def seen_reasons(contract: Contract) -> str:
+    """Write SQL that finds targets among the items that are not offered: no ranking could predict them.
+
+    Args:
+        contract: The contract of the rows.
+
+    Returns:
+        SQL for a list of texts, one for each column with `Column.seen` that has the target of its row.
+    """
+    target = contract.column(contract.target)
+    reasons = []
+    for column in (column for column in contract.columns if column.seen):
+        reason = literal(f"{target.name}: is also in {column.name}, whose items are not offered again")
+        is_seen = f"list_contains({cast_column(column)}, {cast_column(target)})"
+        reasons.append(f"CASE WHEN {is_seen} THEN {reason} || ', got ' || {quote(target.name)}::VARCHAR END")
+    return f"list_filter([{', '.join(reasons)}], lambda reason: reason IS NOT NULL)" if reasons else "[]"
+
+
 def encode_column(column: Column) -> list[str]:
     """Write SQL for the numbers that a column becomes; `rows` encodes single rows alike.
 

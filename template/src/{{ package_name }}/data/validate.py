@@ -31,7 +31,7 @@ def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None
         )
     prepared.to_view("prepared")
     columns = ", ".join(f"{tables.cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
-    broken = tables.rejection_reasons(contract.columns)
+    broken = f"list_concat({tables.rejection_reasons(contract.columns)}, {tables.seen_reasons(contract)})"
     con.sql(f"CREATE TABLE checked AS SELECT {columns}, {broken} AS __reasons FROM prepared")
 
 

@@ -144,6 +144,8 @@ def _prediction_columns(contract: Contract) -> dict[str, str]:
         return {"value": "__scores[1]"}
     if contract.task == "ranking":
         best = f"list_grade_up(__scores, 'DESC')[:{TOP_K}]"
+        if contract.seen_slices:  # of a user who has seen nearly all, what is left
+            best = f"list_filter({best}, lambda i: __scores[i] > 0)"
         return {"items": f"list_transform({best}, lambda i: {text_list(labels)}[i])"}
     label = f"{text_list(labels)}[predict_label(__scores) + 1]"
     each = {f"probability_{label}": f"__scores[{index + 1}]" for index, label in enumerate(labels)}
