@@ -311,10 +311,10 @@ def _find_primary(kpis: tuple[Kpi, ...]) -> Kpi:
 
 def _check_behavioural_tests(tests: tuple[BehaviouralTest, ...], contract: Contract) -> None:
     """Reject tests of a column, label or change that the contract does not have."""
-    single = {column.name: column for column in contract.features if column.encoded_names == (column.name,)}
+    columns = {column.name: column for column in contract.features if column.kind != "time"}
     labels = (None,) if contract.task == "regression" else contract.labels
     for test in tests:
-        column, at = single.get(test.column), f"problem.BEHAVIOURAL_TESTS: {test.column!r}"
+        column, at = columns.get(test.column), f"problem.BEHAVIOURAL_TESTS: {test.column!r}"
         if column is None:
             raise ProjectError(f"{at} must be a feature of kind number, integer, boolean or category")
         if test.label not in labels:
