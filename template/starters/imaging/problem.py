@@ -71,7 +71,7 @@ BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
 MODEL_CARD = ModelCardInfo(
     purpose="Puts scans with a lesion first in the reading list. A radiologist reads every scan.",
     limits="Not a medical device. Trained on made-up scans of two devices; scans of others may look different.",
-    data="2,400 made-up scans of 600 made-up patients (custom/scans.py): no public package has real ones.",
+    data="3,200 made-up scans of 800 made-up patients (custom/scans.py): no public package has real ones.",
     data_licence="None needed: the data are generated.",
 )
 

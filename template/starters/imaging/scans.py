@@ -23,7 +23,7 @@ ILL, LESION_IF_ILL, VESSEL_IF_NORMAL = 0.5, 0.6, 0.5
 Images = NDArray[np.float64]  # (n_scans, SIZE, SIZE), grey levels from 0 to 1
 
 
-def write_scans(folder: Path, n_patients: int = 600, scans_per_patient: int = 4, seed: int = 0) -> Path:
+def write_scans(folder: Path, n_patients: int = 800, scans_per_patient: int = 4, seed: int = 0) -> Path:
     """Write PNG files and the manifest that names them; return the path of the manifest."""
     random, rows, images = np.random.default_rng(seed), [], []
     for patient in range(n_patients):
