@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from math import isqrt
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,13 +110,19 @@ class Network(ClassifierMixin, BaseEstimator):
         import torch
 
         network = torch.nn.Sequential(self.layers_, torch.nn.Softmax(dim=1)).eval()
-        rows, written = torch.zeros(1, len(feature_names)), io.BytesIO()
-        names = {"input_names": ["features"], "output_names": ["probabilities"]}
         axes = {"features": {0: "n_rows"}, "probabilities": {0: "n_rows"}}
-        with warnings.catch_warnings():
+        with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they advertise the other exporter, which needs more packages
-            torch.onnx.export(network, (rows,), written, dynamo=False, dynamic_axes=axes, **names)
-        return written.getvalue()
+            torch.onnx.export(
+                network,
+                (torch.zeros(1, len(feature_names)),),
+                path := Path(folder) / "model.onnx",
+                dynamo=False,
+                input_names=["features"],
+                output_names=["probabilities"],
+                dynamic_axes=axes,
+            )
+            return path.read_bytes()
 
 
 def _subtract_surroundings(size: int = 9) -> torch.nn.Module:

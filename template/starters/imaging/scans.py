@@ -20,6 +20,10 @@ LESIONS = ((1.2, 1.2, 0.0), (1.8, 1.8, 0.0))  # width, length, angle
 VESSELS = tuple((1.0, 4.0, angle * np.pi / 4) for angle in range(4))
 ILL, LESION_IF_ILL, VESSEL_IF_NORMAL = 0.5, 0.6, 0.5
 
+_waves = np.fft.fftfreq(SIZE) * SIZE
+_power = np.exp(-(_waves[:, None] ** 2 + _waves**2) / (2 * WAVES**2))
+SPECTRUM = _power * (BACKGROUND * SIZE) ** 2 / _power.sum()  # of the background
+
 Images = NDArray[np.float64]  # (n_scans, SIZE, SIZE), grey levels from 0 to 1
 
 
@@ -31,10 +35,12 @@ def write_scans(folder: Path, n_patients: int = 800, scans_per_patient: int = 4,
         device, sex = str(random.choice(list(NOISE))), str(random.choice(["f", "m"]))
         for scan in range(scans_per_patient):
             has_lesion = is_ill and random.random() < LESION_IF_ILL
-            image = (own + _background(random)) / np.sqrt(2) + random.normal(0, NOISE[device], (SIZE, SIZE))
+            noise = random.normal(0, NOISE[device], (SIZE, SIZE))
+            image = (own + _background(random)) / np.sqrt(2) + noise
             if has_lesion or random.random() < VESSEL_IF_NORMAL:
                 centre = random.integers(MARGIN, SIZE - MARGIN, 2) - SIZE // 2
-                spot = random.choice(LESIONS if has_lesion else VESSELS)
+                spots = LESIONS if has_lesion else VESSELS
+                spot = spots[random.integers(len(spots))]
                 image += CONTRAST * np.roll(_spot(*spot), centre, (0, 1))
             brightness = random.uniform(0.35, 0.55)
             images.append(np.round(255 * np.clip(image + brightness, 0, 1)))
@@ -56,7 +62,7 @@ def true_probability(images: Images, devices: NDArray[np.object_]) -> NDArray[np
     prior, probabilities = ILL * LESION_IF_ILL, np.empty(len(images))
     for device, noise in NOISE.items():
         rows = np.flatnonzero(devices == device)
-        precision = 1 / (_spectrum() + noise**2)
+        precision = 1 / (SPECTRUM + noise**2)
         precision[0, 0] = 0  # the brightness of a scan tells nothing
         waves = np.fft.fft2(images[rows]) * precision
         lesion, vessel = (
@@ -78,14 +84,7 @@ def _likelihood_ratio(waves: NDArray[np.complex128], spot: Images, precision: Im
 
 def _background(random: np.random.Generator) -> Images:
     """A smooth random field."""
-    return np.fft.ifft2(np.fft.fft2(random.normal(size=(SIZE, SIZE))) * np.sqrt(_spectrum())).real
-
-
-def _spectrum() -> Images:
-    """Power of the background's waves."""
-    waves = np.fft.fftfreq(SIZE) * SIZE
-    power = np.exp(-(waves[:, None] ** 2 + waves**2) / (2 * WAVES**2))
-    return power * (BACKGROUND * SIZE) ** 2 / power.sum()
+    return np.fft.ifft2(np.fft.fft2(random.normal(size=(SIZE, SIZE))) * np.sqrt(SPECTRUM)).real
 
 
 def _spot(width: float, length: float, angle: float) -> Images:
