@@ -57,7 +57,7 @@ def true_probability(images: Images, devices: NDArray[np.object_]) -> NDArray[np
     """Probability of a lesion, given the scan and all that is drawn above: no model can know more.
 
     The ideal observer of a signal of unknown place and shape in Gaussian noise (Barrett and Myers, 2004,
-    "Foundations of Image Science", 13.2). It looks at one scan; the patient's others would tell a little more.
+    "Foundations of Image Science", 13.2). It looks at one scan: the patient's others would tell a bit more.
     """
     prior, probabilities = ILL * LESION_IF_ILL, np.empty(len(images))
     for device, noise in NOISE.items():
