@@ -72,7 +72,7 @@ MODEL_CARD = ModelCardInfo(
     purpose="Puts scans with a lesion first in the reading list. A radiologist reads every scan.",
     limits="Not a medical device. Trained on made-up scans of two devices; scans of others may look different.",
     data="3,200 made-up scans of 800 made-up patients (custom/scans.py): no public package has real ones.",
-    data_licence="None needed: the data are generated.",
+    data_licence="none is needed, because the data are generated",
 )
 
 

@@ -115,5 +115,5 @@ def _comparison(axes: "Axes", checks: list[Check], evidence: Evidence) -> None:
             label += f" (n = {len(segments[check.subject]):,})"
         axes.annotate(label, (0.02, place + 0.2), xycoords=("axes fraction", "data"), fontsize="small")
     axes.axvline(0, color="grey", linestyle=":")
-    title = f"{evidence.problem.primary_kpi.metric}: improvement over {evidence.reference}"
+    title = f"{evidence.problem.primary_kpi.metric}:\nimprovement over {evidence.reference}"
     axes.set(title=title, yticks=[], ylim=(-0.5, len(checks) - 0.2))
