@@ -121,7 +121,8 @@ def read_png(path: Path) -> Any:
 
     with Image.open(path) as image:
         if (image.mode, image.size) != ("L", (SIZE, SIZE)):
-            raise ValueError(f"{path}: expected {SIZE} x {SIZE} pixels of mode L, got {image}")
+            size = f"{image.width} x {image.height}"
+            raise ValueError(f"{path}: expected {SIZE} x {SIZE} pixels of mode L, got {size} of {image.mode}")
         return np.asarray(image, np.float32).ravel() / 255
 
 

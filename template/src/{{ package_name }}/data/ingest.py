@@ -158,13 +158,18 @@ def _read_files(files: tuple[str, ...], read: Read, folder: Path) -> Iterator[st
 
     for index, file in enumerate(tqdm(files, desc="ingest", unit=" files", disable=len(files) == 1)):
         path = folder / f"read-{index:06}.parquet"
+        problem = f"ingest: problem.read fails on {file!r}"
         try:
-            read(Path(file)).to_parquet(path, index=False)
-        except Exception as error:  # the function is the user's, and so are its values
+            frame = read(Path(file))
+        except Exception as error:  # the function is the user's
+            raise ProjectError(f"{problem}: {declarations.locate_error(error)}") from error
+        try:
+            frame.to_parquet(path, index=False)
+        except Exception as error:  # so are the values
             raise ProjectError(
-                f"ingest: problem.read fails on {file!r}: {declarations.locate_error(error)}. It must return "
-                "a DataFrame; a value is a number, a text, a time, or a flat list of these (array.ravel())."
-            ) from error
+                f"{problem}: {error}. It must return a DataFrame, in which a value is a number, a text, a time, "
+                "or a flat list of these, such as array.ravel()."
+            ) from None
         yield str(path)
 
 
