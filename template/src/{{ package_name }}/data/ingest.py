@@ -167,8 +167,8 @@ def _read_files(files: tuple[str, ...], read: Read, folder: Path) -> Iterator[st
             frame.to_parquet(path, index=False)
         except Exception as error:  # so are the values
             raise ProjectError(
-                f"{problem}: {error}. It must return a DataFrame, in which a value is a number, a text, a time "
-                "or a flat list of these, such as array.ravel()."
+                f"{problem}: {error}. It must return a DataFrame, in which a value is a number, a text, a "
+                "time or a flat list of these, such as array.ravel()."
             ) from None
         yield str(path)
 
