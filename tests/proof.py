@@ -14,7 +14,7 @@ import pytest
 from helpers import ROOT, tracked
 
 DOC = ROOT / "docs/proof.md"
-MARK = re.compile(r'pytest\.mark\.proof\(\s*"(.+?)"\s*[,)]')
+MARK = re.compile(r'@pytest\.mark\.proof\(\s*"(.+?)"\s*[,)]')
 STAMP = re.compile(r"files ([0-9a-f]{12}) on (\d{4}-\d\d-\d\d)")
 findings: dict[str, list[str]] = {}
 hashes: dict[str, str] = {}
