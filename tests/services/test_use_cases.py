@@ -241,8 +241,10 @@ def ask(server: Server, rows: list[dict[str, Json]], target: str) -> list[Json]:
 
 
 def check_way(project: Project, slim: Path, folder: Path, use_case: str) -> None:
-    """From the verdict to the alert: serve, feed back, score a file, monitor."""
+    """From the verdict to the alert: its own tests and hooks, serve, feed back, score a file, monitor."""
     assert project.json("reports/gate.json")["verdict"] == "promote"
+    project.good("pytest", "tests/test_problem.py")
+    project.make("check")
     target, version = contract(project)["target"], project.json("models/bundle/metadata.json")["version"]
     rows, shifted = sample(project), sample(project, SHIFTS[use_case])
     for name, asked in (("usual", rows), ("shifted", shifted)):
