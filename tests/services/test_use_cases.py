@@ -137,7 +137,8 @@ class Fixed(BaseEstimator):
 
         self.column_ = [*features.columns].index(BASELINE) if self.is_baseline and BASELINE else None
         if CONTRACT.task == "regression":
-            self.values_ = np.array([np.median(target) if self.is_baseline else np.mean(target)])
+            value = np.median(target) if self.is_baseline else np.mean(target)
+            self.values_ = np.array([value], np.float32)  # as ONNX has it
             return self
         self.classes_ = np.arange(len(CONTRACT.labels))
         shares = np.bincount(target, minlength=len(self.classes_)) / len(target)
