@@ -31,7 +31,7 @@ SHIFTS = {
     "fraud": "'online' AS channel",
     "maintenance": "list_transform(vibration, lambda x: least(2 * x, 100)) AS vibration",
     "recommendation": "[] AS liked, [] AS watched, [] AS recent",
-    "imaging": "list_transform(pixels, lambda x: least(x + 0.3, 1)) AS pixels",
+    "imaging": "list_transform(image, lambda x: least(x + 0.3, 1)) AS image",
 }
 N_ROWS, A_REQUEST = 2_000, 250
 ENOUGH = 0.5
