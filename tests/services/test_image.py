@@ -6,12 +6,9 @@ from http.client import HTTPConnection
 
 import pytest
 from helpers import PATIENCE, until
-from images import BASE, Docker
+from images import BASE, MOST_BYTES, Docker
 from project import Project
 from serving import refuses
-
-# The run-time of ONNX alone was 24 MB in its release 1.25, 31 in 1.31 and 37 in 1.32.
-MOST_BYTES = 160_000_000
 
 
 def test_image_is_small(docker: Docker, image: str) -> None:
