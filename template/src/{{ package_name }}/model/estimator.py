@@ -4,12 +4,6 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from sklearn.ensemble import (
-    GradientBoostingClassifier,
-    GradientBoostingRegressor,
-    HistGradientBoostingClassifier,
-    HistGradientBoostingRegressor,
-)
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import get_tags
 
@@ -43,13 +37,6 @@ REFUSED = {
     "TunedThresholdClassifierCV": THRESHOLD,
 }
 """Estimators that cannot be served, and what to do instead."""
-
-GRADIENT_BOOSTING = (
-    GradientBoostingClassifier,
-    GradientBoostingRegressor,
-    HistGradientBoostingClassifier,
-    HistGradientBoostingRegressor,
-)
 
 NAME_SIGNS = {"LGBM": '",:[]{}', "XGB": "[]<"}
 """Signs that a library does not accept in names of features, by the start of its estimators' names."""
@@ -134,7 +121,8 @@ def _whole_problems(estimator: Estimator, contract: Contract) -> Iterator[str]:
         yield "it has no predict_proba: use voting='soft'" if kind == "VotingClassifier" else NO_PROBABILITIES
     elif kind in ("SVC", "NuSVC") and contract.decision_threshold is None:
         yield f"its labels are not the most probable ones: use CalibratedClassifierCV({kind}())"
-    if isinstance(last, (*TREES, *GRADIENT_BOOSTING)) or type(last).__module__.split(".")[0] in BOOSTERS:
+    is_boosting = "GradientBoosting" in kind or type(last).__module__.split(".")[0] in BOOSTERS
+    if is_boosting or isinstance(last, TREES):
         for name in sorted(INEXACT & {type(step).__name__ for step in steps[:-1]}):
             yield f"{name} is not exact before trees, which need no scaling: drop it"
     first = type(steps[0]).__name__
