@@ -36,9 +36,13 @@ def test_setup_warns_when_hooks_are_elsewhere(fresh: Project) -> None:
     assert "pre-commit installed" in fresh.make("setup")
 
 
-def test_check_fails_without_tracked_files(bare: Project) -> None:
-    """Where git tracks no file, each hook would be skipped, and all would pass."""
+@pytest.mark.parametrize("tracked", [(), ("dvc.lock",)], ids=["nothing", "what DVC adds"])
+def test_check_fails_without_tracked_files(bare: Project, tracked: tuple[str, ...]) -> None:
+    """Where git does not track the project's files, each hook would be skipped, and all would pass."""
     git("init", "--quiet", cwd=bare.folder)
+    for name in tracked:
+        (bare.folder / name).touch()
+        git("add", name, cwd=bare.folder)
     result = bare.run("make", "check")
     assert result.returncode == 2
     assert "git add --all" in result.stderr
