@@ -89,6 +89,9 @@ BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
     BehaviouralTest(
         "operating_hours", 200, "increases", "Machines that have run longer are more likely to fail.", "Yes"
     ),
+    BehaviouralTest(
+        "vibration", 0.5, "increases", "Machines that vibrate more are more likely to fail.", "Yes"
+    ),
 )
 
 MODEL_CARD = ModelCardInfo(

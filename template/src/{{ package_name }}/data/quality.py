@@ -161,8 +161,8 @@ def check_leakage(con: Connection, clean: Path, contract: Contract, max_score: f
         sample = Path(folder) / "sample.parquet"
         drawn = f"FROM {literal(clean)} ORDER BY hash({key_text(contract)}) LIMIT {LEAKAGE_ROWS}"
         con.sql(f"COPY ({drawn}) TO {literal(sample)}")
-        scores = score_features(load_dataset(sample, contract), max_score)
-        classes = score_classes(load_dataset(sample, contract))
+        rows = load_dataset(sample, contract)
+    scores, classes = score_features(rows, max_score), score_classes(rows)
     message = f"a small decision tree predicts {contract.target} from it with this score"
     limit = f"< {max_score:g}", "validate.max_leakage_score"
     features = {column.name for column in contract.features}

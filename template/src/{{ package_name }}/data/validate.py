@@ -33,7 +33,7 @@ def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None
         )
     prepared.to_view("prepared")
     columns = ", ".join(f"{tables.cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
-    broken = tables.rejection_reasons(contract.columns)
+    broken = f"list_concat({tables.rejection_reasons(contract.columns)}, {tables.seen_reasons(contract)})"
     con.sql(f"CREATE TABLE checked AS SELECT {columns}, {broken} AS __reasons FROM prepared")
 
 
@@ -114,9 +114,8 @@ def validate(con: Connection, contract: Contract, prepare: str, settings: params
     Raises:
         ProjectError: `prepare` fails, or gives a table without a column of the contract.
     """
-    con.read_parquet(str(RAW)).to_view("raw")
     with explain_errors(f"validate: problem.PREPARE does not run on {RAW}"):
-        _check_rows(con, con.sql(prepare), contract)
+        _check_rows(con, tables.prepare_rows(con, con.read_parquet(str(RAW)), prepare), contract)
     _reject_duplicates(con, contract)
     _write_rows(con, contract, prepare)
     rows, rejected = fetch_one(con, "SELECT count(*), count(*) FILTER (len(__reasons) > 0) FROM checked")

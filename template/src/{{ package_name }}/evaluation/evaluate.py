@@ -12,7 +12,7 @@ from ..core.files import write_json
 from ..core.paths import BUNDLE, EVALUATION_REPORT, IMPORTANCE_REPORT, METRICS, TEST, TRAIN
 from ..declarations import Declarations
 from ..model.bundle import Model
-from ..stats.metrics import Floats, compute_metrics, predict_labels, resampled_mean
+from ..stats.metrics import Floats, compute_metrics, mask_seen, predict_labels, resampled_mean
 from .importance import permutation_importance
 
 MIN_SEGMENT_ROWS = 30
@@ -37,7 +37,8 @@ def predict_baseline(test: Dataset) -> NDArray[np.floating]:
         test: The rows to predict.
 
     Returns:
-        Outputs of shape `(n_rows, n_labels)`.
+        Outputs of shape `(n_rows, n_labels)`. Items that are not offered (`Column.seen`) have 0, as in those
+        of a model.
     """
     if test.baseline is not None:
         return test.baseline[:, None]
@@ -45,7 +46,7 @@ def predict_baseline(test: Dataset) -> NDArray[np.floating]:
     if test.contract.task == "regression":
         return np.full((len(test), 1), np.median(target))
     shares = np.bincount(target, minlength=len(test.contract.labels)) / len(target)
-    return np.tile(shares, (len(test), 1))
+    return mask_seen(np.tile(shares, (len(test), 1)), test.features, test.contract)
 
 
 def evaluate(model: Model, test: Dataset, problem: Declarations) -> Evaluation:

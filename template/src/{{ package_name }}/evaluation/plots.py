@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..contract import TOP_K
 from ..contract.tables import quote, read_column
 from ..stats.inference import assign_calibration_bins
+from ..stats.metrics import target_ranks
 from .checks import Check, Evidence, Predictions, Status, label_predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_NAME = 40  # characters of a name that are shown
+MAX_ITEMS = 50  # of a ranking, from the first
 NEWEST_ROWS = 336  # of a forecast: a week of half-hours
 STYLES: dict[Status, tuple[str, str]] = {"pass": ("C0", "o"), "warn": ("C1", "s"), "fail": ("C3", "X")}
 
@@ -55,6 +58,8 @@ def _panels(evidence: Evidence, checks: list[Check]) -> list[Callable[["Axes"], 
         panels.append(lambda axes: _curves(axes, PrecisionRecallDisplay, "Precision and recall", predictions))
     if evidence.contract.task == "regression":
         panels.append(lambda axes: _forecast(axes, evidence))
+    if evidence.contract.task == "ranking":
+        panels.append(lambda axes: _hit_rates(axes, evidence))
     if predictions:
         panels.append(lambda axes: _calibration(axes, predictions))
     if compared := [check for check in checks if check.check in ("production", "segment") and check.estimate]:
@@ -86,6 +91,20 @@ def _forecast(axes: "Axes", evidence: Evidence) -> None:
         axes.plot(times, values[-NEWEST_ROWS:], style, label=name, linewidth=1)
     axes.set(title="Newest test rows", ylabel=evidence.contract.target)
     axes.tick_params("x", rotation=30)
+    axes.legend(fontsize="small")
+
+
+def _hit_rates(axes: "Axes", evidence: Evidence) -> None:
+    """Share of the rows whose target is among the first items, by the number of items."""
+    outputs = {"model": evidence.outputs, "baseline": evidence.baseline}
+    if evidence.production:
+        outputs[evidence.production.tag] = evidence.production.outputs
+    numbers = np.arange(1, min(MAX_ITEMS, len(evidence.contract.labels)) + 1)
+    for (name, scores), style in zip(outputs.items(), ("-", ":", "--"), strict=False):
+        ranks = target_ranks(evidence.test.target, scores)
+        axes.plot(numbers, [(ranks <= number).mean() for number in numbers], style, label=name[:MAX_NAME])
+    axes.axvline(TOP_K, color="grey", linewidth=0.5)
+    axes.set(title="Hit rate", xlabel="number of items", ylabel="share of rows", ylim=(0, None))
     axes.legend(fontsize="small")
 
 

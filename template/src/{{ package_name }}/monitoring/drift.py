@@ -36,7 +36,7 @@ from ..contract import Contract
 from ..contract.events import feature_column, is_output, output_column, plain_name
 from ..contract.tables import Connection
 from ..params import Monitor
-from ..stats.distributions import Distribution, count_like, estimate_design_effect
+from ..stats.distributions import Distribution, count_like, estimate_design_effects
 from ..stats.inference import adjust_holm, homogeneity_p_value
 
 Status = Literal["ok", "warn", "alert"]  # from best to worst
@@ -111,12 +111,12 @@ def check_drift(
     """
     n_tested = len(reference.keys() - set(_untested_columns(contract)))
     alpha = (1 - monitor.confidence_level) / max(1, n_tested)
-    current = {name: count_like(con, table, name, reference[name]) for name in reference}
+    current = count_like(con, table, reference)
+    effects = dict.fromkeys(reference, monitor.design_effect or 1.0)
+    if monitor.design_effect is None and has_units:
+        effects = estimate_design_effects(con, table, current, alpha)
     for name, distribution in current.items():
-        if monitor.design_effect is not None:
-            distribution.design_effect = monitor.design_effect
-        elif has_units:
-            distribution.design_effect = estimate_design_effect(con, table, name, distribution, alpha)
+        distribution.design_effect = effects[name]
     counts = {name: _count_table(reference[name], current[name]) for name in reference}
     drifts = {name: _compare(name, reference[name], counts[name], contract) for name in reference}
     lists = _list_columns(contract)
