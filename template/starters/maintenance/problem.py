@@ -44,14 +44,21 @@ CONTRACT = Contract(
     ),
 )
 
-# Readings of the last 48 hours that a machine was watched are left out, whether it failed or not: of a machine
-# that runs on, nobody knows yet whether it will fail, and failures alone would make them too frequent.
+# A row for each half day. Readings of the last 48 hours that a machine was watched are left out, whether it
+# failed or not: of a machine that runs on, nobody knows yet whether it will fail, and failures alone would make
+# them too frequent. In a file to predict, `watched_until` and `fails_at` are empty: each reading gets a row.
 PREPARE = f"""
-    WITH days AS (
+    WITH readings AS (
+        SELECT machine, machine_type, TRY_CAST(operating_hours AS INTEGER) AS operating_hours,
+            TRY_CAST(vibration AS DOUBLE) AS vibration, TRY_CAST(temperature AS DOUBLE) AS temperature,
+            TRY_CAST(current AS DOUBLE) AS current,
+            TRY_CAST(watched_until AS INTEGER) AS watched_until, TRY_CAST(fails_at AS INTEGER) AS fails_at
+        FROM raw
+    ), days AS (
         SELECT machine, machine_type, operating_hours, watched_until, fails_at - operating_hours AS hours_left,
             list(vibration) OVER day AS vibration, list(temperature) OVER day AS temperature,
             list(current) OVER day AS current
-        FROM raw
+        FROM readings
         WINDOW day AS (PARTITION BY machine ORDER BY operating_hours ROWS 23 PRECEDING)
     )
     SELECT * EXCLUDE (watched_until, hours_left),
@@ -59,7 +66,8 @@ PREPARE = f"""
         CASE WHEN hours_left <= 12 THEN '0-12 h' WHEN hours_left <= 24 THEN '12-24 h'
             WHEN hours_left <= {HORIZON} THEN '24-48 h' ELSE 'no failure' END AS lead_time
     FROM days
-    WHERE operating_hours % 12 = 11 AND operating_hours >= 23 AND operating_hours < watched_until - {HORIZON}
+    WHERE operating_hours >= 23 AND (watched_until IS NULL
+        OR operating_hours % 12 = 11 AND operating_hours < watched_until - {HORIZON})
 """
 """SQL from the source's table `raw` to the contract's columns: rename, compute, join."""
 
@@ -88,6 +96,9 @@ KPIS: tuple[Kpi, ...] = (
 BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
     BehaviouralTest(
         "operating_hours", 200, "increases", "Machines that have run longer are more likely to fail.", "Yes"
+    ),
+    BehaviouralTest(
+        "vibration", 0.5, "increases", "Machines that vibrate more are more likely to fail.", "Yes"
     ),
 )
 

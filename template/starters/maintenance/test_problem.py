@@ -44,6 +44,18 @@ def test_prepared_label_is_a_failure_within_48_hours(raw: pd.DataFrame, prepared
     assert (rows["operating_hours"] + 48 < rows["watched_until"]).all()  # so each label is known
 
 
+def test_readings_to_predict_are_prepared_without_the_end_of_the_watch() -> None:
+    """As texts of a CSV file: each reading from the 24th on gets a row, and is sorted by number."""
+    texts = [str(hour) for hour in range(105, 0, -1)]
+    sensors = dict.fromkeys(("vibration", "temperature", "current"), texts)
+    raw = pd.DataFrame({"machine": "M1", "machine_type": "P100", "operating_hours": texts, **sensors})
+    with duckdb.connect() as con:
+        rows = con.register("raw", raw.assign(watched_until=None, fails_at=None)).sql(PREPARE).df()
+    assert sorted(rows["operating_hours"]) == list(range(23, 106))
+    (newest,) = rows.loc[rows["operating_hours"] == 105, "vibration"]
+    assert list(newest) == list(range(82, 106))
+
+
 def test_true_probability_is_calibrated(raw: pd.DataFrame, prepared: pd.DataFrame) -> None:
     rows = prepared.merge(raw[[*CONTRACT.keys, "true_probability"]], on=CONTRACT.keys)
     gaps = (rows["fails"].eq("Yes") - rows["true_probability"]).groupby(rows["machine"]).sum()

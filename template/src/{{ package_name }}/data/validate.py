@@ -19,7 +19,7 @@ from .report import DataReport, write_markdown
 SHOWN_VALUES, SHOWN_RULES = 3, 3  # of the rejected rows
 # SQL after which DuckDB's threads give the rows in another order each time.
 REARRANGING = re.compile(
-    r"\b(join|over|group\s+by|distinct|(un)?pivot|unnest|union|except|intersect)\b", re.I
+    r"\b(join|over|group\s+by|distinct|pivot|unpivot|unnest|union|except|intersect)\b", re.IGNORECASE
 )
 
 

@@ -87,10 +87,11 @@ def _rates(test: Dataset, outputs: Floats, rows: NDArray[np.intp]) -> Metrics:
     if test.contract.task != "classification" or len(test.contract.labels) != 2:
         return {}
     observations = test.observations.take(rows)
-    predicted = predict_labels(outputs[rows], test.contract.decision_threshold)
+    counts, is_second = observations.unit_counts, observations.target == 1
+    is_selected = predict_labels(outputs[rows], test.contract.decision_threshold) == 1
     return {
-        "prevalence": float(resampled_mean(observations.target, observations.unit_counts)[0]),
-        "selection_rate": float(resampled_mean(predicted, observations.unit_counts)[0]),
+        "prevalence": float(resampled_mean(is_second.astype(float), counts)[0]),
+        "selection_rate": float(resampled_mean(is_selected.astype(float), counts)[0]),
     }
 
 
