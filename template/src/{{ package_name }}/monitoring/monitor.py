@@ -31,6 +31,7 @@ from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels, mis
 from .report import ADVICE, Finding, Monitoring, Traffic, write_report
 
 SHOWN_COLUMNS = 5  # of those that broke a rule, in a message
+MAX_NAMES = 10  # of columns in one finding
 
 
 class _Resume(msgspec.Struct):
@@ -175,7 +176,8 @@ def _check_rows(traffic: list[Traffic], drift: list[Drift], settings: params.Mon
         limit = f"{settings.min_rows:,} (monitor.min_rows)"
         yield Finding("warn", "traffic", "rows", "too few rows of this model", count, limit)
     if few := [column for column in drift if column.status == "too few"]:
-        names, required = ", ".join(c.name for c in few), max(c.required_rows for c in few)
+        names, required = ", ".join(c.name for c in few[:MAX_NAMES]), max(c.required_rows for c in few)
+        names += f" and {len(few) - MAX_NAMES:,} more columns" if len(few) > MAX_NAMES else ""
         effect = max(column.design_effect for column in few)
         source = "estimated" if settings.design_effect is None else "monitor.design_effect"
         if effect > 1:

@@ -17,6 +17,7 @@ from .performance import KpiResult
 
 PROJECT = __name__.partition(".")[0]
 CODEOWNERS = Path(".github/CODEOWNERS")
+MAX_DRIFT_ROWS = 100  # of the table; findings name all columns that drift
 MAX_PLOTS = 12  # columns in the picture, and bins of each
 MIN_SHARE = 0.002  # smaller bins are not drawn
 PLOTS_PER_ROW = 3
@@ -204,10 +205,12 @@ def _sections(result: Monitoring) -> list[tuple[str, str, list[dict[str, Any]]]]
         "TOO FEW: these rows cannot tell drift from chance. Design effect: how many rows are worth one "
         "independent row. Columns without a status are not checked."
     )
+    if len(result.drift) > MAX_DRIFT_ROWS:
+        drift += f" Shown are the first {MAX_DRIFT_ROWS} of {len(result.drift):,}; the JSON report has all."
     sections = [
         ("Findings", advice, list(map(_finding_row, result.reasons))),
         ("KPIs", kpis, list(map(_kpi_row, result.performance))),
-        ("Drift", drift, list(map(_drift_row, result.drift))),
+        ("Drift", drift, list(map(_drift_row, result.drift[:MAX_DRIFT_ROWS]))),
         ("Traffic", "", list(map(_traffic_row, result.traffic))),
     ]
     return [section for section in sections if section[2]]
