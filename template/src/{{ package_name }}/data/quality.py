@@ -164,6 +164,8 @@ def check_leakage(con: Connection, clean: Path, contract: Contract, max_score: f
         scores = score_features(load_dataset(sample, contract), max_score)
         classes = score_classes(load_dataset(sample, contract))
     message = f"a small decision tree predicts {contract.target} from it with this score"
+    if contract.task == "ranking":
+        message = f"it alone predicts {contract.target} with this score"
     limit = f"< {max_score:g}", "validate.max_leakage_score"
     features = {column.name for column in contract.features}
     strongest = sorted(features, key=lambda name: (-scores[name], name))[:N_STRONGEST]
