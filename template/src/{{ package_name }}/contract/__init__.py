@@ -173,13 +173,22 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         return tuple(f"{self.name}.{index}" for index in range(self.length))
 
     @property
+    def is_number_list(self) -> bool:
+        """Whether a value is a list of numbers.
+
+        Returns:
+            True for an image or a signal.
+        """
+        return self.kind == "number" and self.length is not None
+
+    @property
     def is_summarized(self) -> bool:
         """Whether events and the drift reference hold a summary of the column.
 
         Returns:
             True for a list of more than `LONG_LIST` numbers.
         """
-        return self.kind == "number" and (self.length or 0) > LONG_LIST
+        return self.is_number_list and (self.length or 0) > LONG_LIST
 
     @property
     def monitored_names(self) -> tuple[str, ...]:

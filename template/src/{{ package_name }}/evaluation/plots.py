@@ -134,5 +134,5 @@ def _comparison(axes: "Axes", checks: list[Check], evidence: Evidence) -> None:
             label += f" (n = {len(segments[check.subject]):,})"
         axes.annotate(label, (0.02, place + 0.2), xycoords=("axes fraction", "data"), fontsize="small")
     axes.axvline(0, color="grey", linestyle=":")
-    title = f"{evidence.problem.primary_kpi.metric}: improvement over {evidence.reference}"
-    axes.set(title=title, yticks=[], ylim=(-0.5, len(checks) - 0.2))
+    axes.set(title=f"Improvement over {evidence.reference}", xlabel=evidence.problem.primary_kpi.metric)
+    axes.set(yticks=[], ylim=(-0.5, len(checks) - 0.2))

@@ -20,7 +20,7 @@ from ..core.git import exists
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
 from ..stats.distributions import Distribution, compute_distributions, estimate_design_effects, model_columns
-from .bundle import Metadata, Model, Session, content_version, hash_files
+from .bundle import PREPARE, Metadata, Model, Session, content_version, hash_files
 from .onnx import convert_estimator
 from .parity import Run, check_parity
 
@@ -108,6 +108,7 @@ def main() -> None:
         ) from None
     parity = check_parity(estimator, run, test, settings.bundle.parity_tolerance)
     write_json(DRAFT / "contract.json", contract)
+    (DRAFT / PREPARE).write_text(problem.prepare, encoding="utf-8")
     write_json(DRAFT / "reference.json", compute_reference(run, test, settings.memory_gb))
     write_json(DRAFT / "example.json", read_row(TEST, contract))
     metadata = _make_metadata(settings, problem)

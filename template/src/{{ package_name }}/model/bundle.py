@@ -18,6 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: ONNX Runt
 import onnxruntime as ort
 
 HASHED_FILES = ("model.onnx", "contract.json", "reference.json")
+PREPARE = "prepare.sql"  # `problem.PREPARE` of the training rows, for batch files with the source's columns
 
 
 class Metadata(msgspec.Struct):

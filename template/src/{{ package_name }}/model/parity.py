@@ -14,6 +14,7 @@ from ..contract.dataset import Dataset
 from ..core.errors import ProjectError
 from ..stats.metrics import Estimator, Floats, predict_labels, predict_outputs
 from .bundle import Session
+from .converters import INEXACT
 from .onnx import convert_steps, has_trees, nested_parts
 
 PROBE_ROWS = 20_000  # about as many rows are predicted beside the test split, however wide the contract is
@@ -27,7 +28,6 @@ UNKNOWN = (
     "OneHotEncoder(handle_unknown='ignore'), or limit the column in the contract."
 )
 LIMIT = "Set min and max of the column in the contract to what really occurs."
-INEXACT = ("Normalizer", "PowerTransformer", "QuantileTransformer")  # in the last digits
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 

@@ -266,6 +266,11 @@ def _count_by_score(is_positive: Booleans, scores: Floats, counts: Floats) -> tu
     return positives, np.add.reduceat(drawn, starts, axis=1) - positives
 
 
+def _if_negatives(values: Floats, negatives: Floats) -> Floats:
+    """The values, `(n_resamples,)`; NaN without a negative, where they are the same for every model."""
+    return np.where(negatives.sum(axis=1) > 0, values, np.nan)
+
+
 def _binary_roc_auc(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
     """Share of pairs of a positive and a negative that are ordered; equal scores count half."""
     positives, negatives = _count_by_score(is_positive, scores, counts)
@@ -278,7 +283,8 @@ def _binary_average_precision(is_positive: Booleans, scores: Floats, counts: Flo
     positives, negatives = _count_by_score(is_positive, scores, counts)
     true_positives = positives.cumsum(axis=1)
     precision = _divide(true_positives, true_positives + negatives.cumsum(axis=1), otherwise=0.0)
-    return _divide((precision * positives).sum(axis=1), positives.sum(axis=1))
+    value = _divide((precision * positives).sum(axis=1), positives.sum(axis=1))
+    return _if_negatives(value, negatives)
 
 
 def _recall_in_top(percent: float) -> Metric:
@@ -292,7 +298,7 @@ def _recall_in_top(percent: float) -> Metric:
         rows = positives + negatives
         left = percent / 100 * rows.sum(axis=1, keepdims=True) - (rows.cumsum(axis=1) - rows)
         share = _divide(left, rows, otherwise=0.0).clip(0, 1)
-        return _divide((positives * share).sum(axis=1), positives.sum(axis=1))
+        return _if_negatives(_divide((positives * share).sum(axis=1), positives.sum(axis=1)), negatives)
 
     return _macro_average(recall)
 
@@ -302,11 +308,10 @@ def _recall_at_specificity(percent: float) -> Metric:
 
     def recall(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
         positives, negatives = _count_by_score(is_positive, scores, counts)
-        n_negatives = negatives.sum(axis=1, keepdims=True)
-        allowed = (100 - percent) / 100 * n_negatives * (1 + 1e-9)  # 10% of 90 rows are 9, despite rounding
+        allowed = (100 - percent) / 100 * negatives.sum(axis=1, keepdims=True)
+        allowed *= 1 + 1e-9  # 10% of 90 rows are 9, despite rounding
         is_allowed = negatives.cumsum(axis=1) <= allowed
-        value = _divide((positives * is_allowed).sum(axis=1), positives.sum(axis=1))
-        return np.where(n_negatives[:, 0] > 0, value, np.nan)
+        return _if_negatives(_divide((positives * is_allowed).sum(axis=1), positives.sum(axis=1)), negatives)
 
     return _macro_average(recall)
 
