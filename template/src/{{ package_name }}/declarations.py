@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 PARAMS = Path(".params")
-MAX_ITEMS = (
-    5_000  # categories of all lists and of a ranking, see docs/use-cases/recommendation.md of the template
-)
+MAX_ITEMS = 5_000  # categories of all lists and of a ranking together
 RENAMED = {"BEHAVIOURAL_TESTS": "BEHAVIOURS", "MODEL_CARD": "ABOUT"}  # former names, read until 0.5
 LIBRARIES = {
     "data": ("duckdb", "numpy", "pandas", "pyarrow"),

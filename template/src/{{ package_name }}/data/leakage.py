@@ -3,6 +3,7 @@
 Each candidate is scored by a small decision tree, fitted on one half of a sample and scored on the other: AUC
 (of the worst class) for classification and ranking, R² for regression. A feature that scores close to 1 by
 itself was most likely recorded after the target was known. A time or a list is scored by all its numbers.
+An item of a ranking, or a list of items, is also scored by how well it tells the target from the others.
 """
 
 from itertools import combinations
@@ -33,6 +34,11 @@ def score_features(dataset: Dataset, limit: float) -> dict[str, float]:
     target, is_regression = dataset.target, dataset.contract.task == "regression"
     values = _column_values(dataset)
     scores = {name: _score(numbers, target, is_regression) for name, numbers in values.items()}
+    for column in dataset.contract.features:
+        if dataset.contract.task == "ranking" and column.categories == dataset.contract.labels:
+            numbers = values[column.name]
+            is_listed = numbers > 0 if column.length else numbers == np.arange(len(column.categories))
+            scores[column.name] = max(scores[column.name], _item_auc(is_listed, target))
     single = (name for name in values if scores[name] < limit and values[name].shape[1] == 1)
     paired = sorted(single, key=scores.__getitem__)
     for first, second in combinations(paired[-MAX_FEATURES_IN_PAIRS:], 2):
@@ -68,6 +74,16 @@ def _column_values(dataset: Dataset) -> dict[str, NDArray[np.float64]]:
         )
         for column in dataset.contract.features
     }
+
+
+def _item_auc(is_listed: NDArray[np.bool_], target: NDArray[np.generic]) -> float:
+    """AUC of "is in the list" as the score of an item, `(n_rows, n_labels)`: mean over the rows.
+
+    A small tree cannot find a target among hundreds of items, although it is one of a few in the list.
+    """
+    hits = is_listed[np.arange(len(target)), target.astype(np.intp)]
+    listed_share = (is_listed.sum(axis=1) - hits) / max(is_listed.shape[1] - 1, 1)  # of the other items
+    return float(np.mean((hits + 1 - listed_share) / 2))
 
 
 def _combine(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:

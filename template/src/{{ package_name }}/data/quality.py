@@ -164,6 +164,8 @@ def check_leakage(con: Connection, clean: Path, contract: Contract, max_score: f
         rows = load_dataset(sample, contract)
     scores, classes = score_features(rows, max_score), score_classes(rows)
     message = f"a small decision tree predicts {contract.target} from it with this score"
+    if contract.task == "ranking":
+        message = f"it alone predicts {contract.target} with this score"
     limit = f"< {max_score:g}", "validate.max_leakage_score"
     features = {column.name for column in contract.features}
     strongest = sorted(features, key=lambda name: (-scores[name], name))[:N_STRONGEST]

@@ -122,7 +122,7 @@ def convert_steps(
     logging.getLogger("skl2onnx").setLevel(logging.ERROR)
     register_converters()
     copied = _prepare(steps)
-    return convert_sklearn(
+    model = convert_sklearn(
         copied,
         name,
         [(INPUT, FloatTensorType([None, n_features]))],
@@ -131,6 +131,19 @@ def convert_steps(
         custom_conversion_functions=conversion_functions(exact_scaling=has_trees(copied)),
         custom_shape_calculators=shape_calculators(),
     )
+    _sort_domains(model)
+    return model
+
+
+def _sort_domains(model: onnx.ModelProto) -> None:
+    """Sort the imported domains: skl2onnx lists them in the order of a set, which depends on the process.
+
+    Those of trees, in which a domain is listed twice, have had one order so far and keep it.
+    """
+    imports = sorted(model.opset_import, key=lambda imported: imported.domain)
+    if len({imported.domain for imported in imports}) == len(imports):
+        del model.opset_import[:]
+        model.opset_import.extend(imports)
 
 
 def has_trees(estimator: Estimator) -> bool:

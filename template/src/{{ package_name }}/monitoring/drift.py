@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import Contract
-from ..contract.events import feature_column, is_output, output_column, plain_name
+from ..contract.events import feature_column, is_output, output_column, output_columns, plain_name
 from ..contract.tables import Connection
 from ..params import Monitor
 from ..stats.distributions import Distribution, count_like, estimate_design_effects
@@ -59,7 +59,7 @@ class Drift(msgspec.Struct):
         status: Result of the check; "too few": the rows cannot tell drift from chance.
         design_effect: How many rows of the events are worth one independent row.
         required_rows: How many rows would be enough; 0 if there are enough.
-        column: The list that it is a number of; empty for what is no list.
+        column: The list, or the ranking, that it is a number of; empty for what is neither.
     """
 
     name: str
@@ -219,13 +219,16 @@ def _untested_columns(contract: Contract) -> Iterator[str]:
 
 
 def _list_columns(contract: Contract) -> dict[str, str]:
-    """Name of the list by event column; a list that is monitored by its summary is none."""
-    return {
+    """Name of the list by event column; a list that is monitored by its summary is none, a ranking is one."""
+    lists = {
         feature_column(name): column.name
         for column in contract.features
         if column.length and not column.is_summarized
         for name in column.encoded_names
     }
+    if contract.task == "ranking":
+        lists |= dict.fromkeys(output_columns(contract), f"predictions of {contract.target}")
+    return lists
 
 
 def _bin_names(name: str, reference: Distribution, contract: Contract) -> list[str]:
