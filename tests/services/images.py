@@ -81,7 +81,9 @@ class Docker:
         return int(json.loads(self.good("image", "inspect", image))[0]["Size"])
 
     @contextmanager
-    def serve(self, image: str, *options: str) -> Generator[tuple[Server, str]]:
+    def serve(
+        self, image: str, *options: str, arguments: tuple[str, ...] = (), inner_port: int = 8000
+    ) -> Generator[tuple[Server, str]]:
         """Start a container as in production: read-only, without privileges, with little memory."""
         port = free_port()
         limits = (
@@ -91,10 +93,10 @@ class Docker:
             "--memory",
             "300m",
             "--publish",
-            f"127.0.0.1:{port}:8000",
+            f"127.0.0.1:{port}:{inner_port}",
         )
         name = f"served-{port}"
-        command = ("docker", "run", "--name", name, *limits, *options, image)
+        command = ("docker", "run", "--name", name, *limits, *options, image, *arguments)
         log = self.folder / f"{name}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
