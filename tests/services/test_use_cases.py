@@ -33,6 +33,17 @@ SHIFTS = {
     "recommendation": "[] AS liked, [] AS watched, [] AS recent",
     "imaging": "list_transform(image, lambda x: least(x + 0.3, 1)) AS image",
 }
+MIX = """
+import duckdb, sys
+
+order, *paths = sys.argv[1:]
+((size,),) = duckdb.sql(f"SELECT count(*) FROM '{paths[0]}'").fetchall()
+dealt = "row_number() OVER (ORDER BY hash(rows)) AS dealt"
+duckdb.sql(f"CREATE TABLE rows AS SELECT *, {dealt} FROM read_parquet({paths}) AS rows")
+for path, condition in zip(paths, (f"dealt <= {size}", f"dealt > {size}")):
+    rows = f"SELECT * EXCLUDE (dealt) FROM rows WHERE {condition} ORDER BY {order}, dealt"
+    duckdb.sql(rows).write_parquet(path)
+"""
 N_ROWS, A_REQUEST = 2_000, 250
 ENOUGH = 0.5
 """Share of the way from the baseline to the best possible score that the model has proven to go."""
@@ -224,6 +235,13 @@ def sample(project: Project, change: str = "") -> list[dict[str, Json]]:
     return project.rows(f"SELECT {names} FROM (SELECT {replaced} {drawn})")  # noqa: S608
 
 
+def stop_time(work: Project) -> None:
+    """Deal the rows of both splits anew and train again: else what time changes would be a drift."""
+    if time := contract(work).get("time"):
+        work.script(MIX, time, TRAIN, "data/splits/test.parquet")
+        work.stages("training.train", "model.build")
+
+
 def ask(server: Server, rows: list[dict[str, Json]], target: str) -> list[Json]:
     """Ask for predictions of rows, then tell the server what came true."""
     predictions: list[Json] = []
@@ -246,6 +264,7 @@ def check_way(project: Project, slim: Path, folder: Path, use_case: str) -> None
     assert project.json("reports/gate.json")["verdict"] == "promote"
     project.good("pytest", "tests/test_problem.py")
     project.make("check")
+    stop_time(project)
     target, version = contract(project)["target"], project.json("models/bundle/metadata.json")["version"]
     rows, shifted = sample(project), sample(project, SHIFTS[use_case])
     for name, asked in (("usual", rows), ("shifted", shifted)):
