@@ -23,6 +23,7 @@ CONTRACT = Contract(
     time="time",
     horizon="7d",  # fraud is reported within a week
     group="card",
+    decision_threshold=0.0884,  # the desk can review 1 payment in 100: make threshold RULE='selected<=0.01'
     columns=(
         Column("payment", "integer", 0, description="Number of the payment."),
         Column("fraud", "boolean", description="Reported by the cardholder within a week."),

@@ -25,6 +25,7 @@ from .train import predict_folds
 
 PLOT = Path("reports/threshold.png")
 SHOWN_RECALLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+LIMITS = {"recall": ">=", "precision": ">=", "selected": "<="}
 MAX_DIGITS = 9  # tell any two float32 numbers apart
 
 
@@ -41,8 +42,7 @@ class Rule(NamedTuple):
     limit: float = 0.0
 
     def __str__(self) -> str:
-        sign = "<=" if self.metric == "selected" else ">="
-        return f"{self.metric} {sign} {self.limit:g}" if self.limit else self.metric
+        return f"{self.metric} {LIMITS[self.metric]} {self.limit:g}" if self.limit else self.metric
 
 
 class Curve(NamedTuple):
@@ -80,9 +80,9 @@ def parse_rule(text: str) -> Rule:
     """
     if text in ("f1", "cost"):
         return Rule(text)
-    match = re.fullmatch(r"((?:recall|precision)(?= ?>)|selected(?= ?<)) ?[<>]= ?(\d*\.?\d+)", text)
-    if match and 0 < float(match[2]) <= 1:
-        return Rule(match[1], float(match[2]))
+    match = re.fullmatch(r"(\w+) ?(>=|<=) ?(\d*\.?\d+)", text)
+    if match and LIMITS.get(match[1]) == match[2] and 0 < float(match[3]) <= 1:
+        return Rule(match[1], float(match[3]))
     raise ProjectError(
         f"threshold: the rule must be f1, cost, recall>=0.9, precision>=0.8 or selected<=0.01 (or any other "
         f"number up to 1); it is {text!r}"
