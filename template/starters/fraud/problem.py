@@ -97,7 +97,8 @@ BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
 
 MODEL_CARD = ModelCardInfo(
     purpose="Ranks card payments, so that the fraud desk reviews the riskiest first.",
-    limits="Trained on made-up payments: not for real ones. A tactic that it has not seen looks honest to it.",
+    limits="Trained on made-up payments: not for real ones. A tactic that it has not seen looks honest to it; "
+    "of fraud with the chip, which follows no pattern here, it finds nothing.",
     data="Made-up card payments of 120 days, with two tactics of fraudsters: one fades, one grows.",
     data_licence="None needed: made up by `sample` in problem.py",
 )

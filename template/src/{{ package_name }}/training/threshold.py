@@ -246,7 +246,7 @@ def draw(curve: Curve, chosen: int, label: str, path: Path) -> None:
 def main() -> None:
     """Print a table of thresholds and the chosen one, and draw them."""
     parser = argparse.ArgumentParser(description="Compare decision thresholds and choose one.")
-    rules = "f1, cost, recall>=0.9, precision>=0.8 or selected<=0.01; default: cost if COST is declared, else f1"
+    rules = "f1, cost, recall>=0.9, precision>=0.8, selected<=0.01; default: cost if COST is set, else f1"
     parser.add_argument("--rule", help=rules)
     text = parser.parse_args().rule
     settings, problem = params.load().train, declarations.load()
