@@ -11,7 +11,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from . import data, drift, monitor, pipeline, render, serving, update, way, width
+from . import data, drift, monitor, pipeline, render, serving, update, use_cases, way, width
 from .demo import StepError
 from .lab import Lab
 from .table import markdown
@@ -26,6 +26,7 @@ BENCHMARKS = {
     "serving": serving.rows,
     "monitor": monitor.rows,
     "drift": drift.rows,
+    "use_cases": use_cases.rows,
 }
 
 

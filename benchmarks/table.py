@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from itertools import groupby
+from typing import Literal, NamedTuple, Protocol
 
-HEADER = ("benchmark", "value", "compared to", "ratio", "target", "met")
 FORMATS = {"s": "{:.3g} s", "ms": "{:.2f} ms", "GiB": "{:.2f} GiB", "/s": "{:,.0f} /s", "%": "{:.1f} %"}
+
+
+class Line(Protocol):
+    """A line of a table."""
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Titles of the columns; lines with others stand in a table of their own."""
+        ...
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The line as text."""
+        ...
 
 
 class Target(NamedTuple):
@@ -30,6 +44,8 @@ class Row(NamedTuple):
     """What it is compared to, measured in the same run and unit as `peer_value`."""
     peer_value: float | None = None
     target: Target | None = None
+
+    header = ("benchmark", "value", "compared to", "ratio", "target", "met")
 
     @property
     def ratio(self) -> float | None:
@@ -60,9 +76,13 @@ class Row(NamedTuple):
         )
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """The table, its columns aligned in the source too."""
-    lines = [HEADER, *(row.cells for row in rows)]
+def markdown(rows: Iterable[Line]) -> str:
+    """A table for each header, its columns aligned in the source too."""
+    tables = groupby(rows, key=lambda row: row.header)
+    return "\n\n".join(_table([header, *(row.cells for row in group)]) for header, group in tables)
+
+
+def _table(lines: list[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)

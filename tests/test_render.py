@@ -44,10 +44,14 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 114, 9_310),
-    Size({}, 122, 10_260),
-    Size({"observability": "prometheus"}, 129, 10_510),
+    Size({"deployment": "none", "observability": "none"}, 116, 9_490),
+    Size({}, 124, 10_440),
+    Size({"observability": "prometheus"}, 131, 10_690),
 ]
+
+
+STARTER_LINES, STARTER_FILES = 150, 3
+"""How many more a starter may have than the smallest render: problem.py, params.yaml, custom/."""
 
 
 class Trace(NamedTuple):
@@ -89,6 +93,7 @@ PLAIN = {
     ".gitattributes",
     ".gitignore",
     ".md",
+    ".txt",
     "CODEOWNERS",
     "Dockerfile",
     "LICENSE",
@@ -193,7 +198,7 @@ def test_licence_matches_the_answer(project: Path) -> None:
 
 
 def code_lines(path: Path) -> int:
-    """Count the lines of a file that are neither blank nor a comment nor of a docstring; none in Markdown."""
+    """Count the lines of a file that are neither blank nor a comment nor of a docstring; none of texts."""
     text, docstrings = path.read_text(), set[int]()
     if path.suffix == ".py":
         for node in ast.walk(ast.parse(text)):
@@ -201,17 +206,29 @@ def code_lines(path: Path) -> int:
                 docstrings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     lines = enumerate(map(str.strip, text.splitlines()), start=1)
     counted = [line for number, line in lines if line and line[0] != "#" and number not in docstrings]
-    return 0 if path.suffix == ".md" else len(counted)
+    return 0 if path.suffix in (".md", ".txt") else len(counted)
+
+
+def check_size(project: Path, most_files: int, most_lines: int) -> None:
+    """Count what a project consists of, without its tests."""
+    counted = [path for path in files(project) if path.relative_to(project).parts[0] != "tests"]
+    lines = sum(map(code_lines, counted))
+    assert len(counted) <= most_files, f"{len(counted)} files: raise the bound by what a new feature needs"
+    assert lines <= most_lines, f"{lines} code lines: raise the bound by what a new feature needs"
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "-".join(size.extra_answers.values()) or "default")
 def test_render_is_small(copy_project: CopyProject, size: Size) -> None:
     """A standard that is read is a short one; tests may grow."""
-    project = copy_project(**size.extra_answers)
-    counted = [path for path in files(project) if path.relative_to(project).parts[0] != "tests"]
-    lines = sum(map(code_lines, counted))
-    assert len(counted) <= size.files, f"{len(counted)} files: raise the bound by what a new feature needs"
-    assert lines <= size.lines, f"{lines} code lines: raise the bound by what a new feature needs"
+    check_size(copy_project(**size.extra_answers), size.files, size.lines)
+
+
+@pytest.mark.parametrize("use_case", choices(questions()["use_case"]))
+def test_starter_is_small(copy_project: CopyProject, use_case: str) -> None:
+    """A use case is a contract and a model: what it needs beyond belongs in the standard, for all."""
+    smallest = SIZES[0]
+    project = copy_project(use_case=use_case, **smallest.extra_answers)
+    check_size(project, smallest.files + STARTER_FILES, smallest.lines + STARTER_LINES)
 
 
 @pytest.mark.parametrize("part", TRACES)
@@ -297,7 +314,8 @@ def test_all_lists_of_seed_files_agree(copy_project: CopyProject) -> None:
     project = copy_project(observability="prometheus")
     seeds = {*config()["_skip_if_exists"]}
     written_by_updates = {"/src/*/custom", "/deploy/monitoring/custom-rules.yml"}
-    assert excluded("update") - excluded("copy") == seeds - written_by_updates
+    modules = {"/src/*/custom/[!_]*"}  # of a starter; an update writes custom/__init__.py only
+    assert excluded("update") - excluded("copy") == seeds - written_by_updates | modules
     readme = (project / "README.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| (Yours|Standard) \|", readme, re.M)
     own_files = {path.rstrip("/") for path, owner in rows if owner == "Yours"}

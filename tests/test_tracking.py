@@ -29,12 +29,21 @@ LOOK = """
     mlflow.set_tracking_uri(sys.argv[1])
     logging.getLogger("mlflow").setLevel("ERROR")
     client = mlflow.MlflowClient()
-    def digests(run):
-        folder = Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path=""))
+    def digests(address, prefix=""):
+        folder = Path(mlflow.artifacts.download_artifacts(address))
         found = [path for path in folder.rglob("*") if path.is_file()]
-        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+        names = {prefix + str(path.relative_to(folder)): path for path in found}
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items()}
+    def held(run):
+        models = client.search_logged_models([run.info.experiment_id])
+        models = [model for model in models if model.source_run_id == run.info.run_id]
+        assert len(models) <= 1 and all(model.status == "READY" for model in models)
+        parts = [digests(f"models:/{model.model_id}", "model/") for model in models]
+        listed = client.list_artifacts(run.info.run_id)
+        parts += [digests(f"runs:/{run.info.run_id}/{part.path}", part.path + "/") for part in listed]
+        return {name: digest for part in parts for name, digest in part.items()}
     runs = [
-        {"experiment": experiment.name, "status": run.info.status, "files": digests(run.info.run_id),
+        {"experiment": experiment.name, "status": run.info.status, "files": held(run),
          "parameters": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags}
         for experiment in client.search_experiments()
         for run in client.search_runs([experiment.experiment_id], order_by=["tags.entry"])
@@ -80,10 +89,22 @@ def digests(folder: Path, *names: str) -> dict[str, str]:
 
 
 def state(work: Project) -> dict[str, str]:
-    """What a run must hold: the bundle, and every report."""
+    """What a run must hold: every report, and its MLflow model with the bundle and the code."""
     reports = digests(work.folder, "reports")
     assert {Path(name).suffix for name in reports} >= {".md", ".png"}
-    return digests(work.folder / "models", "bundle") | reports
+    bundle = digests(work.folder / "models", "bundle")
+    code = {
+        n: digest for n, digest in digests(work.folder / "src", work.package).items() if n.endswith(".py")
+    }
+    model = {f"data/{name}": digest for name, digest in bundle.items()}
+    model |= {f"code/{name}": digest for name, digest in code.items()}
+    return {f"model/{name}": digest for name, digest in model.items()} | reports
+
+
+def logged_files(run: Json) -> dict[str, str]:
+    """The files that a run holds, without those that MLflow writes itself."""
+    own = re.compile(r"model/(MLmodel|registered_model_meta|[^/]+\.(json|txt|yaml))")
+    return {name: digest for name, digest in run["files"].items() if not own.fullmatch(name)}
 
 
 def waiting(work: Project) -> list[Path]:
@@ -144,7 +165,8 @@ def test_run_contains_parameters_metrics_reports_and_bundle(logged_project: Proj
     }
     assert logged["experiment"] == "customer-churn"
     assert logged["status"] == "FINISHED"
-    assert logged["files"] == state(logged_project)
+    assert logged_files(logged) == state(logged_project)
+    assert "model/MLmodel" in logged["files"]
     assert origin.items() <= logged["tags"].items()
     assert logged["parameters"]["train.estimator.max_iter"] == "80"
     assert logged["parameters"]["split.test_size"] == "0.2"
@@ -160,14 +182,15 @@ def test_run_contains_parameters_metrics_reports_and_bundle(logged_project: Proj
 
 
 def test_registry_returns_the_bundle(logged_project: Project, tmp_path: Path) -> None:
-    """By its alias, to whoever wants to serve it from there."""
+    """By its alias, as an MLflow model, to whoever wants to serve it from there."""
     code = """
         import sys, mlflow
         mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
         mlflow.artifacts.download_artifacts("models:/customer-churn@challenger", dst_path=sys.argv[1])
     """
-    logged_project.script(code, tmp_path / "bundle")
-    assert digests(tmp_path, "bundle") == digests(logged_project.folder / "models", "bundle")
+    logged_project.script(code, tmp_path / "model")
+    assert digests(tmp_path / "model/data", "bundle") == digests(logged_project.folder / "models", "bundle")
+    assert not [path for path in files(tmp_path) if path.suffix in (".pkl", ".pickle", ".joblib", ".pyc")]
 
 
 def test_known_state_is_not_logged_again(logged_project: Project) -> None:
@@ -238,7 +261,7 @@ def test_interrupted_run_is_completed(fresh: Project) -> None:
     obstacle.unlink()
     assert "MLflow is up to date" in fresh.make("sync-mlflow")
     (logged,) = look(fresh)["runs"]
-    assert logged["files"] == state(fresh)
+    assert logged_files(logged) == state(fresh)
     assert logged["status"] == "FINISHED"
 
 

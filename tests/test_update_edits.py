@@ -220,6 +220,18 @@ def test_make_update_restores_dropped_lines(project: Project, newest: Renderer, 
     assert status(folder) == {" M .copier-answers.yml", " M README.md"}
 
 
+def test_make_update_refuses_another_use_case(project: Project, newest: Renderer, tmp_path: Path) -> None:
+    """The reason is Copier's, the sentence after it is ours."""
+    folder = start(newest, tmp_path / "project")
+    work = Project(folder, "customer_churn", installed=False).using(project)
+    result = work.run("make", "update", "ARGS=--data use_case=demand")
+    output = result.stdout + result.stderr
+    assert result.returncode
+    assert "started from churn and cannot become demand" in output
+    assert "update: nothing was changed" in output
+    assert not status(folder)
+
+
 def test_make_update_lists_conflicts(
     project: Project, patched: Path, newest: Renderer, tmp_path: Path
 ) -> None:

@@ -151,6 +151,16 @@ def test_update_with_other_answers_gives_their_project(
     assert content(project) == fresh | {".dvcignore": fresh[".dvcignore"] + b"ours\n"}
 
 
+def test_update_to_another_use_case_is_refused(newest: Renderer, tmp_path: Path) -> None:
+    """No update replaces the starter's files, so the answer would be wrong from then on."""
+    project = start(newest, tmp_path / "a [project]*", use_case="demand")
+    with pytest.raises(ValueError, match="started from demand and cannot become fraud"):
+        update(project, data={"use_case": "fraud"}, unsafe=False)
+    assert not status(project)
+    update(project, data={"use_case": "demand", "licence": "Apache-2.0"}, unsafe=False)
+    assert answers(project)["use_case"] == "demand"
+
+
 def test_existing_repository_can_adopt_the_template(newest: Renderer, template: Path, tmp_path: Path) -> None:
     """`copier copy` over it: its seeds stay, the standard is written, git shows what was replaced."""
     previous = {

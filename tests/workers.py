@@ -39,9 +39,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with what takes longest, so that no worker waits for another at the end.
 
-    Containers come first, then updates, which do not need the project that the first worker sets up.
+    Containers come first, then use cases, then updates, which do not need the project that is set up first.
     """
-    items.sort(key=lambda item: (item.path.stem not in CONTAINERS, "update" not in item.path.stem))
+    ranks = (lambda name: name in CONTAINERS, "test_use_cases".__eq__, lambda name: "update" in name)
+    items.sort(key=lambda item: [not rank(item.path.stem) for rank in ranks])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -2,7 +2,7 @@
 
 from actions import fork, github, runner_environment
 from hosts import libraries
-from images import base, docker, image
+from images import base, docker, image, podman
 from serving import slim
 
-__all__ = ["base", "docker", "fork", "github", "image", "libraries", "runner_environment", "slim"]
+__all__ = ["base", "docker", "fork", "github", "image", "libraries", "podman", "runner_environment", "slim"]

@@ -6,12 +6,9 @@ from http.client import HTTPConnection
 
 import pytest
 from helpers import PATIENCE, until
-from images import BASE, Docker
+from images import BASE, MOST_BYTES, Docker
 from project import Project
 from serving import refuses
-
-# The run-time of ONNX alone was 24 MB in its release 1.25, 31 in 1.31 and 37 in 1.32.
-MOST_BYTES = 160_000_000
 
 
 def test_image_is_small(docker: Docker, image: str) -> None:
@@ -45,10 +42,69 @@ def test_health_check_fails_without_a_server(docker: Docker, image: str) -> None
     assert alone.returncode == 1
     assert "refused" in alone.stderr
     with docker.serve(image) as (_, name):
-        end = time.monotonic() + PATIENCE
-        while docker.good("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
-            assert time.monotonic() < end
-            time.sleep(0.5)
+        becomes_healthy(docker, name)
+
+
+@pytest.mark.parametrize(
+    ("variables", "port"),
+    [({"PORT": "9000"}, 9000), ({"PORT": "9000", "SAGEMAKER_BIND_TO_PORT": "8080"}, 8080)],
+)
+def test_image_fulfils_the_contract_of_hosting_platforms(
+    docker: Docker, image: str, project: Project, variables: dict[str, str], port: int
+) -> None:
+    """SageMaker starts `IMAGE serve` and calls /ping and /invocations; Azure ML calls /score."""
+    row = project.json("models/bundle/example.json")
+    options = [f"--env={name}={value}" for name, value in variables.items()]
+    rights = ("--security-opt", "no-new-privileges", "--tmpfs", "/events:uid=10001")
+    with docker.serve(image, *rights, *options, arguments=("serve",), inner_port=port) as (server, name):
+        expected = server.predict(row).body
+        assert server.get("/ping").json == {"status": "alive"}
+        for path in ("/invocations", "/score"):
+            assert server.ask("POST", path, json.dumps(row)).body == expected
+            assert server.ask("POST", path, json.dumps(row | {"tenure": -1})).status == 422
+            assert server.ask("GET", path).status == 405
+        header = "X-Amzn-SageMaker-Custom-Attributes"
+        answer = server.ask("POST", "/invocations", json.dumps(row), **{header: "mine"})
+        assert answer.headers[header.lower()] == "mine"
+        becomes_healthy(docker, name)
+        docker.good("stop", "--time", "30", name)
+        assert docker.good("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
+
+
+def test_gateway_predicts_on_one_route_only(docker: Docker, image: str, project: Project) -> None:
+    """It copies /predict alone to a shadow, so the routes of other platforms are closed behind it."""
+    text = (project.folder / "deploy/compose/nginx.conf").read_text().replace("LIVE", "blue")
+    folder = docker.folder / "gateway"
+    folder.mkdir()
+    (folder / "nginx.conf").write_text(
+        "".join(line for line in text.splitlines(True) if "# only:" not in line)
+    )
+    row = json.dumps(project.json("models/bundle/example.json"))
+    docker.good("network", "create", "gateway")
+    docker.good("run", "--detach", "--name", "blue", "--network", "gateway", image)
+    command = ("nginx", "-c", "/etc/gateway/nginx.conf", "-g", "daemon off;")
+    options = ["--cap-add=CHOWN", "--cap-add=SETGID", "--cap-add=SETUID"]  # nginx's workers are another user
+    options += ["--network=gateway", "--tmpfs=/run", "--tmpfs=/tmp", f"--volume={folder}:/etc/gateway:ro"]
+    try:
+        becomes_healthy(docker, "blue")
+        with docker.serve("nginx:1.28", *options, arguments=command, inner_port=8080) as (gateway, _):
+            assert gateway.ask("POST", "/predict", row).status == 200
+            for path in ("/invocations", "/score"):
+                answer = gateway.ask("POST", path, row)
+                assert (answer.status, "/predict" in answer.json["detail"]) == (404, True)
+            assert gateway.get("/ping").body == gateway.get("/health").body
+            assert gateway.ask("GET", "/metrics").status == 404
+    finally:
+        docker.call("rm", "--force", "blue")
+        docker.call("network", "rm", "gateway")
+
+
+def becomes_healthy(docker: Docker, name: str) -> None:
+    """Wait until Docker's own health check succeeds."""
+    end = time.monotonic() + PATIENCE
+    while docker.good("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
+        assert time.monotonic() < end
+        time.sleep(0.5)
 
 
 def test_container_answers_running_request_before_it_stops(

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 PARAMS = Path(".params")
+MAX_ITEMS = (
+    5_000  # categories of all lists and of a ranking, see docs/use-cases/recommendation.md of the template
+)
 RENAMED = {"BEHAVIOURAL_TESTS": "BEHAVIOURS", "MODEL_CARD": "ABOUT"}  # former names, read until 0.5
 LIBRARIES = {
     "data": ("duckdb", "numpy", "pandas", "pyarrow"),
@@ -62,6 +65,7 @@ class Declarations:
         estimator: Function of a seed and settings that returns an unfitted estimator.
         search: Function of an Optuna trial that returns settings of `estimator`.
         fetch: Function that returns the sample data (`sample`); None without sample data.
+        read: Function that reads a file of the source which is no table (`read`); None: files are tables.
         cost: What decisions cost (`COST`); None: not known, and no metric.
         custom_metrics: Functions by name of the metric (`METRICS`), see `stats.metrics.CustomMetric`.
         sample_weight: A column that says how much a row counts in training and evaluation
@@ -78,6 +82,7 @@ class Declarations:
     estimator: Callable[..., Any]
     search: Callable[[Any], dict[str, Any]]
     fetch: Callable[[], Any] | None
+    read: Callable[[Path], Any] | None = None
     cost: Cost | None = None
     custom_metrics: Mapping[str, "CustomMetric"] = field(default_factory=dict)
     sample_weight: str | None = None
@@ -140,6 +145,7 @@ def load() -> Declarations:
         estimator=estimator,
         search=getattr(problem, "search", _no_search),
         fetch=getattr(problem, "sample", None),
+        read=getattr(problem, "read", None),
         cost=_read(problem, "COST", Cost | None, None),
         custom_metrics=_read_metrics(problem),
         sample_weight=sample_weight,
@@ -156,11 +162,22 @@ def _import_problem() -> ModuleType:
         place = f"{Path(error.filename or 'problem.py').name}, line {error.lineno}"
         raise ProjectError(f"{place}: {type(error).__name__}: {error.msg}") from error
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE / "custom")]
-        own = own or [frame for frame in frames if Path(frame.filename) == PACKAGE / "problem.py"] or frames
-        place = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
-        raise ProjectError(f"{place}: {type(error).__name__}: {error}") from error
+        raise ProjectError(locate_error(error)) from error
+
+
+def locate_error(error: Exception) -> str:
+    """Describe an error of the user's code.
+
+    Args:
+        error: Raised in problem.py or custom/, or in a library that they call.
+
+    Returns:
+        The line of problem.py or custom/ that it came from, its type and its message.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE / "custom")]
+    own = own or [frame for frame in frames if Path(frame.filename) == PACKAGE / "problem.py"] or frames
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}: {type(error).__name__}: {error}"
 
 
 def _read(problem: ModuleType, name: str, kind: Any, *default: Any) -> Any:
@@ -246,10 +263,25 @@ def check_expectations(declarations: Declarations) -> None:
     Raises:
         ProjectError: A metric is none of the task's, or the contract lacks a column, label or category.
     """
+    _check_size(declarations.contract)
     _check_cost(declarations.cost, declarations.contract)
     _check_sample_weight(declarations.sample_weight, declarations.contract)
     _check_metrics(declarations)
     _check_behavioural_tests(declarations.behavioural_tests, declarations.contract)
+
+
+def _check_size(contract: Contract) -> None:
+    """Reject so many categories that events and monitoring would need more memory than they may have."""
+    lists = [column for column in contract.features if column.kind == "category" and column.length]
+    counts = {f"list {column.name}": len(column.categories) for column in lists}
+    counts |= {f"target {contract.target}": len(contract.labels)} if contract.task == "ranking" else {}
+    if sum(counts.values()) > MAX_ITEMS:
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise ProjectError(
+            f"problem.CONTRACT: lists and ranking have {sum(counts.values()):,} categories ({parts}); the "
+            f"limit is {MAX_ITEMS:,}, since each is a number of every event. Leave out rare items, use fewer "
+            "lists, or let another system choose candidates and rank those."
+        )
 
 
 def _check_metrics(declarations: Declarations) -> None:
@@ -311,10 +343,10 @@ def _find_primary(kpis: tuple[Kpi, ...]) -> Kpi:
 
 def _check_behavioural_tests(tests: tuple[BehaviouralTest, ...], contract: Contract) -> None:
     """Reject tests of a column, label or change that the contract does not have."""
-    single = {column.name: column for column in contract.features if column.encoded_names == (column.name,)}
+    columns = {column.name: column for column in contract.features if column.kind != "time"}
     labels = (None,) if contract.task == "regression" else contract.labels
     for test in tests:
-        column, at = single.get(test.column), f"problem.BEHAVIOURAL_TESTS: {test.column!r}"
+        column, at = columns.get(test.column), f"problem.BEHAVIOURAL_TESTS: {test.column!r}"
         if column is None:
             raise ProjectError(f"{at} must be a feature of kind number, integer, boolean or category")
         if test.label not in labels:

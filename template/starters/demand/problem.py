@@ -22,14 +22,7 @@ CONTRACT = Contract(
     columns=(
         Column("time", "time", description="Start of the half-hour, local standard time."),
         Column("demand", "number", 0, 20, description="Electricity demand, in gigawatts."),
-        Column(
-            "workday",
-            "integer",
-            0,
-            1,
-            segment=True,
-            description="1 from Monday to Friday, except on holidays.",
-        ),
+        Column("workday", "boolean", segment=True, description="Monday to Friday, except on holidays."),
         Column("temperature", "number", -10, 50, description="Degrees Celsius, as forecast."),
         Column("demand_day_before", "number", 0, 20, description="Demand of this half-hour, one day ago."),
         Column("demand_week_before", "number", 0, 20, description="Demand of this half-hour, a week ago."),

@@ -49,6 +49,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         known_at_prediction: False for values that are learned later; they are no features.
         segment: Metrics are reported for each of its values.
         protected: The gate compares its groups (fairness).
+        seen: Of a ranking: a list of items that are not offered (again). Their outputs are 0.
         personal: True: dropped at validation. None: texts are scanned for personal data. False: harmless.
         accepted: Findings of the data report that are no fault here: name of the check (such as "target
             leakage") to the reason.
@@ -67,6 +68,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     known_at_prediction: bool = True
     segment: bool = False
     protected: bool = False
+    seen: bool = False
     personal: bool | None = None
     accepted: dict[str, str] = {}
     description: str = ""
@@ -74,7 +76,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         limited = (self.min, self.max) != (None, None)
         can_be_list = self.kind in ("number", "category")
-        can_be_unknown = self.kind == "category" and (self.nullable or self.length)
+        is_category_list = self.kind == "category" and self.length is not None
+        can_be_unknown = self.kind == "category" and (self.nullable or is_category_list)
         broken = {
             f"the kind must be one of {', '.join(get_args(Kind))}": self.kind not in get_args(Kind),
             "the name is empty": not self.name,
@@ -87,6 +90,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
             "length is for numbers and categories": self.length and not can_be_list,
             "unknown='missing' is for a nullable category": self.unknown == "missing" and not can_be_unknown,
             "length must be at least 1": self.length is not None and self.length < 1,
+            "seen is for a list of categories (set length)": self.seen and not is_category_list,
         }
         for rule, is_broken in broken.items():
             if is_broken:
@@ -169,13 +173,22 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         return tuple(f"{self.name}.{index}" for index in range(self.length))
 
     @property
+    def is_number_list(self) -> bool:
+        """Whether a value is a list of numbers.
+
+        Returns:
+            True for an image or a signal.
+        """
+        return self.kind == "number" and self.length is not None
+
+    @property
     def is_summarized(self) -> bool:
         """Whether events and the drift reference hold a summary of the column.
 
         Returns:
             True for a list of more than `LONG_LIST` numbers.
         """
-        return self.kind == "number" and (self.length or 0) > LONG_LIST
+        return self.is_number_list and (self.length or 0) > LONG_LIST
 
     @property
     def monitored_names(self) -> tuple[str, ...]:
@@ -250,6 +263,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             )
         self._check_horizon()
         self._check_threshold()
+        self._check_seen()
         self._check_names()
 
     def _check_role(self, role: str, name: str, kinds: tuple[Kind, ...]) -> None:
@@ -288,6 +302,22 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         if not 0 < threshold < 1:
             raise ProjectError(f"contract: decision_threshold must be between 0 and 1; it is {threshold}")
 
+    def _check_seen(self) -> None:
+        """Reject seen items that the graph of a model cannot mask."""
+        for column in self.columns:
+            if column.seen and self.task != "ranking":
+                raise ProjectError(f"contract: column {column.name!r}: seen is for a ranking")
+            if column.seen and column.categories != self.labels:
+                raise ProjectError(
+                    f"contract: column {column.name!r}: seen needs the categories of the target "
+                    f"{self.target!r}, in the same order"
+                )
+            if column.seen and column not in self.features:
+                raise ProjectError(
+                    f"contract: column {column.name!r}: the model leaves seen items out, so the column must "
+                    "be a feature: not personal, known at prediction, and without feature=False"
+                )
+
     def _check_names(self) -> None:
         """Reject names that a field of the API cannot have, and those that differ by case only, as in SQL."""
         for name in (*(column.name for column in (*self.features, *self.ids)), self.target):
@@ -325,6 +355,7 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             "feature": column in self.features,
             "segment": column.segment,
             "protected": column.protected,
+            "seen": column.seen,
             "not known at prediction": not column.known_at_prediction,
             "personal, dropped": bool(column.personal),
         }
@@ -390,6 +421,16 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             A name for each of the `n_features` numbers, in order.
         """
         return tuple(name for column in self.features for name in column.encoded_names)
+
+    @cached_property
+    def seen_slices(self) -> tuple[slice, ...]:
+        """Where the model's input has the items that are not offered.
+
+        Returns:
+            Positions among the features, in the order of `labels`: a slice for each column with `seen`.
+        """
+        starts = (self.feature_names.index(c.encoded_names[0]) for c in self.features if c.seen)
+        return tuple(slice(start, start + len(self.labels)) for start in starts)
 
     @cached_property
     def monitored_names(self) -> tuple[str, ...]:

@@ -87,8 +87,10 @@ class BehaviouralTest(msgspec.Struct, frozen=True):
     Models with CheckList").
 
     Attributes:
-        column: A feature of kind number, integer, boolean or category.
-        change: Is added to a number (1 makes a boolean true, -1 false), or replaces a category.
+        column: A feature of kind number, integer, boolean or category; it may be a list.
+        change: Is added to a number (1 makes a boolean true, -1 false), to each number of a list, or as one
+            more category to a list of categories; replaces a single category. A row in which it changes
+            nothing counts too: a value at its limit, a list that is full, missing, or has the category.
         effect: `increases`, `decreases` or `invariant`.
         meaning: One sentence for readers outside data science.
         label: The label whose probability is tested; None for a regression.

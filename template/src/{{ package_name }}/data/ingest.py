@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Sample = Callable[[], "pd.DataFrame"]
+Read = Callable[[Path], "pd.DataFrame"]
 
 CHUNK_ROWS = 100_000
 SAMPLE = params.Ingest()
@@ -105,7 +106,13 @@ def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:
     )
 
 
-def fetch_tables(con: Connection, ingest: params.Ingest, folder: Path, sample: Sample | None) -> list[Table]:
+def fetch_tables(
+    con: Connection,
+    ingest: params.Ingest,
+    folder: Path,
+    sample: Sample | None = None,
+    read: Read | None = None,
+) -> list[Table]:
     """Open the source as one table or more.
 
     Args:
@@ -113,6 +120,7 @@ def fetch_tables(con: Connection, ingest: params.Ingest, folder: Path, sample: S
         ingest: The parameters that name the source.
         folder: Folder for downloaded files; it must exist as long as the tables are read.
         sample: Function that returns the rows of source `sample`; None if the project has none.
+        read: Function that returns the rows of a file; None: the files are CSV or Parquet.
 
     Returns:
         The tables. Files with the same column types share a table.
@@ -129,6 +137,8 @@ def fetch_tables(con: Connection, ingest: params.Ingest, folder: Path, sample: S
         database = os.path.expandvars(ingest.source)  # passwords come from the environment
         return _open_parquet(con, tuple(_run_query(database, ingest.query, folder)))
     files = _find_files(ingest.source, folder)
+    if read is not None:
+        return _open_parquet(con, tuple(_read_files(files, read, folder)))
     if ".parquet" in ingest.source or ".pq" in ingest.source:
         return _open_parquet(con, files)
     # CSV is read as text: `validate` casts it to the contract's types and reports values that do not fit.
@@ -140,6 +150,27 @@ def _open_parquet(con: Connection, files: tuple[str, ...]) -> list[Table]:
     groups = groupby(files, lambda file: inspect_table(con, f"read_parquet({literal(file)})").types)
     tables = (f"read_parquet({text_list(tuple(group))}, union_by_name=true)" for _, group in groups)
     return [inspect_table(con, table) for table in tables]
+
+
+def _read_files(files: tuple[str, ...], read: Read, folder: Path) -> Iterator[str]:
+    """Read files by `problem.read`, and write the rows of each to a Parquet file in `folder`."""
+    from tqdm import tqdm
+
+    for index, file in enumerate(tqdm(files, desc="ingest", unit=" files", disable=len(files) == 1)):
+        path = folder / f"read-{index:06}.parquet"
+        problem = f"ingest: problem.read fails on {file!r}"
+        try:
+            frame = read(Path(file))
+        except Exception as error:  # the function is the user's
+            raise ProjectError(f"{problem}: {declarations.locate_error(error)}") from error
+        try:
+            frame.to_parquet(path, index=False)
+        except Exception as error:  # so are the values
+            raise ProjectError(
+                f"{problem}: {error}. It must return a DataFrame, in which a value is a number, a text, a "
+                "time or a flat list of these, such as array.ravel()."
+            ) from None
+        yield str(path)
 
 
 def _run_query(address: str, query: str, folder: Path) -> Iterator[str]:
@@ -244,6 +275,7 @@ def ingest(
     folder: Path,
     sample: Sample | None = None,
     prepare: str = "SELECT * FROM raw",
+    read: Read | None = None,
 ) -> tuple[int, int]:
     """Fetch rows and add them to `data/raw.parquet`.
 
@@ -255,6 +287,7 @@ def ingest(
         sample: Function that returns the rows of source `sample`; None if the project has none.
         prepare: `problem.PREPARE`. If it makes the key, known rows cannot be found in the source: the fetched
             rows replace all others.
+        read: `problem.read`, for files that are no table; None if the project has none.
 
     Returns:
         The number of fetched rows, and of all rows in the file.
@@ -263,7 +296,7 @@ def ingest(
         ProjectError: The source is another one, cannot be read, or has no usable key.
     """
     reason = reason_to_replace(con, settings, RAW)
-    fetched = fetch_tables(con, settings, folder, sample)
+    fetched = fetch_tables(con, settings, folder, sample, read)
     is_snapshot = not _has_key(con, fetched, contract, prepare)
     _reject_rounded_keys(con, fetched, contract.keys, "the source", "Read the key as an integer or as text.")
     earlier = [] if reason or is_snapshot else _earlier_rows(con, fetched, contract, RAW)
@@ -280,7 +313,7 @@ def main() -> None:
     RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         with explain_errors(f"ingest.source: {mask_secrets(settings.ingest.source)!r} cannot be read"):
-            source = (problem.contract, Path(folder), problem.fetch, problem.prepare)
+            source = (problem.contract, Path(folder), problem.fetch, problem.prepare, problem.read)
             fetched = ingest(con, settings.ingest, *source)
         print("ingest: {:,} rows fetched; {:,} rows in {}".format(*fetched, RAW))
 

@@ -16,6 +16,7 @@ AND = " and "
 MAX_FEATURES_IN_PAIRS = 40
 FIT_HALF, TEST_HALF = slice(0, None, 2), slice(1, None, 2)  # every second row
 TREE = {"max_depth": 5, "min_samples_leaf": 5, "random_state": 0}
+MAX_LABELS = 16  # half of the leaves of such a tree; with more labels, a tree has as many leaves as it needs
 
 
 def score_features(dataset: Dataset, limit: float) -> dict[str, float]:
@@ -90,7 +91,9 @@ def _class_aucs(columns: NDArray[np.float64], target: NDArray[np.generic]) -> di
     from sklearn.metrics import roc_auc_score
     from sklearn.tree import DecisionTreeClassifier
 
-    tree = DecisionTreeClassifier(**TREE).fit(columns[FIT_HALF], target[FIT_HALF])
+    n_labels = len(np.unique(target[FIT_HALF]))
+    depth = TREE["max_depth"] if n_labels <= MAX_LABELS else None
+    tree = DecisionTreeClassifier(**TREE | {"max_depth": depth}).fit(columns[FIT_HALF], target[FIT_HALF])
     first = len(tree.classes_) == 2
     labels, scores = tree.classes_[first:], tree.predict_proba(columns[TEST_HALF]).T[first:]
     hits = {int(label): target[TEST_HALF] == label for label in labels}

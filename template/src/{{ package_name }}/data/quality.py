@@ -161,8 +161,8 @@ def check_leakage(con: Connection, clean: Path, contract: Contract, max_score: f
         sample = Path(folder) / "sample.parquet"
         drawn = f"FROM {literal(clean)} ORDER BY hash({key_text(contract)}) LIMIT {LEAKAGE_ROWS}"
         con.sql(f"COPY ({drawn}) TO {literal(sample)}")
-        scores = score_features(load_dataset(sample, contract), max_score)
-        classes = score_classes(load_dataset(sample, contract))
+        rows = load_dataset(sample, contract)
+    scores, classes = score_features(rows, max_score), score_classes(rows)
     message = f"a small decision tree predicts {contract.target} from it with this score"
     limit = f"< {max_score:g}", "validate.max_leakage_score"
     features = {column.name for column in contract.features}
@@ -356,6 +356,9 @@ def check_key(contract: Contract) -> DataCheck:
         The check; a warning if the key is a feature because it was one by default up to 0.3.
     """
     name = ", ".join(contract.keys)
+    if features := [key for key in contract.keys if contract.column(key).feature]:
+        message = f"the model learns from {', '.join(features)}, as feature=True says"
+        return make_check("key as feature", name, True, message)
     if not contract.key_is_feature or contract.key == contract.time:
         return make_check("key as feature", name, True, "the key only identifies rows")
     return make_check("key as feature", name, False, "the model learns from the key, the API requires it")

@@ -1,5 +1,6 @@
 """Validate: check every row by the contract; rejected rows are written apart, each with its reasons."""
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +17,10 @@ from . import groups, quality
 from .report import DataReport, write_markdown
 
 SHOWN_VALUES, SHOWN_RULES = 3, 3  # of the rejected rows
+# SQL after which DuckDB's threads give the rows in another order each time.
+REARRANGING = re.compile(
+    r"\b(join|over|group\s+by|distinct|(un)?pivot|unnest|union|except|intersect)\b", re.I
+)
 
 
 def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None:
@@ -28,7 +33,7 @@ def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None
         )
     prepared.to_view("prepared")
     columns = ", ".join(f"{tables.cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
-    broken = tables.rejection_reasons(contract.columns)
+    broken = f"list_concat({tables.rejection_reasons(contract.columns)}, {tables.seen_reasons(contract)})"
     con.sql(f"CREATE TABLE checked AS SELECT {columns}, {broken} AS __reasons FROM prepared")
 
 
@@ -49,14 +54,17 @@ def _reject_duplicates(con: Connection, contract: Contract) -> None:
     """)
 
 
-def _write_rows(con: Connection, contract: Contract) -> None:
-    """Write clean rows (in time order, if there is a time) and rejected rows with their reasons."""
-    columns = ", ".join(map(quote, dict.fromkeys([contract.time or "", *contract.keys])))
-    order = f"ORDER BY {columns}" if contract.time else ""
+def _write_rows(con: Connection, contract: Contract, prepare: str) -> None:
+    """Write clean rows and rejected rows, with their reasons, in an order that each run gives them.
+
+    It is that of time and key; or that of the source, if there is no time and `prepare` keeps it.
+    """
+    columns = ", ".join(quote(name) for name in dict.fromkeys([contract.time, *contract.keys]) if name)
+    order = f"ORDER BY {columns}" if contract.time or REARRANGING.search(prepare) else ""
     clean = f"SELECT * EXCLUDE (__reasons) FROM checked WHERE len(__reasons) = 0 {order}"
     con.sql(f"COPY ({clean}) TO {literal(CLEAN)}")
     joined = "array_to_string(__reasons, '; ') AS reasons"
-    rejected = f"SELECT * EXCLUDE (__reasons), {joined} FROM checked WHERE len(__reasons) > 0"
+    rejected = f"SELECT * EXCLUDE (__reasons), {joined} FROM checked WHERE len(__reasons) > 0 {order}"
     con.sql(f"COPY ({rejected}) TO {literal(REJECTED)}")
 
 
@@ -109,7 +117,7 @@ def validate(con: Connection, contract: Contract, prepare: str, settings: params
     with explain_errors(f"validate: problem.PREPARE does not run on {RAW}"):
         _check_rows(con, tables.prepare_rows(con, con.read_parquet(str(RAW)), prepare), contract)
     _reject_duplicates(con, contract)
-    _write_rows(con, contract)
+    _write_rows(con, contract, prepare)
     rows, rejected = fetch_one(con, "SELECT count(*), count(*) FILTER (len(__reasons) > 0) FROM checked")
     columns = summarize_columns(con, literal(CLEAN), contract)
     checks = [quality.check_rejected_share(rows, rejected, settings)]

@@ -78,14 +78,38 @@ def _fairness_table(checks: Checks) -> str:
     return table([{name: check[name] for name in ("status", "subject", "message")} for check in rows])
 
 
-def _segment_table(evaluation: Reports, metric: str) -> str:
-    """Rows and primary metric of each segment."""
-    rows = [
-        {"segment": f"{column} = {value}", "rows": int(scores["rows"]), metric: scores.get(metric, "")}
+def segment_table(evaluation: Reports, problem: Declarations) -> str:
+    """Format the segments as a Markdown table.
+
+    Args:
+        evaluation: Content of reports/evaluation.json.
+        problem: The declarations of `problem.py`.
+
+    Returns:
+        A row for each segment, with the primary metric, and the rates if there are two labels; empty without
+        segments.
+    """
+    metric, contract = problem.primary_kpi.metric, problem.contract
+    segments = {
+        f"{column} = {value}": scores
         for column, groups in evaluation["segments"].items()
         for value, scores in groups.items()
+    }
+    rows = [
+        {
+            "segment": name,
+            "rows": int(scores["rows"]),
+            **{rate: f"{scores[rate]:.1%}" for rate in ("prevalence", "selection_rate") if rate in scores},
+            metric: f"{scores[metric]:.4g}" if metric in scores else "undefined",
+        }
+        for name, scores in segments.items()
     ]
-    return table(rows)
+    note = (
+        f"prevalence: share of the rows with {contract.target} = {contract.labels[-1]}. "
+        "selection_rate: share that is predicted so; where all rows have one label, it is the recall or the "
+        "false positive rate."
+    )
+    return "\n\n".join([table(rows), note] if rows and "prevalence" in rows[0] else [table(rows)])
 
 
 def _model_card(reports: Reports, problem: Declarations) -> str:
@@ -114,7 +138,7 @@ def _model_card(reports: Reports, problem: Declarations) -> str:
         kpi_table(gate["checks"], problem.kpis),
         "![Curves, calibration and segments](../reports/gate.png)",
         "## Segments",
-        _segment_table(reports["evaluation"], metric) or "No column is declared as a segment.",
+        segment_table(reports["evaluation"], problem) or "No column is declared as a segment.",
         "## Fairness",
         _fairness_table(gate["checks"]) or "No column is declared as protected.",
         f"## Importance: loss of {metric} if a column is shuffled",

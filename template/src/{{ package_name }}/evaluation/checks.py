@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .. import params
 from ..contract import TOP_K, Contract
 from ..contract.dataset import Dataset
+from ..contract.expectations import BehaviouralTest
 from ..core.files import table
 from ..declarations import Declarations
 from ..stats import inference
@@ -40,6 +41,8 @@ ACTIONS = {
     "behaviour": "Look for leakage or a wrong sign in the data, or correct the test in problem.py.",
 }
 """What to do when a check fails, by name of the check."""
+
+BEHAVIOUR_FIELD = "BEHAVIOURAL_TESTS in problem.py"
 
 
 class Check(msgspec.Struct, omit_defaults=True):
@@ -110,6 +113,7 @@ class Evidence:
         production: None if no model is in production, or if it cannot predict the test rows.
         contract_differences: Why the model in production cannot predict the test rows.
         changed_outputs: Outputs after the change of each behavioural test.
+        changed_rows: Number of rows in which that changes a feature.
         reports: Reports of the stages validate ("data"), split and bundle.
     """
 
@@ -122,6 +126,7 @@ class Evidence:
     production: Production | None
     contract_differences: list[str]
     changed_outputs: tuple[Floats, ...]
+    changed_rows: tuple[int, ...]
     reports: dict[str, Any]
 
     @property
@@ -422,9 +427,21 @@ def check_segments(evidence: Evidence) -> Checks:
         status, message = status_if(p_value > evidence.alpha), compare(metric, estimate, evidence.reference)
         parameter = "gate.confidence_level"
         yield Check("segment", name, status, message, limit, parameter, estimate, p_value=p_value)
-    message = f"fewer than {min_rows} rows, or {metric} is undefined"
-    for name in [name for name in evidence.segments if name not in defined]:
-        yield Check("segment", name, "skipped", message, limit, "gate.min_segment_rows")
+    for name, rows in evidence.segments.items():
+        if name not in large:
+            message = f"fewer than {min_rows} rows"
+            yield Check("segment", name, "skipped", message, limit, "gate.min_segment_rows")
+        elif name not in defined:
+            message = f"{metric} is undefined{_one_label(evidence, rows)}"
+            yield Check("segment", name, "skipped", message, limit)
+
+
+def _one_label(evidence: Evidence, rows: Rows) -> str:
+    """Why a metric is undefined: all rows have one label; empty if that is not the reason."""
+    labels = np.unique(evidence.test.target[rows])
+    if evidence.contract.task != "classification" or len(labels) > 1:
+        return ""
+    return f": all rows are {evidence.contract.labels[int(labels[0])]}"
 
 
 class _Rate(NamedTuple):
@@ -576,7 +593,13 @@ def check_behaviour(evidence: Evidence) -> Checks:
     Yields:
         A result for each behavioural test.
     """
-    for test, changed in zip(evidence.problem.behavioural_tests, evidence.changed_outputs, strict=True):
+    changes = zip(evidence.changed_outputs, evidence.changed_rows, strict=True)
+    for test, (changed, n_changed) in zip(evidence.problem.behavioural_tests, changes, strict=True):
+        subject = f"{test.column} {_describe_change(test, evidence.contract)}"
+        if not n_changed:
+            message = "no test row changes: each has the value already, or no room for it"
+            yield Check("behaviour", subject, "skipped", message, parameter=BEHAVIOUR_FIELD)
+            continue
         label = evidence.contract.labels.index(test.label) if test.label else 0
         differences = (changed[:, label] - evidence.outputs[:, label]).astype(float)
         if test.effect == "invariant":
@@ -589,10 +612,18 @@ def check_behaviour(evidence: Evidence) -> Checks:
             "decreases": (estimate.high < 0, "CI upper bound < 0"),
             "invariant": (estimate.low <= test.tolerance, f"CI lower bound ≤ {test.tolerance:g}"),
         }[test.effect]
-        change = f"= {test.change}" if isinstance(test.change, str) else f"{test.change:+g}"
-        message = f"{test.meaning} The mean prediction changes by {estimate}"
-        subject, field = f"{test.column} {change}", "BEHAVIOURAL_TESTS in problem.py"
-        yield Check("behaviour", subject, status_if(passed), message, limit, field, estimate)
+        message = (
+            f"{test.meaning} The mean prediction changes by {estimate}; the change applies to "
+            f"{n_changed:,} of {len(differences):,} rows"
+        )
+        yield Check("behaviour", subject, status_if(passed), message, limit, BEHAVIOUR_FIELD, estimate)
+
+
+def _describe_change(test: BehaviouralTest, contract: Contract) -> str:
+    """Such as "+0.3" for numbers, "= red" for a category, "+ red" for a list of categories."""
+    if not isinstance(test.change, str):
+        return f"{test.change:+g}"
+    return f"{'=' if contract.column(test.column).length is None else '+'} {test.change}"
 
 
 CHECKS = (

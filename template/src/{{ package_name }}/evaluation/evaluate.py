@@ -12,7 +12,7 @@ from ..core.files import write_json
 from ..core.paths import BUNDLE, EVALUATION_REPORT, IMPORTANCE_REPORT, METRICS, TEST, TRAIN
 from ..declarations import Declarations
 from ..model.bundle import Model
-from ..stats.metrics import Floats, compute_metrics
+from ..stats.metrics import Floats, compute_metrics, mask_seen, predict_labels, resampled_mean
 from .importance import permutation_importance
 
 MIN_SEGMENT_ROWS = 30
@@ -37,7 +37,8 @@ def predict_baseline(test: Dataset) -> NDArray[np.floating]:
         test: The rows to predict.
 
     Returns:
-        Outputs of shape `(n_rows, n_labels)`.
+        Outputs of shape `(n_rows, n_labels)`. Items that are not offered (`Column.seen`) have 0, as in those
+        of a model.
     """
     if test.baseline is not None:
         return test.baseline[:, None]
@@ -45,7 +46,7 @@ def predict_baseline(test: Dataset) -> NDArray[np.floating]:
     if test.contract.task == "regression":
         return np.full((len(test), 1), np.median(target))
     shares = np.bincount(target, minlength=len(test.contract.labels)) / len(target)
-    return np.tile(shares, (len(test), 1))
+    return mask_seen(np.tile(shares, (len(test), 1)), test.features, test.contract)
 
 
 def evaluate(model: Model, test: Dataset, problem: Declarations) -> Evaluation:
@@ -57,7 +58,8 @@ def evaluate(model: Model, test: Dataset, problem: Declarations) -> Evaluation:
         problem: Declares KPIs, own metrics and costs.
 
     Returns:
-        The report. Segments with fewer than `MIN_SEGMENT_ROWS` rows are left out.
+        The report. Segments with fewer than `MIN_SEGMENT_ROWS` rows are left out; of two labels, the others
+        have `prevalence` and `selection_rate`, too, which are defined where all rows have one label.
     """
     metrics, outputs = problem.make_metrics(model.contract), model.run(test.features.to_numpy())
 
@@ -71,13 +73,25 @@ def evaluate(model: Model, test: Dataset, problem: Declarations) -> Evaluation:
         baseline=compute(predict_baseline(test)),
         segments={
             column: {
-                value: {"rows": len(rows), **compute(outputs, rows)}
+                value: {"rows": len(rows), **_rates(test, outputs, rows), **compute(outputs, rows)}
                 for value, rows in groups.items()
                 if len(rows) >= MIN_SEGMENT_ROWS
             }
             for column, groups in test.segments.items()
         },
     )
+
+
+def _rates(test: Dataset, outputs: Floats, rows: NDArray[np.intp]) -> Metrics:
+    """Share of the rows that have the second of two labels, and share that is predicted to have it."""
+    if test.contract.task != "classification" or len(test.contract.labels) != 2:
+        return {}
+    observations = test.observations.take(rows)
+    predicted = predict_labels(outputs[rows], test.contract.decision_threshold)
+    return {
+        "prevalence": float(resampled_mean(observations.target, observations.unit_counts)[0]),
+        "selection_rate": float(resampled_mean(predicted, observations.unit_counts)[0]),
+    }
 
 
 def _summary(report: Evaluation) -> str:

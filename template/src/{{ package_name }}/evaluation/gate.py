@@ -72,13 +72,22 @@ def apply_change(
     Returns:
         A changed copy.
     """
-    column, position = contract.column(test.column), contract.feature_names.index(test.column)
-    changed = features.copy()
-    if isinstance(test.change, str):
-        changed[:, position] = column.categories.index(test.change)
+    column, changed = contract.column(test.column), features.copy()
+    start = contract.feature_names.index(column.encoded_names[0])
+    numbers = changed[:, start : start + len(column.encoded_names)]
+    if not isinstance(test.change, str):
+        np.clip(numbers + test.change, *column.bounds, out=numbers)
+    elif column.length is None:
+        numbers[:] = column.categories.index(test.change)
     else:
-        changed[:, position] = np.clip(changed[:, position] + test.change, *column.bounds)
+        has_room = numbers.sum(axis=1) < column.length  # false for a missing list
+        numbers[has_room, column.categories.index(test.change)] = 1
     return changed
+
+
+def _count_changed(features: NDArray[np.float32], changed: NDArray[np.float32]) -> int:
+    """Number of rows in which a feature differs; a missing value is equal to itself."""
+    return int(((features != changed) & ~np.isnan(changed)).any(axis=1).sum())
 
 
 def collect_evidence(model: Model, settings: params.Params, problem: Declarations) -> Evidence:
@@ -109,6 +118,7 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
         production=production,
         contract_differences=differences,
         changed_outputs=tuple(map(model.run, changed)),
+        changed_rows=tuple(_count_changed(features, other) for other in changed),
         reports={
             "data": load_data_report(DATA_REPORT / "data.json"),
             "split": load_split_report(SPLIT_REPORT),

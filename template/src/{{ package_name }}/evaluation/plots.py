@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..contract import TOP_K
 from ..contract.tables import quote, read_column
 from ..stats.inference import assign_calibration_bins
+from ..stats.metrics import target_ranks
 from .checks import Check, Evidence, Predictions, Status, label_predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_NAME = 40  # characters of a name that are shown
+MAX_ITEMS = 50  # of a ranking, from the first
 NEWEST_ROWS = 336  # of a forecast: a week of half-hours
 STYLES: dict[Status, tuple[str, str]] = {"pass": ("C0", "o"), "warn": ("C1", "s"), "fail": ("C3", "X")}
 
@@ -55,6 +58,8 @@ def _panels(evidence: Evidence, checks: list[Check]) -> list[Callable[["Axes"], 
         panels.append(lambda axes: _curves(axes, PrecisionRecallDisplay, "Precision and recall", predictions))
     if evidence.contract.task == "regression":
         panels.append(lambda axes: _forecast(axes, evidence))
+    if evidence.contract.task == "ranking":
+        panels.append(lambda axes: _hit_rates(axes, evidence))
     if predictions:
         panels.append(lambda axes: _calibration(axes, predictions))
     if compared := [check for check in checks if check.check in ("production", "segment") and check.estimate]:
@@ -89,6 +94,20 @@ def _forecast(axes: "Axes", evidence: Evidence) -> None:
     axes.legend(fontsize="small")
 
 
+def _hit_rates(axes: "Axes", evidence: Evidence) -> None:
+    """Share of the rows whose target is among the first items, by the number of items."""
+    outputs = {"model": evidence.outputs, "baseline": evidence.baseline}
+    if evidence.production:
+        outputs[evidence.production.tag] = evidence.production.outputs
+    numbers = np.arange(1, min(MAX_ITEMS, len(evidence.contract.labels)) + 1)
+    for (name, scores), style in zip(outputs.items(), ("-", ":", "--"), strict=False):
+        ranks = target_ranks(evidence.test.target, scores)
+        axes.plot(numbers, [(ranks <= number).mean() for number in numbers], style, label=name[:MAX_NAME])
+    axes.axvline(TOP_K, color="grey", linewidth=0.5)
+    axes.set(title="Hit rate", xlabel="number of items", ylabel="share of rows", ylim=(0, None))
+    axes.legend(fontsize="small")
+
+
 def _calibration(axes: "Axes", predictions: list[Predictions]) -> None:
     """Observed mean against predicted mean in bins of equal size, in the unit of the target."""
     for name, observed, predicted in predictions:
@@ -115,5 +134,5 @@ def _comparison(axes: "Axes", checks: list[Check], evidence: Evidence) -> None:
             label += f" (n = {len(segments[check.subject]):,})"
         axes.annotate(label, (0.02, place + 0.2), xycoords=("axes fraction", "data"), fontsize="small")
     axes.axvline(0, color="grey", linestyle=":")
-    title = f"{evidence.problem.primary_kpi.metric}: improvement over {evidence.reference}"
-    axes.set(title=title, yticks=[], ylim=(-0.5, len(checks) - 0.2))
+    axes.set(title=f"Improvement over {evidence.reference}", xlabel=evidence.problem.primary_kpi.metric)
+    axes.set(yticks=[], ylim=(-0.5, len(checks) - 0.2))

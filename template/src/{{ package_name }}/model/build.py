@@ -19,7 +19,7 @@ from ..core.files import write_json
 from ..core.git import exists
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
-from ..stats.distributions import Distribution, compute_distribution, estimate_design_effect, model_columns
+from ..stats.distributions import Distribution, compute_distributions, estimate_design_effects, model_columns
 from .bundle import PREPARE, Metadata, Model, Session, content_version, hash_files
 from .onnx import convert_estimator
 from .parity import Run, check_parity
@@ -39,22 +39,24 @@ def compute_reference(run: Run, test: Dataset, memory_gb: float) -> dict[str, Di
     Returns:
         Distribution by event column: features of the training split, outputs for the test split.
     """
-    contract, labels = test.contract, output_columns(test.contract)
+    contract = test.contract
     unit = f", {quote(contract.group)} AS unit" if contract.group else ""
     columns = zip(encode_monitored(contract), feature_columns(contract), strict=True)
     selected = ", ".join(f"{sql} AS {quote(name)}" for sql, name in columns)
-    outputs = pd.DataFrame(run(test.features.to_numpy()), columns=labels)
+    frame = pd.DataFrame(run(test.features.to_numpy()), columns=output_columns(contract))
     if contract.group:
-        outputs["unit"] = read_column(test.path, quote(contract.group))
+        frame["unit"] = read_column(test.path, quote(contract.group))
     with connect(memory_gb) as con:
         con.sql(f"CREATE TABLE inputs AS SELECT {selected}{unit} FROM {literal(TRAIN)}")
-        con.register("outputs", outputs)
-        reference = {}
-        for name, categories in model_columns(contract).items():
-            table = "outputs" if name in labels else "inputs"
-            reference[name] = compute_distribution(con, table, name, categories)
+        con.register("frame", frame)
+        con.sql("CREATE TABLE outputs AS FROM frame")  # DuckDB looks at all columns of a frame in each query
+        reference, categories = {}, model_columns(contract)
+        for table, names in (("inputs", feature_columns(contract)), ("outputs", output_columns(contract))):
+            part = compute_distributions(con, table, {name: categories[name] for name in names})
             if contract.group:
-                reference[name].design_effect = estimate_design_effect(con, table, name, reference[name])
+                for name, effect in estimate_design_effects(con, table, part).items():
+                    part[name].design_effect = effect
+            reference |= part
         return reference
 
 

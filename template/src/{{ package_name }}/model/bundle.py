@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..contract import TOP_K, Contract
 from ..contract.events import output_column
 from ..core.errors import ProjectError
-from ..stats.metrics import predict_labels
+from ..stats.metrics import best_items, predict_labels
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: ONNX Runtime reports its use otherwise
 import onnxruntime as ort
@@ -59,7 +59,7 @@ class Item(msgspec.Struct):
 
 
 class Ranking(msgspec.Struct):
-    """The best items, best first."""
+    """The best items, best first; fewer if the user has seen nearly all."""
 
     items: list[Item]
 
@@ -165,16 +165,22 @@ class Model:
         if self.contract.task == "regression":
             return [Value(value) for value in outputs[:, 0].tolist()]
         if self.contract.task == "ranking":
-            best = np.argsort(-outputs, axis=1, kind="stable")[:, :TOP_K]
             return [
                 Ranking([Item(labels[item], float(scores[item])) for item in items])
-                for items, scores in zip(best.tolist(), outputs, strict=True)
+                for items, scores in zip(self._offered(outputs), outputs, strict=True)
             ]
         predicted = predict_labels(outputs, self.contract.decision_threshold)
         return [
             Label(labels[label], dict(zip(labels, scores, strict=True)))
             for label, scores in zip(predicted.tolist(), outputs.tolist(), strict=True)
         ]
+
+    def _offered(self, outputs: NDArray[np.float32]) -> list[list[int]]:
+        """Positions of the best items of each row, best first, without those that the user has seen."""
+        best = best_items(outputs, TOP_K)
+        if not self.contract.seen_slices:
+            return best.tolist()
+        return [items[scores[items] > 0].tolist() for items, scores in zip(best, outputs, strict=True)]
 
 
 def _read(path: Path, kind: Any) -> Any:

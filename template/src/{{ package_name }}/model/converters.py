@@ -57,6 +57,9 @@ TREES = (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+INEXACT = frozenset({"Normalizer", "PowerTransformer", "QuantileTransformer"})
+"""Steps whose results differ in the last digits of float32, so that trees may decide otherwise."""
+
 SCALERS: dict[type, tuple[tuple[str, str], ...]] = {
     StandardScaler: (("Sub", "mean_"), ("Div", "scale_")),
     RobustScaler: (("Sub", "center_"), ("Div", "scale_")),

@@ -14,7 +14,7 @@ from ..core.files import write_json
 from ..core.paths import ESTIMATOR_REPORT
 from ..stats.metrics import Estimator
 from .boosters import lacks_converter
-from .converters import FUNCTIONS, SCALERS, can_convert, keeps_raw_scores, register_converters
+from .converters import FUNCTIONS, INEXACT, SCALERS, can_convert, keeps_raw_scores, register_converters
 
 NAMED_FUNCTIONS = ", ".join(f"np.{function.__name__}" for function in FUNCTIONS if function)
 ALTERNATIVES = (
@@ -37,6 +37,9 @@ REFUSED = {
     "TunedThresholdClassifierCV": THRESHOLD,
 }
 """Estimators that cannot be served, and what to do instead."""
+
+TREES = ("Boost", "Forest", "LGBM", "Tree", "XGB")
+"""What names of estimators made of trees contain."""
 
 NAME_SIGNS = {"LGBM": '",:[]{}', "XGB": "[]<"}
 """Signs that a library does not accept in names of features, by the start of its estimators' names."""
@@ -121,6 +124,9 @@ def _whole_problems(estimator: Estimator, contract: Contract) -> Iterator[str]:
         yield "it has no predict_proba: use voting='soft'" if kind == "VotingClassifier" else NO_PROBABILITIES
     elif kind in ("SVC", "NuSVC") and contract.decision_threshold is None:
         yield f"its labels are not the most probable ones: use CalibratedClassifierCV({kind}())"
+    if any(part in kind for part in TREES):
+        for name in INEXACT & {type(step).__name__ for step in steps[:-1]}:
+            yield f"{name} is not exact before trees, which need no scaling: leave it out"
     first = type(steps[0]).__name__
     signs = next((signs for start, signs in NAME_SIGNS.items() if first.startswith(start)), "")
     if names := [name for name in contract.feature_names if set(name) & set(signs)]:

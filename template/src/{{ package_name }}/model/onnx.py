@@ -7,8 +7,9 @@ from copy import deepcopy
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, compose, helper
+from onnx import TensorProto, compose, helper, numpy_helper
 from skl2onnx import convert_sklearn, get_latest_tested_opset_version
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.base import BaseEstimator
@@ -18,7 +19,7 @@ from sklearn.preprocessing import KBinsDiscretizer
 
 from ..contract import Contract
 from ..core.errors import ProjectError
-from ..stats.metrics import Estimator
+from ..stats.metrics import IS_SEEN, Estimator
 from .boosters import BOOSTERS
 from .converters import conversion_functions, register_converters, shape_calculators
 from .trees import floor_thresholds, unfold_categories
@@ -44,6 +45,8 @@ def convert_estimator(estimator: Estimator, contract: Contract) -> onnx.ModelPro
     """
     *_, last = getattr(estimator, "steps", [("", estimator)])
     model = (_export if hasattr(last[1], "to_onnx") else _convert)(estimator, contract)
+    if contract.seen_slices:
+        _mask_seen(model.graph, contract.seen_slices)
     onnx.checker.check_model(model)
     return model
 
@@ -206,6 +209,32 @@ def _keep_output(model: onnx.ModelProto, position: int) -> None:
     output = model.graph.output[position]
     del model.graph.output[:]
     model.graph.output.append(output)
+
+
+def _mask_seen(graph: onnx.GraphProto, seen: tuple[slice, ...]) -> None:
+    """Set the outputs of the items that the user has seen to 0, as `stats.metrics.mask_seen` does."""
+    (output,) = graph.output
+    constants = {
+        "axis": np.array([1]),
+        "limit": np.array(IS_SEEN, np.float32),
+        "zero": np.zeros(1, np.float32),
+    }
+    scores = output.name
+    for index, part in enumerate(seen):
+        bounds = {f"start{index}": np.array([part.start]), f"stop{index}": np.array([part.stop])}
+        constants |= bounds
+        names = [f"seen.{name}" for name in (*bounds, "axis")]
+        mask, items, masked = (f"seen.{name}{index}" for name in ("mask", "items", "outputs"))
+        graph.node.extend(
+            [
+                helper.make_node("Slice", [INPUT, *names], [items]),
+                helper.make_node("Greater", [items, "seen.limit"], [mask]),
+                helper.make_node("Where", [mask, "seen.zero", scores], [masked]),
+            ]
+        )
+        scores = masked
+    graph.initializer.extend(numpy_helper.from_array(array, f"seen.{n}") for n, array in constants.items())
+    output.name = scores
 
 
 def _explain(estimator: Estimator, error: Exception) -> str:

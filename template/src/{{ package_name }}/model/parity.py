@@ -14,6 +14,7 @@ from ..contract.dataset import Dataset
 from ..core.errors import ProjectError
 from ..stats.metrics import Estimator, Floats, predict_labels, predict_outputs
 from .bundle import Session
+from .converters import INEXACT
 from .onnx import convert_steps, has_trees, nested_parts
 
 PROBE_ROWS = 20_000  # about as many rows are predicted beside the test split, however wide the contract is
@@ -27,7 +28,6 @@ UNKNOWN = (
     "OneHotEncoder(handle_unknown='ignore'), or limit the column in the contract."
 )
 LIMIT = "Set min and max of the column in the contract to what really occurs."
-INEXACT = ("Normalizer", "PowerTransformer", "QuantileTransformer")  # in the last digits
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -164,8 +164,10 @@ def domain_values(column: Column, observed: NDArray[np.float32], n_values: int) 
     if n_labels and column.length is None:
         return np.arange(n_labels, dtype=np.float32)[:, None]
     if n_labels:
-        alone, most = np.eye(n_labels)[:: n_labels // 1000 + 1], np.arange(n_labels) < (column.length or 0)
-        return np.concatenate([np.zeros((1, n_labels)), most[None, :], alone]).astype(np.float32)
+        categories = np.arange(n_labels)
+        alone = categories[:: n_labels // 1000 + 1]
+        none, most = np.zeros((1, n_labels), bool), categories[None, :] < (column.length or 0)
+        return np.concatenate([none, most, alone[:, None] == categories]).astype(np.float32)
     limits = [
         np.full((1, observed.shape[1]), bound, np.float32)
         for limit, bound in zip((column.min, column.max), column.bounds, strict=True)

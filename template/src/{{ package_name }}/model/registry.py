@@ -158,7 +158,8 @@ def contract_differences(champion: Contract, contract: Contract) -> list[str]:
     """
     differences = []
     if (champion.task, champion.target, champion.labels) != (contract.task, contract.target, contract.labels):
-        differences.append(f"it predicts {champion.target} ({', '.join(champion.labels)})")
+        rule = champion.column(champion.target).rule
+        differences.append(f"it predicts {champion.target}, {rule}")
     types = {column.name: (column.kind, column.length) for column in contract.kept}
     changed = [c for c in champion.features if types.get(c.name) != (c.kind, c.length)]
     return differences + [f"it needs {column.name}, {column.rule}" for column in changed]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,12 +29,21 @@ if TYPE_CHECKING:
 
 STORE = Path("mlruns")
 PENDING = STORE / "pending"
-PROJECT = (__package__ or "").split(".")[0].replace("_", "-")  # names the experiment and the registered model
+PACKAGE = Path(__file__).parents[1]
+PROJECT = (__package__ or "").split(".")[0].replace("_", "-")
+EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
+"""Names the experiment; Databricks expects a path such as /Shared/churn."""
+MODEL_VARIABLE = "MLFLOW_REGISTERED_MODEL_NAME"
+"""Names the registered model; Unity Catalog expects catalog.schema.name."""
+UNITY_CATALOG = ("databricks-uc", "uc:")
+MODEL = "model"  # name of a run's model
+MAX_VERSION_TAG = 1000  # characters of a tag of a registered version; Unity Catalog takes no more
 ENVIRONMENT = {  # an outage shows after seconds instead of minutes; no telemetry, no chatter
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # the model lists its own few libraries, not those of the project
 }
 
 
@@ -83,6 +93,16 @@ def _address() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}/mlflow.db"
 
 
+def _experiment() -> str:
+    """Name of the experiment."""
+    return os.environ.get(EXPERIMENT_VARIABLE) or PROJECT
+
+
+def _registered_model() -> str:
+    """Name of the registered model."""
+    return os.environ.get(MODEL_VARIABLE) or PROJECT
+
+
 def _warn(text: str) -> None:
     """Print one line, without the password that an address may hold."""
     print("warning: " + re.sub(r"//[^/@\s]+@", "//", " ".join(text.split())), file=sys.stderr)
@@ -112,16 +132,16 @@ def _current_entry() -> Entry | None:
     sections = {path.stem: _read(path) for path in Path(".params").glob("*.json") if path.stem != "ingest"}
     metrics = _to_numbers(_read(METRICS) | {"cross_validated": _read(TRAINING_REPORT)["mean"]})
     name = f"{gate['model_version']} {gate['verdict']}"
-    return Entry(PROJECT, name, _to_texts(tags), _to_texts(sections), metrics)
+    return Entry(_experiment(), name, _to_texts(tags), _to_texts(sections), metrics)
 
 
-def _queue(entry: Entry, *folders: Path) -> None:
-    """Put an entry into the queue with copies of folders: completely or not at all."""
+def _queue(entry: Entry, folders: dict[str, Path] | None = None) -> None:
+    """Put an entry into the queue with copies of folders, by their names: completely or not at all."""
     name = f"{time.time_ns()}-{_digest(entry)}"
     draft = PENDING / f".{name}"
     draft.mkdir(parents=True)
-    for folder in folders:
-        shutil.copytree(folder, draft / folder.name)
+    for copy, folder in (folders or {}).items():
+        shutil.copytree(folder, draft / copy, ignore=shutil.ignore_patterns("__pycache__"))
     (draft / "entry.json").write_bytes(msgspec.json.encode(entry))
     draft.rename(PENDING / name)
 
@@ -142,10 +162,12 @@ def sync() -> None:
     """
     with _only_warn():
         entry = _current_entry()
-        record, state = STORE / f"told-{_digest(_address())}", _digest(entry)
+        target = _address() + os.environ.get(MODEL_VARIABLE, "")
+        record, state = STORE / f"told-{_digest(target)}", _digest(entry)
         if entry is not None and not (record.exists() and record.read_text() == state):
             if not any(PENDING.glob(f"*-{state}")):
-                _queue(entry, BUNDLE, GATE_REPORT.parent)
+                folders = {"bundle": BUNDLE, "reports": GATE_REPORT.parent, f"code/{PACKAGE.name}": PACKAGE}
+                _queue(entry, folders)
             record.write_text(state)
         upload_pending()
 
@@ -160,7 +182,8 @@ def queue_trial(study: str, number: int, settings: dict[str, Any], metrics: dict
         metrics: Mean of each metric over the folds.
     """
     tags = {"study": study, "number": str(number)}
-    trial = Entry(f"{PROJECT} tuning", f"{study} {number}", tags, _to_texts(settings), _to_numbers(metrics))
+    experiment, name = f"{_experiment()} tuning", f"{study} {number}"
+    trial = Entry(experiment, name, tags, _to_texts(settings), _to_numbers(metrics))
     with _only_warn():
         _queue(trial)
 
@@ -210,32 +233,75 @@ def _upload(folder: Path) -> None:
     runs = client.search_runs([experiment], f"tags.entry = '{folder.name}'", max_results=1)
     tags = {"entry": folder.name, **entry.tags}
     run = (runs[0] if runs else client.create_run(experiment, queued, tags, entry.name)).info.run_id
+    model = _log_model(client, experiment, run, folder) if (folder / "bundle").exists() else None
     mlflow.log_params(entry.parameters, run_id=run)
-    mlflow.log_metrics(entry.metrics, step=0, run_id=run, timestamp=queued)
-    for part in (path for path in folder.iterdir() if path.is_dir()):
-        client.log_artifacts(run, str(part), part.name)
-    if "verdict" in entry.tags:
-        _register(client, run, entry.tags)
+    mlflow.log_metrics(entry.metrics, step=0, run_id=run, timestamp=queued, model_id=model)
+    if (folder / "reports").exists():
+        client.log_artifacts(run, str(folder / "reports"), "reports")
+    if model is not None:
+        _register(client, run, model, entry.tags)
     client.set_terminated(run, end_time=queued)
+
+
+def _log_model(client: "MlflowClient", experiment: str, run: str, folder: Path) -> str:
+    """Log the bundle of an entry as the run's MLflow model, once: its id."""
+    from mlflow.models import Model
+
+    from .mlflow_model import save_model
+
+    tags = {"entry": folder.name}
+    models = client.search_logged_models([experiment], f"tags.entry = '{folder.name}'", max_results=1)
+    model = models[0] if models else client.create_logged_model(experiment, MODEL, run, tags)
+    if model.status == "READY":
+        return model.model_id
+    entity = Model(model.artifact_location, run, model_uuid=model.model_id, model_id=model.model_id)
+    package = next(folder.glob("code/*"), PACKAGE)  # entries queued by a release before 0.4 hold no code
+    with TemporaryDirectory() as draft:
+        save_model(folder / "bundle", package, Path(draft) / MODEL, entity)
+        client.log_model_artifacts(model.model_id, str(Path(draft) / MODEL))
+    client.finalize_logged_model(model.model_id, "READY")
+    return model.model_id
 
 
 def _find_version(client: "MlflowClient", model_version: str) -> str | None:
     """The registry's number of a version of the model."""
-    versions = client.search_model_versions(f"name = '{PROJECT}' and tags.model_version = '{model_version}'")
-    return str(versions[0].version) if versions else None
+    import mlflow
+
+    name = _registered_model()
+    query, tag = f"name = '{name}'", f" and tags.model_version = '{model_version}'"
+    if not mlflow.get_registry_uri().startswith(UNITY_CATALOG):
+        versions = client.search_model_versions(query + tag)
+        return str(versions[0].version) if versions else None
+    # Unity Catalog cannot search for tags, and its results do not hold them.
+    numbers = [version.version for version in mlflow.search_model_versions(filter_string=query)]
+    every = (client.get_model_version(name, number) for number in numbers)
+    return next((str(v.version) for v in every if v.tags.get("model_version") == model_version), None)
 
 
-def _register(client: "MlflowClient", run: str, tags: dict[str, str]) -> None:
-    """Register the bundle, once for each content; its tags hold the newest verdict."""
-    if not client.search_registered_models(f"name = '{PROJECT}'"):
-        client.create_registered_model(PROJECT)
+def _register(client: "MlflowClient", run: str, model: str, tags: dict[str, str]) -> None:
+    """Register the model, once for each content of the bundle; its tags hold the newest verdict."""
+    name, tags = _registered_model(), {key: value[:MAX_VERSION_TAG] for key, value in tags.items()}
+    _create_registered_model(client, name)
     version = _find_version(client, tags["model_version"])
     if version is None:
-        version = str(client.create_model_version(PROJECT, f"runs:/{run}/bundle", run).version)
-    for name, value in tags.items():
-        client.set_model_version_tag(PROJECT, version, name, value)
+        source = f"models:/{model}"
+        version = str(client.create_model_version(name, source, run, tags, model_id=model).version)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, value)
     if tags["verdict"] == "promote":
-        client.set_registered_model_alias(PROJECT, "challenger", version)
+        client.set_registered_model_alias(name, "challenger", version)
+
+
+def _create_registered_model(client: "MlflowClient", name: str) -> None:
+    """Create a registered model if there is none: Unity Catalog cannot search for its name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
 
 
 def _assign_champion(client: "MlflowClient", model_version: str) -> None:
@@ -244,9 +310,10 @@ def _assign_champion(client: "MlflowClient", model_version: str) -> None:
     if version is None:
         _warn(f"{_address()} has no model_version {model_version}: the champion does not change.")
         return
-    client.set_registered_model_alias(PROJECT, "champion", version)
-    if str(client.get_registered_model(PROJECT).aliases.get("challenger")) == version:
-        client.delete_registered_model_alias(PROJECT, "challenger")
+    name = _registered_model()
+    client.set_registered_model_alias(name, "champion", version)
+    if str(client.get_registered_model(name).aliases.get("challenger")) == version:
+        client.delete_registered_model_alias(name, "challenger")
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ Hour, weekday and month of a time are shown but not tested: a window shorter tha
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
@@ -36,7 +36,7 @@ from ..contract import Contract
 from ..contract.events import feature_column, is_output, output_column, plain_name
 from ..contract.tables import Connection
 from ..params import Monitor
-from ..stats.distributions import Distribution, count_like, estimate_design_effect
+from ..stats.distributions import Distribution, count_like, estimate_design_effects
 from ..stats.inference import adjust_holm, homogeneity_p_value
 
 Status = Literal["ok", "warn", "alert"]  # from best to worst
@@ -59,6 +59,7 @@ class Drift(msgspec.Struct):
         status: Result of the check; "too few": the rows cannot tell drift from chance.
         design_effect: How many rows of the events are worth one independent row.
         required_rows: How many rows would be enough; 0 if there are enough.
+        column: The list that it is a number of; empty for what is no list.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Drift(msgspec.Struct):
     status: DriftStatus = "ok"
     design_effect: float = 1.0
     required_rows: int = 0
+    column: str = ""
 
     @property
     def message(self) -> str:
@@ -109,16 +111,17 @@ def check_drift(
     """
     n_tested = len(reference.keys() - set(_untested_columns(contract)))
     alpha = (1 - monitor.confidence_level) / max(1, n_tested)
-    current = {name: count_like(con, table, name, reference[name]) for name in reference}
+    current = count_like(con, table, reference)
+    effects = dict.fromkeys(reference, monitor.design_effect or 1.0)
+    if monitor.design_effect is None and has_units:
+        effects = estimate_design_effects(con, table, current, alpha)
     for name, distribution in current.items():
-        if monitor.design_effect is not None:
-            distribution.design_effect = monitor.design_effect
-        elif has_units:
-            distribution.design_effect = estimate_design_effect(con, table, name, distribution, alpha)
+        distribution.design_effect = effects[name]
     counts = {name: _count_table(reference[name], current[name]) for name in reference}
     drifts = {name: _compare(name, reference[name], counts[name], contract) for name in reference}
+    lists = _list_columns(contract)
     for name, drift in drifts.items():
-        drift.design_effect = current[name].design_effect
+        drift.design_effect, drift.column = current[name].design_effect, lists.get(name, "")
     tested = {name: drift for name, drift in drifts.items() if drift.is_tested}
     flag_drift(list(tested.values()), monitor)
     for name, drift in tested.items():
@@ -127,6 +130,25 @@ def check_drift(
             drift.required_rows = math.ceil(n_effective * drift.design_effect)
             drift.status = "too few" if drift.required_rows else "ok"
     return sorted(drifts.values(), key=lambda drift: (not drift.is_tested, -drift.distance))
+
+
+def group_lists(drifts: list[Drift]) -> dict[str, list[Drift]]:
+    """Put the numbers of one list together, so that a reader sees a list of 100 numbers as one column.
+
+    Args:
+        drifts: Columns of one window.
+
+    Returns:
+        Name of the list, or of the column that is none, to its numbers, in the order of the first one. The
+        worst number of a list comes first: by status, then by distance.
+    """
+    groups: dict[str, list[Drift]] = {}
+    for drift in drifts:
+        groups.setdefault(drift.column or drift.name, []).append(drift)
+    statuses = get_args(DriftStatus)
+    for numbers in groups.values():
+        numbers.sort(key=lambda drift: (statuses.index(drift.status), drift.distance), reverse=True)
+    return groups
 
 
 def flag_drift(tested: list[Drift], monitor: Monitor) -> None:
@@ -194,6 +216,16 @@ def _untested_columns(contract: Contract) -> Iterator[str]:
             yield from map(feature_column, column.encoded_names)
     if len(contract.labels) == 2:
         yield output_column(contract.labels[0])
+
+
+def _list_columns(contract: Contract) -> dict[str, str]:
+    """Name of the list by event column; a list that is monitored by its summary is none."""
+    return {
+        feature_column(name): column.name
+        for column in contract.features
+        if column.length and not column.is_summarized
+        for name in column.encoded_names
+    }
 
 
 def _bin_names(name: str, reference: Distribution, contract: Contract) -> list[str]:

@@ -25,7 +25,7 @@ from ..contract.tables import Connection, connect, literal
 from ..core.errors import ProjectError, cli, warn_once
 from ..core.paths import BUNDLE, MONITORING_REPORT
 from ..model.bundle import Model
-from .drift import Drift, Reference, check_drift
+from .drift import Drift, Reference, check_drift, group_lists
 from .events import MIN_UNITS, find_files, find_unit, read_events
 from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels, missing_amounts
 from .report import ADVICE, Finding, Monitoring, Traffic, write_report
@@ -124,12 +124,16 @@ def _check_requests(con: Connection, traffic: list[Traffic], settings: params.Mo
 
 def _check_distances(drift: list[Drift], settings: params.Monitor) -> Iterator[Finding]:
     """Report the columns that drift."""
-    for column in drift:
-        if column.status in ("warn", "alert"):
-            parameter = "max_distance" if column.status == "alert" else "warn_distance"
+    for name, numbers in group_lists(drift).items():
+        worst = numbers[0]
+        if worst.status in ("warn", "alert"):
+            parameter = "max_distance" if worst.status == "alert" else "warn_distance"
             limit = f"{getattr(settings, parameter):.0%} (monitor.{parameter})"
-            value = f"distance {column.distance:.0%}"
-            yield Finding(column.status, "drift", column.name, column.message, value, limit)
+            message = worst.message
+            if worst.column:
+                count = sum(number.status in ("warn", "alert") for number in numbers)
+                message = f"in {count} of its {len(numbers)} numbers; most of all in {worst.name}, {message}"
+            yield Finding(worst.status, "drift", name, message, f"distance {worst.distance:.0%}", limit)
 
 
 def _check_kpis(
@@ -175,7 +179,7 @@ def _check_rows(traffic: list[Traffic], drift: list[Drift], settings: params.Mon
         limit = f"{settings.min_rows:,} (monitor.min_rows)"
         yield Finding("warn", "traffic", "rows", "too few rows of this model", count, limit)
     if few := [column for column in drift if column.status == "too few"]:
-        names, required = ", ".join(c.name for c in few), max(c.required_rows for c in few)
+        names, required = ", ".join(group_lists(few)), max(c.required_rows for c in few)
         effect = max(column.design_effect for column in few)
         source = "estimated" if settings.design_effect is None else "monitor.design_effect"
         if effect > 1:

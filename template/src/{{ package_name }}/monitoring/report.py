@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from ..core.files import table, write, write_json
-from .drift import Drift, DriftStatus, Status
+from .drift import Drift, DriftStatus, Status, group_lists
 from .performance import KpiResult
 
 PROJECT = __name__.partition(".")[0]
@@ -202,12 +202,13 @@ def _sections(result: Monitoring) -> list[tuple[str, str, list[dict[str, Any]]]]
         "Distance: total variation distance from the reference (0 to 100 %), which is the training split for "
         "inputs and the test split for predictions. p-value: of a test that both distributions are equal. "
         "TOO FEW: these rows cannot tell drift from chance. Design effect: how many rows are worth one "
-        "independent row. Columns without a status are not checked."
+        "independent row. Columns without a status are not checked. Of a list, the number that drifts most "
+        "is shown; the JSON report has all."
     )
     sections = [
         ("Findings", advice, list(map(_finding_row, result.reasons))),
         ("KPIs", kpis, list(map(_kpi_row, result.performance))),
-        ("Drift", drift, list(map(_drift_row, result.drift))),
+        ("Drift", drift, [_drift_row(numbers[0], len(numbers)) for numbers in _columns(result)]),
         ("Traffic", "", list(map(_traffic_row, result.traffic))),
     ]
     return [section for section in sections if section[2]]
@@ -223,10 +224,15 @@ def _finding_row(finding: Finding) -> dict[str, Any]:
     return msgspec.structs.asdict(finding) | {"status": STATUSES[finding.status]}
 
 
-def _drift_row(drift: Drift) -> dict[str, Any]:
+def _columns(result: Monitoring) -> list[list[Drift]]:
+    """The numbers of each column, the worst one first."""
+    return list(group_lists(result.drift).values())
+
+
+def _drift_row(drift: Drift, n_numbers: int) -> dict[str, Any]:
     return {
         "status": STATUSES[drift.status] if drift.is_tested else "",
-        "column": drift.name,
+        "column": drift.name + (f" (worst of {n_numbers})" if n_numbers > 1 else ""),
         "distance": f"{drift.distance:.1%}",
         "p-value": f"{drift.p_value:.1g}" if drift.p_value > 1e-9 else "< 1e-9",
         "design effect": f"{drift.design_effect:.3g}",
@@ -267,7 +273,8 @@ def _html(result: Monitoring) -> str:
         html = tabulate(rows, headers="keys", tablefmt="html", disable_numparse=True)
         parts.append(f"<h2>{heading}</h2><p>{escape(text)}</p>{html}")
         if heading == "Drift":
-            picture = base64.b64encode(_plot(result.drift[:MAX_PLOTS])).decode()
+            shown = [numbers[0] for numbers in _columns(result)][:MAX_PLOTS]
+            picture = base64.b64encode(_plot(shown)).decode()
             parts.append(f'<p>{CAPTION}</p><img alt="{CAPTION}" src="data:image/png;base64,{picture}">')
     head = (
         "<meta charset=utf-8><meta name=viewport content='width=device-width'>"

@@ -14,6 +14,8 @@ from .metrics import Metrics
 from .request_limits import BUSY, TOO_LARGE, TOO_LATE
 
 PREDICT, FEEDBACK, FEEDBACK_0_2 = "/predict", "/feedback", "/truth"
+INVOCATIONS, SCORE, PING = "/invocations", "/score", "/ping"
+"""What SageMaker and Azure ML call `/predict` and SageMaker calls `/health`."""
 _ERRORS = {405: "Only POST is allowed", 408: TOO_LATE, 413: TOO_LARGE, 500: "Internal error", 503: BUSY}
 _LABEL_ERRORS = _ERRORS | {401: "The token is missing or wrong", 403: "The server has no FEEDBACK_TOKEN"}
 
@@ -62,6 +64,7 @@ def create_api(
     title = f"Prediction of {model.contract.target}"
     api = FastAPIOffline(title=title, version=model.metadata.version, lifespan=lifespan)
 
+    @api.get(PING, include_in_schema=False)
     @api.get("/health", summary="Check that the process is alive")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
@@ -77,6 +80,7 @@ def create_api(
     prediction: Any = PREDICTIONS[model.contract.task]
     response = msgspec.defstruct("Predictions", [("model_version", str), ("predictions", list[prediction])])
     predict = _describe(api, PREDICT, "Predict one row or a list of rows", rows, 200, response, _ERRORS)
+    predict["description"] = f"Also at {INVOCATIONS} and {SCORE}, but not behind the gateway."
     predict["requestBody"]["content"]["application/json"]["example"] = model.example
     summary = "Record ground-truth labels of earlier predictions"
     _describe(api, FEEDBACK, summary, labels, 202, FeedbackResponse, _LABEL_ERRORS)

@@ -24,7 +24,7 @@ from ..contract.rows import Problem, RowCodec, RowError
 from ..core.errors import warn_once
 from ..model.bundle import Model, OutputError
 from . import api
-from .api import FEEDBACK, FEEDBACK_0_2, PREDICT
+from .api import FEEDBACK, FEEDBACK_0_2, INVOCATIONS, PREDICT, SCORE
 from .events import EventWriter, Request
 from .feedback import MAX_ID_LENGTH, LabelWriter
 from .metrics import Metrics
@@ -41,7 +41,13 @@ _EXTRA_HEADERS = {
 }
 # The gateway sends the role with each request, so that a model changes its role without a restart.
 _ROLES = {role.encode(): role for role in ROLES} | {FALLBACK_0_2.encode(): FALLBACK}
-_LONG_ID = Problem(0, "", f"the header x-request-id must have at most {MAX_ID_LENGTH} characters")
+_REQUEST_ID = b"x-request-id"
+_SAGEMAKER_ID = b"x-amzn-sagemaker-custom-attributes"  # SageMaker passes no other id to or from the client
+_ID_RULE = f"the request id must have at most {MAX_ID_LENGTH} characters: x-request-id, or on SageMaker "
+_LONG_ID = Problem(0, "", _ID_RULE + _SAGEMAKER_ID.decode())
+_PREDICT_ROUTES = (PREDICT, INVOCATIONS, SCORE)
+# The gateway copies only /predict to a shadow: the analysis would count other routes as the shadow's errors.
+_NOT_FOUND = f"not found: behind the gateway, predictions are at {PREDICT} only"
 _FORBIDDEN = "set FEEDBACK_TOKEN on the server: labels pass the gateway only with a token"
 _UNAUTHORIZED = "labels need the header 'Authorization: Bearer …' with the server's FEEDBACK_TOKEN"
 
@@ -81,7 +87,8 @@ class Server:
             self._codec.column_names, self._version, price, self._events.outputs, self._writers
         )
         self._encode = msgspec.json.Encoder().encode
-        self._handlers = {PREDICT: self._predict, FEEDBACK: self._record, FEEDBACK_0_2: self._record}
+        handlers = dict.fromkeys(_PREDICT_ROUTES, self._predict)
+        self._handlers = {**handlers, FEEDBACK: self._record, FEEDBACK_0_2: self._record}
         self.api = api.create_api(model, self._codec, self._labels.reader, self._metrics, self._run)
 
     @asynccontextmanager
@@ -110,7 +117,8 @@ class Server:
             await self.api(scope, receive, send)
             return
         started, headers = perf_counter(), dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"").decode("latin-1") or self._events.new_id()
+        client_id = headers.get(_REQUEST_ID) or headers.get(_SAGEMAKER_ID, b"")
+        request_id = client_id.decode("latin-1") or self._events.new_id()
         try:
             self._check(scope["method"], path, headers)
             body = await self._limits.read_body(receive, int(headers.get(b"content-length", 0)))
@@ -122,11 +130,13 @@ class Server:
         except RequestRejected as error:
             status, content = error.status, self._encode(api.ErrorResponse(str(error)))
         length = (b"content-length", str(len(content)).encode())
-        name = (b"x-request-id", request_id[:MAX_ID_LENGTH].encode("latin-1"))
-        response_headers = [_JSON, length, name, *_EXTRA_HEADERS.get(status, ())]
+        shown_id = request_id[:MAX_ID_LENGTH].encode("latin-1")
+        names = (_REQUEST_ID, _SAGEMAKER_ID) if path == INVOCATIONS else (_REQUEST_ID,)
+        ids = [(name, shown_id) for name in names]
+        response_headers = [_JSON, length, *ids, *_EXTRA_HEADERS.get(status, ())]
         await send({"type": "http.response.start", "status": status, "headers": response_headers})
         await send({"type": "http.response.body", "body": content})
-        if path == PREDICT:
+        if path in _PREDICT_ROUTES:
             self._metrics.count_request(status, perf_counter() - started)
 
     def _predict(self, body: bytes, request_id: str, role: str, client: str) -> tuple[int, bytes]:
@@ -177,13 +187,15 @@ class Server:
             return 422, self._encode(api.ValidationErrorResponse(error.problems, error.note))
 
     def _check(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
-        """Reject a request that is no POST, or that sends labels without permission.
+        """Reject a request that is no POST, takes a platform's route, or sends labels without permission.
 
         Without a token, only clients that reach the server directly may send labels: the gateway sets x-role.
         """
         if method != "POST":
             raise RequestRejected(405, "only POST is allowed")
-        if path == PREDICT:
+        if path in (INVOCATIONS, SCORE) and b"x-role" in headers:
+            raise RequestRejected(404, _NOT_FOUND)
+        if path in _PREDICT_ROUTES:
             return
         if path == FEEDBACK_0_2:
             warn_once(f"POST {FEEDBACK_0_2} is deprecated and ends with 0.5: use POST {FEEDBACK}")

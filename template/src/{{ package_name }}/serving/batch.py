@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyRelation as Relation
 from duckdb.func import PythonUDFType
-from numpy.typing import NDArray
 
 from ..contract import TOP_K, Contract
 from ..contract.tables import (
@@ -32,6 +31,7 @@ from ..contract.tables import (
     quote,
     rejection_reasons,
     text_list,
+    to_array,
 )
 from ..core.errors import ProjectError, cli
 from ..model.bundle import PREPARE, Model
@@ -72,11 +72,11 @@ def predict_file(model: Model, source: Path, target: Path, prepare: str | None =
             rows = _prepare(con, rows, prepare, contract)
         rows.to_view("input")
         con.create_function("run", partial(_run, model), ["FLOAT[]"], "FLOAT[]", type=PythonUDFType.ARROW)
-        decide = partial(_predict_labels, contract.decision_threshold)
+        decide = partial(_predict_labels, contract)
         con.create_function("predict_label", decide, ["FLOAT[]"], "BIGINT", type=PythonUDFType.ARROW)
         con.sql(f"""
             CREATE VIEW checked AS SELECT *, {rejection_reasons(contract.features)} AS __reasons,
-                [{", ".join(encode_features(contract))}] AS __features FROM input;
+                {encode_features(contract)} AS __features FROM input;
             CREATE VIEW scored AS SELECT *,
                 CASE WHEN len(__reasons) = 0 THEN run(__features) END AS __outputs FROM checked;
             CREATE VIEW predicted AS SELECT * EXCLUDE (__outputs, __features),
@@ -108,20 +108,15 @@ def _read_prepare(bundle: Path) -> str:
         ) from None
 
 
-def _to_array(lists: pa.ChunkedArray) -> NDArray[np.float32]:
-    """Lists of equal length as an array of shape `(n_rows, length)`; null becomes NaN."""
-    values = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(lists), -1).astype(np.float32, copy=False)
-
-
-def _predict_labels(threshold: float | None, outputs: pa.ChunkedArray) -> pa.Array:
+def _predict_labels(contract: Contract, outputs: pa.ChunkedArray) -> pa.Array:
     """Positions of the predicted labels, for lists of outputs."""
-    return pa.array(predict_labels(_to_array(outputs), threshold))
+    scores = to_array(outputs, len(contract.labels))
+    return pa.array(predict_labels(scores, contract.decision_threshold))
 
 
 def _run(model: Model, features: pa.ChunkedArray) -> pa.Array:
     """Run the model on lists of features, in which a missing value is null; return lists of outputs."""
-    outputs = model.run(_to_array(features))
+    outputs = model.run(to_array(features, len(model.contract.feature_names)))
     starts = np.arange(len(outputs) + 1, dtype=np.int32) * outputs.shape[1]
     return pa.ListArray.from_arrays(starts, outputs.ravel())
 
@@ -144,6 +139,8 @@ def _prediction_columns(contract: Contract) -> dict[str, str]:
         return {"value": "__scores[1]"}
     if contract.task == "ranking":
         best = f"list_grade_up(__scores, 'DESC')[:{TOP_K}]"
+        if contract.seen_slices:  # of a user who has seen nearly all, what is left
+            best = f"list_filter({best}, lambda i: __scores[i] > 0)"
         return {"items": f"list_transform({best}, lambda i: {text_list(labels)}[i])"}
     label = f"{text_list(labels)}[predict_label(__scores) + 1]"
     each = {f"probability_{label}": f"__scores[{index + 1}]" for index, label in enumerate(labels)}

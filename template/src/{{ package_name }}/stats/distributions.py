@@ -1,10 +1,10 @@
 """Distributions: of a table's columns for the data report, of a model's inputs and outputs for drift."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from ..contract import Column, Contract
 from ..contract.events import feature_column, output_columns
@@ -138,7 +138,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     counts: list[int]
     missing: int
     edges: list[float] = []
-    design_effect: float = 1.0  # see `estimate_design_effect`
+    design_effect: float = 1.0  # see `estimate_design_effects`
 
 
 def model_columns(contract: Contract) -> dict[str, int]:
@@ -158,44 +158,55 @@ def model_columns(contract: Contract) -> dict[str, int]:
     return inputs | dict.fromkeys(output_columns(contract), 0)
 
 
-def compute_distribution(con: Connection, table: str, column: str, n_categories: int) -> Distribution:
-    """Compute the distribution of one input or output, with bins of its own.
+def compute_distributions(con: Connection, table: str, columns: Mapping[str, int]) -> dict[str, Distribution]:
+    """Compute the distributions of inputs and outputs, with bins of their own.
 
     Args:
         con: Connection that can read the table.
         table: The table as SQL: a name, or a quoted Parquet path.
-        column: Name of the column: float32 numbers, or positions in the categories.
-        n_categories: Number of categories; 0 for a number.
+        columns: Columns by name: float32 numbers, or positions in the categories. The value is the number of
+            categories; 0 for a number.
 
     Returns:
-        The distribution, a reference for `count_like`.
+        The distributions by column, references for `count_like`.
     """
-    if n_categories:
-        return count_like(con, table, column, Distribution([0] * n_categories, 0))
-    (deciles,) = fetch_one(con, f"SELECT quantile_disc({_nan_to_null(column)}, {DECILES}) FROM {table}")
-    edges = sorted(set(deciles or [0.0]))
-    return count_like(con, table, column, Distribution([0] * (len(edges) + 2), 0, edges))
+    references = {name: Distribution([0] * n_categories, 0) for name, n_categories in columns.items()}
+    numbers = [name for name, n_categories in columns.items() if not n_categories]
+    for part in _batches(numbers):
+        selected = ", ".join(f"quantile_disc({_nan_to_null(name)}, {DECILES})" for name in part)
+        for name, deciles in zip(part, fetch_one(con, f"SELECT {selected} FROM {table}"), strict=True):
+            edges = sorted(set(deciles or [0.0]))
+            references[name] = Distribution([0] * (len(edges) + 2), 0, edges)
+    return count_like(con, table, references)
 
 
-def count_like(con: Connection, table: str, column: str, reference: Distribution) -> Distribution:
-    """Count the values of a column in the bins of another distribution.
+def count_like(
+    con: Connection, table: str, references: Mapping[str, Distribution]
+) -> dict[str, Distribution]:
+    """Count the values of columns in the bins of other distributions.
 
     Args:
         con: Connection that can read the table.
         table: The table as SQL: a name, or a quoted Parquet path.
-        column: Name of the column: float32 numbers, or positions in the categories.
-        reference: The distribution whose bins are used.
+        references: The distributions whose bins are used, by column.
 
     Returns:
-        The column's distribution, with the bins of the reference.
+        The columns' distributions, with the bins of the references.
     """
-    *counts, missing = _count_rows(con, table, _bin(column, reference), [*range(len(reference.counts)), None])
-    return Distribution(counts, missing, reference.edges)
+    distributions = {}
+    for part in _batches([*references]):
+        query = f"SELECT i, bin, count(*) FROM {_unpivot(table, part, references)} GROUP BY ALL"
+        counts = {(i, place): n_rows for i, place, n_rows in con.sql(query).fetchall()}
+        for i, name in enumerate(part):
+            bins, missing = range(len(references[name].counts)), counts.get((i, None), 0)
+            found = [counts.get((i, place), 0) for place in bins]
+            distributions[name] = Distribution(found, missing, references[name].edges)
+    return distributions
 
 
-def estimate_design_effect(
-    con: Connection, table: str, column: str, distribution: Distribution, alpha: float | None = None
-) -> float:
+def estimate_design_effects(
+    con: Connection, table: str, distributions: Mapping[str, Distribution], alpha: float | None = None
+) -> dict[str, float]:
     """Estimate how many rows of a column are worth one independent row.
 
     That is 1 + (m - 1) rho (Kish, 1965, "Survey Sampling"): m is the number of rows in the unit of an average
@@ -205,26 +216,42 @@ def estimate_design_effect(
     Args:
         con: Connection that can read the table.
         table: The table as SQL, with a column `unit`: rows of one unit (such as a customer) may be alike.
-        column: Name of the column: float32 numbers, or positions in the categories.
-        distribution: The column's distribution in the table.
+        distributions: Distributions in the table, by column: float32 numbers, or positions in the categories.
         alpha: Significance level of the test that uses the estimate. The fewer the units, the less certain is
             an estimate: it is multiplied by the squared ratio of Student's to the normal quantile. None: not.
 
     Returns:
-        From 1, for independent rows, to m, for units whose rows all have the same value.
+        For each column, from 1, for independent rows, to m, for units whose rows all have the same value.
     """
-    n_units, squares, fourth_powers, agreement = fetch_one(
-        con,
-        f"""
-        SELECT count(*), sum(n ** 2), sum(n ** 4), sum(agreement) FROM (
-            SELECT sum(n) AS n, sum(n ** 2) / sum(n) AS agreement FROM (
-                SELECT unit, {_bin(column, distribution)} AS bin, count(*)::DOUBLE AS n
-                FROM {table} GROUP BY ALL
-            ) GROUP BY unit
-        )
-        """,
-    )
-    bins = np.array([*distribution.counts, distribution.missing])
+    effects = {}
+    for part in _batches([*distributions]):
+        values = _unpivot(table, part, distributions, "unit")
+        by_column = con.sql(f"""
+            SELECT i, count(*), sum(n ** 2), sum(n ** 4), sum(agreement) FROM (
+                SELECT i, unit, sum(n) AS n, sum(n ** 2) / sum(n) AS agreement FROM (
+                    SELECT i, unit, bin, count(*)::DOUBLE AS n FROM {values} GROUP BY ALL
+                ) GROUP BY ALL
+            ) GROUP BY i ORDER BY i
+        """)
+        for i, n_units, squares, fourth_powers, agreement in by_column.fetchall():
+            counted = distributions[part[i]]
+            ratio = 1.0 if alpha is None else _quantile_ratio(squares**2 / fourth_powers - 1, alpha)
+            bins = np.array([*counted.counts, counted.missing])
+            effects[part[i]] = _design_effect(bins, n_units, squares, agreement, ratio**2)
+    return effects
+
+
+def _unpivot(table: str, names: list[str], distributions: Mapping[str, Distribution], *more: str) -> str:
+    """SQL of the bins of several columns below each other: `i` is the column's place, and NULL no bin."""
+    bins = ", ".join(_bin(name, distributions[name]) for name in names)
+    selected = ", ".join([*more, f"unnest(range({len(names)})) AS i", f"unnest([{bins}]) AS bin"])
+    return f"(SELECT {selected} FROM {table})"
+
+
+def _design_effect(
+    bins: NDArray[np.integer], n_units: int, squares: float, agreement: float, factor: float
+) -> float:
+    """The design effect of a column, from its counts `(n_bins,)` and sums over the units."""
     n_rows = bins.sum()
     size = squares / n_rows
     total, within = n_rows - (bins**2).sum() / n_rows, n_rows - agreement  # sums of squares of 0/1 indicators
@@ -233,10 +260,13 @@ def estimate_design_effect(
     between_mean, within_mean = (total - within) / (n_units - 1), within / (n_rows - n_units)
     other_size = (n_rows - size) / (n_units - 1)
     correlation = (between_mean - within_mean) / (between_mean + (other_size - 1) * within_mean)
-    effect = max(1.0, 1 + (size - 1) * correlation)
-    if alpha is not None:
-        effect *= _quantile_ratio(squares**2 / fourth_powers - 1, alpha) ** 2
-    return _round(min(size, effect))
+    return _round(min(size, factor * max(1.0, 1 + (size - 1) * correlation)))
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    """Cut a list of columns: a query for each column would take long, one for all of them much memory."""
+    for start in range(0, len(names), COLUMNS_PER_QUERY):
+        yield names[start : start + COLUMNS_PER_QUERY]
 
 
 def _quantile_ratio(df: float, alpha: float) -> float:
@@ -258,12 +288,6 @@ def _bin(column: str, distribution: Distribution) -> str:
         return f"{value}::INTEGER"
     above = " + ".join(f"({value} > {edge!r})::INTEGER" for edge in distribution.edges)
     return f"({value} >= {distribution.edges[0]!r})::INTEGER + {above}"
-
-
-def _count_rows(con: Connection, table: str, value: str, keys: Iterable[Any]) -> list[int]:
-    """Count the rows of a table (SQL) for each value of an SQL expression."""
-    counts = dict(con.sql(f"SELECT {value}, count(*) FROM {table} GROUP BY 1").fetchall())
-    return [counts.get(key, 0) for key in keys]
 
 
 def _nan_to_null(column: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,10 @@ from ..core.errors import ProjectError
 if TYPE_CHECKING:
     import pandas as pd
 
+IS_SEEN = 0.5  # a feature above is an item of the list: lists are encoded as 0 and 1, NaN is neither
 Estimator = Any  # scikit-learn's estimators share no typed interface
 Floats = NDArray[np.floating]
+FloatArray = TypeVar("FloatArray", bound=NDArray[np.floating])
 Integers = NDArray[np.integer]
 Booleans = NDArray[np.bool_]
 Metric = Callable[[Observations, Floats, Floats], Floats]  # observations, outputs, counts → (n_resamples,)
@@ -55,6 +57,25 @@ def predict_outputs(estimator: Estimator, features: pd.DataFrame, contract: Cont
         )
     outputs = np.zeros((len(features), len(contract.labels)))
     outputs[:, estimator.classes_] = estimator.predict_proba(features)  # a fold may lack rare labels
+    return mask_seen(outputs, features, contract)
+
+
+def mask_seen(outputs: FloatArray, features: pd.DataFrame, contract: Contract) -> FloatArray:
+    """Set the outputs of items that are not offered to 0; `model.onnx` does the same in a bundle.
+
+    The other outputs stay as they are: an item's score does not depend on what else the user has seen, and
+    scaling them to a sum of 1 would divide by 0 for a user who has seen all items.
+
+    Args:
+        outputs: Scores of a ranking, of shape `(n_rows, n_labels)`; changed in place.
+        features: float32, of shape `(n_rows, n_features)`.
+        contract: Says which features are items that the user has seen (`Column.seen`), if any are.
+
+    Returns:
+        The outputs.
+    """
+    for positions in contract.seen_slices:
+        outputs[features.iloc[:, positions].to_numpy() > IS_SEEN] = 0
     return outputs
 
 
@@ -245,6 +266,11 @@ def _count_by_score(is_positive: Booleans, scores: Floats, counts: Floats) -> tu
     return positives, np.add.reduceat(drawn, starts, axis=1) - positives
 
 
+def _if_negatives(values: Floats, negatives: Floats) -> Floats:
+    """The values, `(n_resamples,)`; NaN without a negative, where they are the same for every model."""
+    return np.where(negatives.sum(axis=1) > 0, values, np.nan)
+
+
 def _binary_roc_auc(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
     """Share of pairs of a positive and a negative that are ordered; equal scores count half."""
     positives, negatives = _count_by_score(is_positive, scores, counts)
@@ -257,7 +283,8 @@ def _binary_average_precision(is_positive: Booleans, scores: Floats, counts: Flo
     positives, negatives = _count_by_score(is_positive, scores, counts)
     true_positives = positives.cumsum(axis=1)
     precision = _divide(true_positives, true_positives + negatives.cumsum(axis=1), otherwise=0.0)
-    return _divide((precision * positives).sum(axis=1), positives.sum(axis=1))
+    value = _divide((precision * positives).sum(axis=1), positives.sum(axis=1))
+    return _if_negatives(value, negatives)
 
 
 def _recall_in_top(percent: float) -> Metric:
@@ -271,7 +298,7 @@ def _recall_in_top(percent: float) -> Metric:
         rows = positives + negatives
         left = percent / 100 * rows.sum(axis=1, keepdims=True) - (rows.cumsum(axis=1) - rows)
         share = _divide(left, rows, otherwise=0.0).clip(0, 1)
-        return _divide((positives * share).sum(axis=1), positives.sum(axis=1))
+        return _if_negatives(_divide((positives * share).sum(axis=1), positives.sum(axis=1)), negatives)
 
     return _macro_average(recall)
 
@@ -281,11 +308,10 @@ def _recall_at_specificity(percent: float) -> Metric:
 
     def recall(is_positive: Booleans, scores: Floats, counts: Floats) -> Floats:
         positives, negatives = _count_by_score(is_positive, scores, counts)
-        n_negatives = negatives.sum(axis=1, keepdims=True)
-        allowed = (100 - percent) / 100 * n_negatives * (1 + 1e-9)  # 10% of 90 rows are 9, despite rounding
+        allowed = (100 - percent) / 100 * negatives.sum(axis=1, keepdims=True)
+        allowed *= 1 + 1e-9  # 10% of 90 rows are 9, despite rounding
         is_allowed = negatives.cumsum(axis=1) <= allowed
-        value = _divide((positives * is_allowed).sum(axis=1), positives.sum(axis=1))
-        return np.where(n_negatives[:, 0] > 0, value, np.nan)
+        return _if_negatives(_divide((positives * is_allowed).sum(axis=1), positives.sum(axis=1)), negatives)
 
     return _macro_average(recall)
 
@@ -454,6 +480,38 @@ def _ndcg(k: float) -> Metric:
     return _mean_of(gains)
 
 
+def best_items(outputs: Floats, k: int) -> Integers:
+    """Find the items that a ranking shows.
+
+    Args:
+        outputs: Scores, of shape `(n_rows, n_labels)`.
+        k: Number of items.
+
+    Returns:
+        Positions of the k best items, best first, of equal ones the first label: `(n_rows, k)`, or
+        `(n_rows, n_labels)` if there are fewer labels.
+    """
+    return np.argsort(-outputs, axis=1, kind="stable")[:, :k]
+
+
+def _coverage(k: float) -> Metric:
+    """Share of all items that are among the first k of at least one row (Ge et al., 2010, "Beyond Accuracy").
+
+    Items with a score of 0, such as those that the user has seen, do not count. A resample has fewer distinct
+    rows than the sample, so it covers less: the interval lies a little too low, never too high.
+    """
+
+    def coverage(target: Integers, outputs: Floats, counts: Floats) -> Floats:
+        items = best_items(outputs, int(k))
+        is_offered = np.take_along_axis(outputs, items, axis=1) > 0
+        covered = np.zeros((len(counts), outputs.shape[1]), bool)
+        for resample, is_drawn in zip(covered, counts > 0, strict=True):
+            resample[items[is_drawn][is_offered[is_drawn]]] = True
+        return np.where(counts.any(axis=1), covered.mean(axis=1), np.nan)
+
+    return _of_target(coverage)
+
+
 METRICS: dict[Task, dict[str, Metric]] = {
     "classification": {
         "log_loss": _mean_of(_log_losses),
@@ -489,7 +547,7 @@ FAMILIES: dict[Task, dict[str, Callable[[float], Metric]]] = {
         "recall_at_N%_specificity": _recall_at_specificity,
     },
     "regression": {"pinball_at_N%": _pinball},
-    "ranking": {"hit_rate_at_N": _hit_rate, "ndcg_at_N": _ndcg},
+    "ranking": {"hit_rate_at_N": _hit_rate, "ndcg_at_N": _ndcg, "coverage_at_N": _coverage},
 }
 """Metrics with a number in their name, by task and name, in which N stands for the number."""
 

@@ -68,7 +68,7 @@ def _choose_source(options: argparse.Namespace, ingest: params.Ingest) -> params
 def _load(con: Connection, ingest: params.Ingest, folder: Path) -> None:
     """Create the table `raw`, as `ingest` would write it."""
     with explain_errors(f"SOURCE={mask_secrets(ingest.source)} cannot be read"):
-        fetched = fetch_tables(con, ingest, folder, None)
+        fetched = fetch_tables(con, ingest, folder)
         con.execute(f"CREATE TABLE raw AS {merge(con, fetched, NO_CONTRACT)}")
 
 
