@@ -90,7 +90,7 @@ def _rates(test: Dataset, outputs: Floats, rows: NDArray[np.intp]) -> Metrics:
     predicted = predict_labels(outputs[rows], test.contract.decision_threshold)
     return {
         "prevalence": float(resampled_mean(observations.target, observations.unit_counts)[0]),
-        "selection_rate": float(resampled_mean(predicted, observations.unit_counts)[0]),
+        "selection_rate": float(resampled_mean(predicted.astype(float), observations.unit_counts)[0]),
     }
 
 
