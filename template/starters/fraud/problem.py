@@ -23,7 +23,7 @@ CONTRACT = Contract(
     time="time",
     horizon="7d",  # fraud is reported within a week
     group="card",
-    decision_threshold=0.085,  # 1 payment in 100 is reviewed, by `make threshold`
+    decision_threshold=0.0884,  # the desk can review 1 payment in 100: make threshold RULE='selected<=0.01'
     columns=(
         Column("payment", "integer", 0, description="Number of the payment."),
         Column("fraud", "boolean", description="Reported by the cardholder within a week."),
@@ -97,14 +97,15 @@ BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
 
 MODEL_CARD = ModelCardInfo(
     purpose="Ranks card payments, so that the fraud desk reviews the riskiest first.",
-    limits="Trained on made-up payments: not for real ones. A tactic that it has not seen looks honest to it.",
+    limits="Trained on made-up payments: not for real ones. A tactic that it has not seen looks honest to it; "
+    "of fraud with the chip, which follows no pattern here, it finds nothing.",
     data="Made-up card payments of 120 days, with two tactics of fraudsters: one fades, one grows.",
     data_licence="None needed: made up by `sample` in problem.py",
 )
 
 
 def sample() -> pd.DataFrame:
-    """Make up the starter's data: about 260,000 payments by 5,000 cards, under 1 % of them fraud.
+    """Make up the starter's data: about 195,000 payments by 4,000 cards, under 1 % of them fraud.
 
     Cards pay alone or several times on one trip. Thieves tap a card abroad again and again with small amounts,
     less and less as the days pass; or buy goods online that sell well, at night or abroad, more and more.
@@ -117,7 +118,7 @@ def sample() -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    random, n_days, n_cards, n_merchants, n_trips = np.random.default_rng(0), 120, 5_000, 400, 200_000
+    random, n_days, n_cards, n_merchants, n_trips = np.random.default_rng(0), 120, 4_000, 400, 150_000
     has_series = random.random(n_trips) < 0.05
     trip = np.repeat(np.arange(n_trips), np.where(has_series, random.integers(3, 12, n_trips), 1))
     start = random.integers(n_days, size=n_trips) * 24 + random.normal(14, 4.5, n_trips) % 24

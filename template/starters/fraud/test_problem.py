@@ -10,7 +10,9 @@ TIMES = ["2026-01-01 12:00", "2026-01-02 12:00", "2026-01-03 11:59", "2026-01-03
 
 
 def prepare(payments: pd.DataFrame) -> pd.DataFrame:
-    return duckdb.from_df(payments).query("raw", PREPARE).df().set_index("payment").sort_index()
+    with duckdb.connect() as con:
+        con.register("raw", payments)
+        return con.execute(PREPARE).df().set_index("payment").sort_index()
 
 
 def small_table() -> pd.DataFrame:

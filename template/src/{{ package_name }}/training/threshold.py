@@ -25,22 +25,24 @@ from .train import predict_folds
 
 PLOT = Path("reports/threshold.png")
 SHOWN_RECALLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+LIMITS = {"recall": ">=", "precision": ">=", "selected": "<="}
 MAX_DIGITS = 9  # tell any two float32 numbers apart
 
 
 class Rule(NamedTuple):
-    """How a threshold is chosen: by the best value of a metric, or by a minimum of one of two.
+    """How a threshold is chosen: by the best value of a metric, or by a limit of one.
 
     Attributes:
-        metric: "f1" (highest), "cost" (lowest), "recall" or "precision".
-        minimum: Of recall or precision; of the other one, the highest value is chosen.
+        metric: "f1" (highest), "cost" (lowest), "recall", "precision" or "selected".
+        limit: Minimum of recall or precision; of the other one, the highest value is chosen. Maximum of the
+            selected share (a budget of reviews or alerts), at the highest recall.
     """
 
     metric: str
-    minimum: float = 0.0
+    limit: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.metric} >= {self.minimum:g}" if self.minimum else self.metric
+        return f"{self.metric} {LIMITS[self.metric]} {self.limit:g}" if self.limit else self.metric
 
 
 class Curve(NamedTuple):
@@ -67,7 +69,8 @@ def parse_rule(text: str) -> Rule:
     """Read a rule.
 
     Args:
-        text: "f1", "cost", "recall>=0.9" or "precision>=0.8", with any number above 0 and up to 1.
+        text: "f1", "cost", "recall>=0.9", "precision>=0.8" or "selected<=0.01", with any number above 0 and
+            up to 1.
 
     Returns:
         The rule.
@@ -77,12 +80,12 @@ def parse_rule(text: str) -> Rule:
     """
     if text in ("f1", "cost"):
         return Rule(text)
-    match = re.fullmatch(r"(recall|precision) ?>= ?(\d*\.?\d+)", text)
-    if match and 0 < float(match[2]) <= 1:
-        return Rule(match[1], float(match[2]))
+    match = re.fullmatch(r"(\w+) ?(>=|<=) ?(\d*\.?\d+)", text)
+    if match and LIMITS.get(match[1]) == match[2] and 0 < float(match[3]) <= 1:
+        return Rule(match[1], float(match[3]))
     raise ProjectError(
-        f"threshold: the rule must be f1, cost, recall>=0.9 or precision>=0.8 (or any other number up to 1); "
-        f"it is {text!r}"
+        f"threshold: the rule must be f1, cost, recall>=0.9, precision>=0.8 or selected<=0.01 (or any other "
+        f"number up to 1); it is {text!r}"
     )
 
 
@@ -147,7 +150,7 @@ def choose(curve: Curve, rule: Rule) -> int:
         Position of the threshold in the curve; of equally good ones, the highest.
 
     Raises:
-        ProjectError: No threshold reaches the rule's minimum, or the costs are not known.
+        ProjectError: No threshold keeps the rule's limit, or the costs are not known.
     """
     if rule.metric == "f1":
         return int(np.argmax(curve.f1))
@@ -155,14 +158,18 @@ def choose(curve: Curve, rule: Rule) -> int:
         if curve.cost is None:
             raise ProjectError("threshold: the rule cost needs COST in problem.py: COST = Cost(5, 'amount')")
         return int(np.argmin(curve.cost))
+    if rule.metric == "selected":
+        if (lowest := curve.selected[0]) > rule.limit:
+            raise ProjectError(f"threshold: none selects {rule.limit:g} or less; the least is {lowest:.3g}")
+        return int(np.argmax(np.where(curve.selected <= rule.limit, curve.recall, -1)))
     bound, goal = curve.recall, curve.precision
     if rule.metric == "precision":
         bound, goal = goal, bound
-    if (highest := np.max(bound)) < rule.minimum:
+    if (highest := np.max(bound)) < rule.limit:
         raise ProjectError(
-            f"threshold: none reaches {rule.metric} {rule.minimum:g}; the highest is {highest:.3f}"
+            f"threshold: none reaches {rule.metric} {rule.limit:g}; the highest is {highest:.3f}"
         )
-    return int(np.argmax(np.where(bound >= rule.minimum, goal, -1)))
+    return int(np.argmax(np.where(bound >= rule.limit, goal, -1)))
 
 
 def _format(threshold: str, values: dict[str, float]) -> dict[str, str]:
@@ -239,7 +246,7 @@ def draw(curve: Curve, chosen: int, label: str, path: Path) -> None:
 def main() -> None:
     """Print a table of thresholds and the chosen one, and draw them."""
     parser = argparse.ArgumentParser(description="Compare decision thresholds and choose one.")
-    rules = "f1, cost, recall>=0.9 or precision>=0.8; default: cost if COST is declared, else f1"
+    rules = "f1, cost, recall>=0.9, precision>=0.8, selected<=0.01; default: cost if COST is set, else f1"
     parser.add_argument("--rule", help=rules)
     text = parser.parse_args().rule
     settings, problem = params.load().train, declarations.load()
