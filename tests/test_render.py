@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 116, 9_490),
-    Size({}, 124, 10_440),
-    Size({"observability": "prometheus"}, 131, 10_690),
+    Size({"deployment": "none", "observability": "none"}, 116, 9_840),
+    Size({}, 124, 10_790),
+    Size({"observability": "prometheus"}, 131, 11_040),
 ]
 
 
