@@ -63,10 +63,14 @@ class Promises:
 
     def __str__(self) -> str:
         """Describe them in a line."""
-        ids = "their ids" if self.paired else "other ids"
-        words = [f"{self.copied:.0%} of the requests copied with {ids}", f"shares in steps of {self.share_step:g} %"]
-        flags = {"sticky clients": self.sticky, "fallback": self.fallback, "lossless switch": self.lossless}
-        return ", ".join(words + [word if kept else f"no {word}" for word, kept in flags.items()])
+        flags = {
+            "pairs": self.paired,
+            "sticky clients": self.sticky,
+            "fallback": self.fallback,
+            "lossless switch": self.lossless,
+        }
+        words = [word if is_kept else f"no {word}" for word, is_kept in flags.items()]
+        return ", ".join([f"{self.copied:.0%} copied", *words, f"shares in steps of {self.share_step:g} %"])
 
 
 @dataclass
@@ -277,7 +281,7 @@ class Rollout:
     def empty_standby(self) -> None:
         """Stop what runs in the standby slot, which gets no requests, and forget it."""
         self.target.stop(self.state, self.state.standby)
-        del self.state.images[self.state.standby]
+        self.state.images.pop(self.state.standby, None)
         self.state.phase, self.state.share, self.state.since = "", 0, 0
         self.target.save(self.state)
 
@@ -287,8 +291,7 @@ def status(target: Target, as_json: bool) -> str:
     state = target.load()
     if as_json:
         images = {"active": state.image, "challenger": state.challenger, "events": target.events}
-        names = ("phase", "share", "since")
-        values = {name: getattr(state, name) for name in names}
+        values = {name: getattr(state, name) for name in ("phase", "share", "since")}
         return json.dumps(images | values | {"promises": asdict(target.promises)})
     notes = {"canary": f" at {state.share:g} %", "shadow": ""}
     use = state.phase + notes.get(state.phase, ", interrupted") if state.phase else "previous"
@@ -346,8 +349,8 @@ def percentage(text: str) -> float:
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
-    description = "Roll out an image. Exit codes: 0 done, 1 the target failed, 2 invalid arguments, 3 refused."
-    parser = argparse.ArgumentParser(description=description)
+    codes = "exit codes: 0 done, 1 the target failed, 2 invalid arguments, 3 refused"
+    parser = argparse.ArgumentParser(description="Roll out an image.", epilog=codes)
     add = parser.add_subparsers(dest="command", required=True).add_parser
     command = add("shadow", help="send an image copies of requests; it serves no client")
     command.add_argument("argument", metavar="IMAGE", help="by digest: registry/name@sha256:…")

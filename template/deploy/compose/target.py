@@ -73,7 +73,8 @@ class Target:
         write(STATE / "gateway/nginx.conf", gateway_configuration(slot, mode, state.share))
         checked(compose(state, "up", "--detach", "--wait", "gateway"))
         former, end = gateway_workers(state), time.monotonic() + RELOAD_TIMEOUT
-        checked(compose(state, "exec", "-T", "gateway", "nginx", "-c", "/etc/gateway/nginx.conf", "-s", "reload"))
+        reload = ("nginx", "-c", "/etc/gateway/nginx.conf", "-s", "reload")
+        checked(compose(state, "exec", "-T", "gateway", *reload))
         while former & gateway_workers(state):
             if time.monotonic() > end:
                 log = compose(state, "logs", "gateway").stdout[-2000:]

@@ -49,7 +49,7 @@ from ..monitoring.events import read_events
 from ..stats.inference import Estimate, adjust_holm
 from ..stats.metrics import predict_labels
 from .settings import Rollout, load_rollout
-from .target import Promises, read_status
+from .target import COMPLETE, Promises, read_status
 
 MAX_REQUESTS = 100_000  # a random sample of more
 NO_RESPONSE = 504
@@ -160,7 +160,7 @@ def read(
     since: datetime,
     contract: Contract,
     mode: str,
-    promises: Promises = Promises(),
+    promises: Promises = COMPLETE,
     canary_share: float = 0,
 ) -> Responses:
     """Read the events of a period.
