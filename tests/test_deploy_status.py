@@ -20,7 +20,7 @@ def state(tmp_path: Path) -> Path:
 def deploy(render: Renderer, state: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run deploy.py without Docker."""
     environment = {"STATE": str(state), "PATH": str(state.parent)}
-    command = (sys.executable, "deploy/compose/deploy.py", *words)
+    command = (sys.executable, "deploy/rollout.py", *words)
     return subprocess.run(command, cwd=render(), env=environment, capture_output=True, text=True, check=False)
 
 

@@ -223,8 +223,8 @@ class Rollout:
             self.target.save(state)
             self.empty_standby()
             return f"{state.image} is active again"
-        if state.active:  # an interrupted promotion may have switched
-            self.route(state.active, state.phase if state.phase in ("shadow", "canary") else "alone")
+        if state.active and state.phase not in ("shadow", "canary"):
+            self.route(state.active)  # an interrupted promotion may have switched
         return f"{state.image or 'nothing'} is still active"
 
     def abort(self) -> str:

@@ -120,7 +120,7 @@ class Production:
 
     def deploy(self, *words: str) -> Done:
         """Run deploy.py."""
-        return self.run(sys.executable, "deploy/compose/deploy.py", *words)
+        return self.run(sys.executable, "deploy/rollout.py", *words)
 
     @property
     def rollout(self) -> tuple[str | Path, ...]:
