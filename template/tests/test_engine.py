@@ -1,4 +1,4 @@
-"""Order, recovery and errors of `deploy/rollout.py`, on a target in memory. Each command is cut off anywhere."""
+"""Order, recovery and errors of `deploy/rollout.py`, on a target in memory; commands are cut off anywhere."""
 
 import json
 import sys

@@ -177,7 +177,7 @@ class Production:
             client.request("POST", "/predict", body=body, headers={"x-client-id": uuid4().hex} | headers)
             answer = client.getresponse()
             content, status = answer.read(), answer.status
-            name, version = answer.headers["x-request-id"], json.loads(content)["model_version"]
+            name, version = answer.headers["x-request-id"], json.loads(content).get("model_version", "")
         except (OSError, HTTPException, ValueError) as error:
             version = repr(error)
         finally:

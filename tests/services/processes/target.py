@@ -20,7 +20,7 @@ from rollout import SLOTS, Mode, Promises, State, TargetError, other_slot
 STATE, IMAGES, PORT = Path(os.environ["STATE"]), Path(os.environ["IMAGES"]), int(os.environ["PORT"])
 PORTS = {"proxy": PORT, "blue": PORT + 1, "green": PORT + 2}
 SERVER = ("-m", "uvicorn", "--factory", "wrapper:create_app", "--no-access-log", "--port")
-TIMEOUT = 20  # seconds until a server must be ready
+TIMEOUT = 10  # seconds until a server must be ready
 
 
 class Target:
@@ -104,7 +104,7 @@ def is_ready(name: str) -> bool:
 
 
 def spawn(name: str, image: str, variables: dict[str, str], *words: object) -> None:
-    """Start a process that outlives this one, and wait until it answers; else raise with the end of its log."""
+    """Start a process that outlives this one, and wait until it answers; else raise with its last words."""
     environment, log = os.environ | {"EVENTS": Target.events} | variables, STATE / f"{name}.log"
     with log.open("w") as out:
         command = [sys.executable, *map(str, words)]
