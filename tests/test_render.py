@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 114, 9_310),
-    Size({}, 122, 10_260),
-    Size({"observability": "prometheus"}, 129, 10_510),
+    Size({"deployment": "none", "observability": "none"}, 114, 9_315),
+    Size({}, 125, 10_435),
+    Size({"observability": "prometheus"}, 132, 10_690),
 ]
 
 
