@@ -251,7 +251,7 @@ def test_image_that_does_not_get_ready_is_removed(production: Production, fault:
 def test_lost_connection_fails_and_the_command_is_completed_later(production: Production) -> None:
     """The platform cannot be reached for a while; nothing of what serves changes."""
     champion, other = production.champion, production.other
-    for words, version in ((("shadow", other), champion), (("promote",), other)):
+    for words, version in ((("shadow", other), champion), (("promote", other), other)):
         result = production.deploy(*words, **production.lost)
         assert (result.returncode, "Traceback" in result.stderr) == (1, False), result
         assert statuses([production.ask()]) == {(200, champion)}
