@@ -1,4 +1,4 @@
-"""`deploy.py status` without a server, without Docker and with a damaged state; no container is started."""
+"""`deploy/rollout.py` without a server, without Docker and with a damaged state; no container is started."""
 
 import json
 import subprocess
@@ -17,11 +17,19 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def deploy(render: Renderer, state: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run deploy.py without Docker."""
+def deploy(
+    render: Renderer, state: Path, *words: str, command: str = "deploy/rollout.py"
+) -> "subprocess.CompletedProcess[str]":
+    """Run deploy/rollout.py, or its former name, without Docker."""
     environment = {"STATE": str(state), "PATH": str(state.parent)}
-    command = (sys.executable, "deploy/compose/deploy.py", *words)
-    return subprocess.run(command, cwd=render(), env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        (sys.executable, command, *words),
+        cwd=render(),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_deploy_status_writes_nothing(render: Renderer, state: Path) -> None:
@@ -36,6 +44,17 @@ def test_deploy_status_writes_nothing(render: Renderer, state: Path) -> None:
     (state / "state.json").write_text(json.dumps(LIVE))
     assert deploy(render, state, "status").stdout.startswith("active: churn:first\n")
     assert [path.name for path in state.iterdir()] == ["state.json"]
+
+
+def test_former_command_still_works_and_names_the_new_one(render: Renderer, state: Path) -> None:
+    """Scripts on servers call it; its output and its exit codes are those of the new one."""
+    state.mkdir()
+    (state / "state.json").write_text(json.dumps(LIVE))
+    former = "deploy/compose/deploy.py"
+    result = deploy(render, state, "status", "--json", command=former)
+    assert json.loads(result.stdout) == json.loads(deploy(render, state, "status", "--json").stdout)
+    assert result.stderr == f"warning: {former} is now deploy/rollout.py; the old name goes in 0.5\n"
+    assert deploy(render, state, "canary", "10", command=former).returncode == 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"weight": 3}', '{"live": "blue"', "\x00"])

@@ -45,8 +45,8 @@ class Size(NamedTuple):
 
 SIZES = [
     Size({"deployment": "none", "observability": "none"}, 116, 9_840),
-    Size({}, 124, 10_790),
-    Size({"observability": "prometheus"}, 131, 11_040),
+    Size({}, 127, 10_955),
+    Size({"observability": "prometheus"}, 134, 11_210),
 ]
 
 

@@ -10,8 +10,9 @@ from images import Docker
 from project import Project, quiet_dvc
 from releases import RELEASES, conflicts, start, update
 from serving import free_port, load
-from test_rollout import Production, statuses, version
+from targets import Compose, statuses, version
 
+FORMER = "deploy/compose/deploy.py"  # the command of 0.2 and 0.3
 CHAMPION, CHALLENGER, TAG = "former", "updated", "production/2026-01-31-1"
 SETTINGS = {
     "rollout": {"steps": [50], "min_requests": 80, "minutes": 5, "event_delay_seconds": 10},
@@ -33,17 +34,18 @@ def former(template: Path, tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture
-def production(docker: Docker, former: Project, tmp_path: Path) -> Iterator[Production]:
+def production(docker: Docker, former: Project, tmp_path: Path) -> Iterator[Compose]:
     """Deploy the model with its own release's command."""
     docker.good("build", "--tag", CHAMPION, former.folder)
-    production = Production(docker, former, free_port(), tmp_path / "state")
-    assert production.good("promote", CHAMPION) == f"{CHAMPION} answers"
+    production = Compose(former, CHAMPION, CHALLENGER, free_port(), tmp_path / "state", docker=docker)
+    result = production.run(production.python, FORMER, "promote", CHAMPION)
+    assert result.stdout == f"deploy: {CHAMPION} answers\n", result.stderr
     yield production
     production.stop()
 
 
 @pytest.mark.proof("A server and a champion of 0.2.0 are taken over without a lost request, also backwards")
-def test_updated_project_takes_over_server_and_champion(former: Project, production: Production) -> None:
+def test_updated_project_takes_over_server_and_champion(former: Project, production: Compose) -> None:
     """The gate compares with the champion, the rollout replaces it, the rollback serves its image again."""
     champion = version(former)
     with load(production.ask) as responses:
@@ -65,7 +67,9 @@ def test_updated_project_takes_over_server_and_champion(former: Project, product
         assert result.returncode == 0, result.stdout + result.stderr
         assert production.status() == [f"active: {CHALLENGER}", f"previous: {CHAMPION}"]
         challenger = production.ask().version
-        assert production.good("rollback") == f"{CHAMPION} is active again"
+        former_command = production.run(production.python, FORMER, "rollback")
+        assert former_command.stdout == f"deploy: {CHAMPION} is active again\n"
+        assert "is now deploy/rollout.py" in former_command.stderr
         assert production.ask().version == champion
     assert statuses(responses) == {(200, champion), (200, challenger)}
     monitored = former.run("make", "monitor", f"EVENTS={production.state / 'events'}")

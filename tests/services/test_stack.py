@@ -54,7 +54,7 @@ def images(docker: Docker, tmp_path: Path) -> None:
 def production(docker: Docker, image: str, work: Project, tmp_path: Path) -> Iterator[None]:
     """Put a project's model in production."""
     own = {"STATE": str(tmp_path / "state"), "PORT": str(free_port())}
-    deploy = (sys.executable, work.folder / "deploy/compose/deploy.py", "promote", image)
+    deploy = (sys.executable, work.folder / "deploy/rollout.py", "promote", image)
     subprocess.run(deploy, env=docker.environment() | own, check=True, capture_output=True)
     yield
     with pytest.MonkeyPatch.context() as patch:

@@ -112,7 +112,7 @@ def version(github: GitHub) -> str:
 def deploy(github: GitHub, *words: str) -> Done:
     """Run the server's own command, as a person there would."""
     environment = github.environment() | {"PORT": github.variables["PORT"]}
-    command = (github.project.folder / "deploy/compose/deploy.py", *words)
+    command = (github.project.folder / "deploy/rollout.py", *words)
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -7,9 +7,14 @@ A shadow is compared request by request, a canary with the champion's requests i
 fails only if the data prove a regression; all tests together keep `gate.confidence_level` (Holm, 1979).
 Repeated looks inflate false positives, so nothing is decided before `rollout.min_requests`.
 
+What can be compared depends on what the target promises. If a shadow gets copies of some requests only, the
+others are left out; if copies have ids of their own, the models are compared by their means, not in pairs. A
+request without a response is then no failure, but too few responses are a warning.
+
 Requests are not independent. A canary draws clients, so its unit is the client (Abadie et al., 2023, "When
 should you adjust standard errors for clustering?"). A shadow predicts the requests of all clients, so its
-unit is the contract's group, as in the evaluation. Where neither is known, it is the request. Thus a few
+unit is the contract's group, as in the evaluation; so is that of a canary without sticky clients. Where
+neither is known, it is the request. Thus a few
 heavy clients do not look like a difference between models. If too few send nearly all requests
 (`rollout.min_units`), they cannot tell, and nothing is decided.
 """
@@ -24,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from scipy.special import stdtr, stdtrit
+from scipy.special import bdtr, stdtr, stdtrit
 
 from .. import declarations, params
 from ..contract import Contract
@@ -44,12 +49,14 @@ from ..monitoring.events import read_events
 from ..stats.inference import Estimate, adjust_holm
 from ..stats.metrics import predict_labels
 from .settings import Rollout, load_rollout
+from .target import COMPLETE, Promises, read_status
 
 MAX_REQUESTS = 100_000  # a random sample of more
 NO_RESPONSE = 504
 ACTIONS = {
     "requests": "Wait for more requests, or raise rollout.minutes.",
     "units": "Wait for requests of more clients, each with its X-Client-Id; a person may promote it.",
+    "responses": "Read the challenger's log: copies are not made or not answered; a person may promote it.",
     "errors": "Read the challenger's log: it has a traceback or the broken rule of each request.",
     "latency": "Use a smaller or simpler estimator, or give the server more cores.",
     "shift": "Compare the scores of this segment in the events of both models; a person may promote it.",
@@ -68,16 +75,26 @@ FROM (SELECT *, max("group") OVER (PARTITION BY id, row) AS known_group,
 """
 
 
+class ResponseShare(NamedTuple):
+    """How many requests the challenger answered, where one without a response leaves no trace."""
+
+    n_responses: int
+    n_requests: int
+    promised: float
+
+
 @dataclass(frozen=True)
 class Responses:
     """Responses of both models, indexed by unit, request id and row.
 
     Attributes:
-        paired: True for a shadow: both models predicted the same rows.
+        paired: Whether both models predicted the same rows: a shadow, whose copies keep their ids.
         challenger_status: HTTP status of each request to the challenger, `(n_requests,)`; without a row.
         champion_status: HTTP status of each request to the champion, `(n_requests,)`.
         challenger: Events of the rows that the challenger predicted.
         champion: Events of the rows that the champion predicted.
+        share: Share of the requests that the challenger answered; None if each request without a response is
+            counted as failed.
     """
 
     contract: Contract
@@ -88,6 +105,7 @@ class Responses:
     champion_status: pd.Series
     challenger: pd.DataFrame
     champion: pd.DataFrame
+    share: ResponseShare | None = None
 
 
 class Mean(NamedTuple):
@@ -137,14 +155,23 @@ class Comparison(NamedTuple):
         return Estimate(self.value, self.value - half_width, self.value + half_width, self.standard_error)
 
 
-def read(address: str, since: datetime, contract: Contract, paired: bool) -> Responses:
+def read(
+    address: str,
+    since: datetime,
+    contract: Contract,
+    mode: str,
+    promises: Promises = COMPLETE,
+    canary_share: float = 0,
+) -> Responses:
     """Read the events of a period.
 
     Args:
         address: Folder or address of the events.
         since: Start of the period, UTC without time zone.
         contract: The contract of the models.
-        paired: True for a shadow, False for a canary.
+        mode: "shadow" or "canary".
+        promises: What the target promises.
+        canary_share: Percentage of the clients that the canary serves; 0 if it is not known.
 
     Returns:
         The responses of both models, of at most `MAX_REQUESTS` requests.
@@ -153,7 +180,8 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Res
         ProjectError: There were several challengers in this period.
     """
     settings, rollout, events = params.load(), load_rollout(), pd.DataFrame(columns=[*COLUMNS, "unit"])
-    unit = "known_group" if paired else "known_client, known_group"
+    draws_clients = mode == "canary" and promises.sticky
+    unit = "known_client, known_group" if draws_clients else "known_group"
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         if read_events(con, address, since, Path(folder) / "events"):
             events = con.sql(_UNIT.format(unit=unit, sample=_SAMPLE)).df()
@@ -163,36 +191,81 @@ def read(address: str, since: datetime, contract: Contract, paired: bool) -> Res
             f"{address}: {', '.join(sorted(versions))} were challengers since {since:%Y-%m-%d %H:%M} UTC. "
             "Analyse only one: choose a later start with --minutes."
         )
-    delay = timedelta(seconds=rollout.event_delay_seconds)
-    statuses = request_statuses(events[events.row == 0].set_index(["unit", "id"]), paired, delay)
+    requests = events[events.row == 0].set_index(["unit", "id"])
+    paired = mode == "shadow" and promises.paired
+    if mode == "shadow":
+        end = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=rollout.event_delay_seconds)
+        statuses, share = shadow_statuses(requests, end, promises)
+    else:
+        statuses, share = canary_statuses(requests), canary_response_share(requests, promises, canary_share)
     predicted = events[events.status == 200].set_index(["unit", "id", "row"])
     challenger, champion = (predicted[predicted.role == role] for role in (CHALLENGER, CHAMPION))
     if paired:
         common = challenger.index.intersection(champion.index)
         challenger, champion = challenger.loc[common], champion.loc[common]
-    return Responses(contract, settings.gate, rollout, paired, *statuses, challenger, champion)
+    return Responses(contract, settings.gate, rollout, paired, *statuses, challenger, champion, share)
 
 
-def request_statuses(events: pd.DataFrame, paired: bool, delay: timedelta) -> tuple[pd.Series, pd.Series]:
-    """Return the HTTP status of each request.
+Statuses = tuple[pd.Series, pd.Series]
 
-    Shadow: champion requests older than `delay` without a challenger event count as failed. Canary: requests
-    that the fallback served count as failed.
+
+def shadow_statuses(
+    requests: pd.DataFrame, end: datetime, promises: Promises
+) -> tuple[Statuses, ResponseShare | None]:
+    """Return the HTTP status of each request of a shadow.
+
+    Only if all requests are copied, with their ids, is one without a challenger event known to have failed.
 
     Args:
-        events: One event of each request and role, indexed by unit and request id.
-        paired: True for a shadow, False for a canary.
-        delay: Time until the event of a request is written.
+        requests: One event of each request and role, indexed by unit and request id.
+        end: Later requests are left out, because the challenger's event may not be written yet.
+        promises: What the target promises.
 
     Returns:
-        The statuses of the requests to the challenger, and to the champion.
+        The statuses of the requests to the challenger and to the champion, and the share that was answered.
     """
-    champion, challenger, fallback = (events[events.role == role] for role in ROLES)
-    if paired:
-        champion = champion[champion.time <= datetime.now(UTC).replace(tzinfo=None) - delay]
-        return challenger.status.reindex(champion.index, fill_value=NO_RESPONSE), champion.status
+    challenger, champion = (requests[requests.role == role] for role in (CHALLENGER, CHAMPION))
+    champion = champion[champion.time <= end]
+    if promises.paired and promises.copied == 1:
+        return (challenger.status.reindex(champion.index, fill_value=NO_RESPONSE), champion.status), None
+    n_responses = int((challenger.time <= end).sum())
+    share = ResponseShare(n_responses, len(champion), promises.copied)
+    if promises.paired:
+        common = champion.index.intersection(challenger.index)
+        return (challenger.status.loc[common], champion.status.loc[common]), share
+    return (challenger.status, champion.status), share
+
+
+def canary_statuses(requests: pd.DataFrame) -> Statuses:
+    """Return the HTTP status of each request of a canary; what the fallback served is a failed request.
+
+    Args:
+        requests: One event of each request and role, indexed by unit and request id.
+
+    Returns:
+        The statuses of the requests to the challenger and to the champion.
+    """
+    champion, challenger, fallback = (requests[requests.role == role] for role in ROLES)
     failed = pd.Series(NO_RESPONSE, fallback.index)
     return pd.concat([failed, challenger.status.drop(failed.index, errors="ignore")]), champion.status
+
+
+def canary_response_share(
+    requests: pd.DataFrame, promises: Promises, canary_share: float
+) -> ResponseShare | None:
+    """Count the responses of a canary, if requests are drawn at random and nothing else tells which failed.
+
+    Args:
+        requests: One event of each request and role.
+        promises: What the target promises.
+        canary_share: Percentage of the clients that the canary serves; 0 if it is not known.
+
+    Returns:
+        The share; None if the fallback tells, if clients are drawn, or if the share is not known.
+    """
+    if promises.fallback or promises.sticky or not canary_share:
+        return None
+    return ResponseShare(int((requests.role == CHALLENGER).sum()), len(requests), canary_share / 100)
 
 
 def effective_units(values: pd.DataFrame | pd.Series) -> float:
@@ -271,6 +344,33 @@ def check_errors(responses: Responses) -> Iterator[Comparison]:
             f"≤ {limit:g} above the champion's share",
             "rollout.max_error_share",
             f"{challenger.mean():.2%} of {n_requests:,} requests, {champion.mean():.2%} of the champion's",
+        )
+
+
+def check_responses(responses: Responses) -> Iterator[Check]:
+    """Check that the challenger answered as many requests as the target promised to send it.
+
+    It cannot be told whether a missing request was not sent or not answered, so this is no failure.
+
+    Args:
+        responses: The responses of both models.
+
+    Yields:
+        A warning if there are too few by a binomial test; a pass if not; nothing if each failure is known.
+    """
+    if responses.share and responses.share.n_requests:
+        n_responses, n_requests, promised = responses.share
+        limit = promised * (1 - responses.rollout.max_error_share)
+        p_value = float(bdtr(n_responses, n_requests, limit))
+        yield Check(
+            "responses",
+            "share",
+            status_if(p_value > (1 - responses.gate.confidence_level) / 2, "warn"),
+            f"{n_responses:,} responses to {n_requests:,} requests, of which it should get {promised:.1%}",
+            f"≥ {limit:.1%}",
+            "rollout.max_error_share",
+            value=n_responses / n_requests,
+            p_value=p_value,
         )
 
 
@@ -439,14 +539,14 @@ def analyse(responses: Responses) -> tuple[Verdict, list[Check]]:
         The verdict ("keep" if there are too few requests or units), and the checks.
     """
     if too_few := list(check_evidence(responses)):
-        return "keep", too_few
+        return "keep", [*check_responses(responses), *too_few]
     comparisons = [
         comparison for check in (check_errors, check_latency, check_shift) for comparison in check(responses)
     ]
     alpha = (1 - responses.gate.confidence_level) / 2
     p_values = adjust_holm([comparison.p_value for comparison in comparisons])
     checks = [_to_check(*pair, alpha) for pair in zip(comparisons, p_values, strict=True)]
-    checks += check_agreement(responses)
+    checks += [*check_agreement(responses), *check_responses(responses)]
     return decide(checks), checks
 
 
@@ -470,8 +570,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="length of the period; default: 60")
     arguments = parser.parse_args()
     since = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=arguments.minutes)
-    contract = declarations.load().contract
-    verdict, checks = analyse(read(arguments.events, since, contract, arguments.mode == "shadow"))
+    contract, status = declarations.load().contract, read_status()
+    responses = read(arguments.events, since, contract, arguments.mode, status.promises, status.share)
+    verdict, checks = analyse(responses)
     if verdict == "block":
         raise ProjectError(f"the {arguments.mode} is blocked{reasons(checks)}")
     print(f"rollout: {verdict}{reasons(checks)}")

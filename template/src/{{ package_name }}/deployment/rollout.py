@@ -3,80 +3,30 @@
     python -m <package>.deployment.rollout IMAGE
     python -m <package>.deployment.rollout IMAGE --until shadow
 
-Runs on the server. Each step ends with an analysis of the predictions (`deployment/analysis.py`). An image is
-rolled back if the analysis blocks it, or if the evidence is insufficient after `rollout.minutes`. After an
-interruption, the next run continues. Exit codes: 0 success, 1 error, 2 blocked, 3 insufficient evidence.
+Calls the commands of `deploy/rollout.py`, on any target. Each step ends with an analysis of the predictions
+(`deployment/analysis.py`). An image is rolled back if the analysis blocks it, or if the evidence is
+insufficient after `rollout.minutes`. After an interruption, the next run continues. Exit codes: 0 success,
+1 error, 2 blocked, 3 insufficient evidence.
 """
 
 import argparse
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
-
-import msgspec
 
 from .. import declarations, params
 from ..core.errors import ProjectError, cli
-from ..core.shell import call
 from ..evaluation.checks import Check, Verdict, checks_table
 from .analysis import analyse, read, reasons
 from .settings import Rollout, load_rollout
+from .target import Status, deploy, read_status
 
-DEPLOY = Path("deploy/compose/deploy.py")
 EXIT_CODES: dict[Verdict, int] = {"block": 2, "keep": 3}
 RESULTS: dict[Verdict, str] = {
     "block": "blocked",
     "keep": "insufficient evidence: see the warnings; rollout.minutes sets the time limit of a step",
 }
-Step = tuple[str, str]  # command of deploy.py, and its argument
-
-
-class Status(msgspec.Struct):
-    """Output of `deploy.py status --json`.
-
-    Attributes:
-        active: The image that serves the clients.
-        challenger: The image that is rolled out.
-        phase: "shadow", "canary", "promote" or empty.
-        share: Percentage of the clients that the canary serves.
-        since: Start of the phase, seconds since 1970.
-        events: Folder or address of the events.
-    """
-
-    active: str | None
-    challenger: str | None
-    phase: str
-    share: float
-    since: float
-    events: str
-
-
-def deploy(*words: str) -> str:
-    """Run a command of `deploy.py`.
-
-    Args:
-        *words: The command and its arguments.
-
-    Returns:
-        Its output.
-
-    Raises:
-        ProjectError: It failed.
-    """
-    return call(sys.executable, DEPLOY, *words)
-
-
-def read_status() -> Status:
-    """Ask the server for its status.
-
-    Returns:
-        The status.
-
-    Raises:
-        ProjectError: `deploy.py` failed.
-    """
-    return msgspec.json.decode(deploy("status", "--json"), type=Status)
+Step = tuple[str, str]  # command of deploy/rollout.py, and its argument
 
 
 def plan(image: str, status: Status, rollout: Rollout) -> list[Step]:
@@ -94,7 +44,8 @@ def plan(image: str, status: Status, rollout: Rollout) -> list[Step]:
     phase = status.phase if is_challenger else ""
     if not rollout.minutes or status.active in (None, image) or phase == "promote":
         return []
-    shares = [share for share in rollout.steps if not is_challenger or share >= status.share]
+    passed = status.share - status.promises.share_step if is_challenger else 0  # the target rounds shares
+    shares = [share for share in rollout.steps if share > passed]
     canaries = [("canary", f"{share:g}") for share in shares]
     return canaries if phase == "canary" else [("shadow", image), *canaries]
 
@@ -115,11 +66,11 @@ def analyse_phase(image: str, mode: str) -> tuple[Verdict, list[Check], float]:
     status = read_status()
     if (status.challenger, status.phase) != (image, mode):
         raise ProjectError(
-            f"rollout: {image} is no longer the {mode}: another command of deploy.py ended it. "
+            f"rollout: {image} is no longer the {mode}: another command of deploy/rollout.py ended it. "
             "Start the rollout again."
         )
     since = datetime.fromtimestamp(status.since, UTC).replace(tzinfo=None)
-    responses = read(status.events, since, declarations.load().contract, mode == "shadow")
+    responses = read(status.events, since, declarations.load().contract, mode, status.promises, status.share)
     return *analyse(responses), status.since
 
 
@@ -135,7 +86,7 @@ def run_step(step: Step, image: str, rollout: Rollout) -> Verdict:
         The verdict; "keep" if the evidence is insufficient.
 
     Raises:
-        ProjectError: `deploy.py` failed, or another command has ended the phase.
+        ProjectError: The command failed, or another command has ended the phase.
     """
     print(deploy(*step), file=sys.stderr, flush=True)
     verdict, checks, since = analyse_phase(image, step[0])
