@@ -478,6 +478,7 @@ def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[st
     max_difference = getattr(gate, f"max_{rate.criterion}_difference")
     min_ratio = getattr(gate, f"min_{rate.criterion}_ratio")
     parameter = f"gate.max_{rate.criterion}_difference and gate.min_{rate.criterion}_ratio"
+    n_groups = len(rows)
     rows = {value: positions for value, positions in rows.items() if len(positions) >= gate.min_segment_rows}
     counts = evidence.test.observations.unit_counts
     rates = {
@@ -486,7 +487,9 @@ def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[st
     }
     if len(rates) < 2 or max(rates.values()) == 0:
         message = (
-            "the rate is 0 in every group" if len(rates) > 1 else "fewer than two groups have enough rows"
+            "the rate is 0 in every group"
+            if len(rates) > 1
+            else f"fewer than two of {n_groups} groups have enough rows; PREPARE can make broader ones"
         )
         return Check("fairness", subject, "skipped", message, parameter="gate.min_segment_rows")
     lowest, highest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
