@@ -23,7 +23,7 @@ def prepared() -> pd.DataFrame:
     )
     with duckdb.connect() as con:
         con.register("raw", raw)
-        return con.execute(PREPARE).df().set_index("rating_id")
+        return con.execute(PREPARE).df().set_index("rating_id").sort_index()
 
 
 def test_each_like_of_a_film_in_the_catalogue_is_a_row(prepared: pd.DataFrame) -> None:

@@ -63,7 +63,7 @@ def predict_file(model: Model, source: Path, target: Path, prepare: str | None =
     copied, order = "* EXCLUDE (__reasons, __scores)", ""
     if prepare is not None:
         copied = ", ".join(map(quote, contract.keys))
-        order = f"ORDER BY {copied}"  # SQL with a window function leaves rows in any order
+        order = f"ORDER BY {_key_order(contract)}"  # SQL with a window function leaves rows in any order
     with connect() as con, explain_errors(f"batch: cannot predict {source} into {target}"):
         rows = con.sql(f"FROM {_file(source)}")
         if prepare is None:
@@ -95,6 +95,14 @@ def _prepare(con: Connection, rows: Relation, prepare: str, contract: Contract) 
     if missing := [name for name in needed if name not in prepared.columns]:
         raise ProjectError(f"batch: problem.PREPARE makes no column {', '.join(missing)} of this file")
     return prepared.select(", ".join(map(quote, needed)))
+
+
+def _key_order(contract: Contract) -> str:
+    """Columns to sort by; in a CSV file, a number is a text."""
+    numbers = {key for key in contract.keys if contract.column(key).kind in ("integer", "number")}
+    return ", ".join(
+        f"TRY_CAST({quote(key)} AS DOUBLE)" if key in numbers else quote(key) for key in contract.keys
+    )
 
 
 def _read_prepare(bundle: Path) -> str:
