@@ -27,7 +27,7 @@ def verdict(random, ours, theirs):
     production = Production("production/1", "theirs", outputs(score(theirs)))
     test = Dataset(Path(), problem.contract, pd.DataFrame(), target)
     new = outputs(score(ours))
-    evidence = Evidence(settings, problem, "new", test, new, None, production, [], (), {{}})
+    evidence = Evidence(settings, problem, "new", test, new, None, production, [], (), (), {{}})
     (check,) = check_production(evidence)
     return {{"pass": "promote", "warn": "keep", "fail": "block"}}[check.status]
 

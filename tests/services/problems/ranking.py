@@ -24,7 +24,13 @@ CONTRACT = Contract(
     columns=(
         Column("order", "text"),
         Column("next", "category", categories=SHELF),
-        Column("basket", "category", categories=SHELF, length=5),
+        Column(
+            "basket",
+            "category",
+            categories=SHELF,
+            length=5,
+            accepted={"target leakage": "these baskets are made up so that the model is easy to check"},
+        ),
         Column("age", "integer", 0, 120, nullable=True),
     ),
 )
