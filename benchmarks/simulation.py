@@ -108,10 +108,7 @@ def compute_reference(random: np.random.Generator) -> dict[str, Any]:
     with tables.connect() as con:
         con.register("training", draw_rows(random, TRAINING_ROWS))
         con.sql("CREATE TABLE inputs AS FROM training")
-        return {
-            name: distributions.compute_distribution(con, "inputs", name, n_categories)
-            for name, n_categories in COLUMNS.items()
-        }
+        return distributions.compute_distributions(con, "inputs", COLUMNS)
 
 
 def check_window(rows: pd.DataFrame, reference: dict[str, Any]) -> set[str]:

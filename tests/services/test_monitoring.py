@@ -28,7 +28,7 @@ SIMULATE = """
 import duckdb, numpy as np, pandas as pd, scipy.stats
 from pathlib import Path
 from {package}.contract.tables import connect, read_features
-from {package}.stats.distributions import compute_distribution, model_columns
+from {package}.stats.distributions import compute_distributions, model_columns
 from {package}.monitoring.drift import check_drift, flag_drift
 from {package}.params import Monitor
 from {package}.model.bundle import Model
@@ -52,8 +52,7 @@ for _ in range({times}):
         con.sql("SET threads = 1")
         con.from_df(everything.iloc[order[:5000]]).create("before")
         con.from_df(everything.iloc[order[5000:6500]]).create("now")
-        columns = model_columns(model.contract).items()
-        reference = {{name: compute_distribution(con, "before", name, many) for name, many in columns}}
+        reference = compute_distributions(con, "before", model_columns(model.contract))
         found = check_drift(
             con, "now", reference, model.contract, Monitor(confidence_level=0.95, warn_distance=0)
         )
