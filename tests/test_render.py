@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 116, 9_840),
-    Size({}, 127, 10_955),
-    Size({"observability": "prometheus"}, 134, 11_210),
+    Size({"deployment": "none", "observability": "none"}, 116, 9_850),
+    Size({}, 127, 10_970),
+    Size({"observability": "prometheus"}, 134, 11_225),
 ]
 
 

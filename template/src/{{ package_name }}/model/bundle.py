@@ -166,8 +166,8 @@ class Model:
             return [Value(value) for value in outputs[:, 0].tolist()]
         if self.contract.task == "ranking":
             return [
-                Ranking([Item(labels[item], float(scores[item])) for item in items])
-                for items, scores in zip(self._offered(outputs), outputs, strict=True)
+                Ranking([Item(labels[item], float(outputs[row, item])) for item in items])
+                for row, items in enumerate(self._offered(outputs))
             ]
         predicted = predict_labels(outputs, self.contract.decision_threshold)
         return [

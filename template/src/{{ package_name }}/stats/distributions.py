@@ -252,9 +252,12 @@ def _design_effect(
     bins: NDArray[np.integer], n_units: int, squares: float, agreement: float, factor: float
 ) -> float:
     """The design effect of a column, from its counts `(n_bins,)` and sums over the units."""
-    n_rows = bins.sum()
+    n_rows = float(np.sum(bins))
     size = squares / n_rows
-    total, within = n_rows - (bins**2).sum() / n_rows, n_rows - agreement  # sums of squares of 0/1 indicators
+    total, within = (
+        n_rows - float(np.sum(bins**2)) / n_rows,
+        n_rows - agreement,
+    )  # sums of squares of 0/1 indicators
     if n_units < 2 or n_units == n_rows or total <= 0:
         return _round(size)
     between_mean, within_mean = (total - within) / (n_units - 1), within / (n_rows - n_units)
