@@ -1,17 +1,15 @@
-"""Each use case: from a copy to a prediction, how good its first model is, and how large its image."""
+"""Each use case: from a copy to a prediction, and how good its first model is."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
-from .demo import ROOT, StepError, answers, environment, journey, log, python, render, run
+from .demo import ROOT, answers, journey, python, render, run
 from .lab import Lab
 
 # Run in the project's environment: the primary metric of the bundle, of the baseline and, if the raw rows
@@ -50,8 +48,6 @@ class UseCase(NamedTuple):
     seconds: float
     scores: dict[str, float | str | None]
     """The primary metric of model, baseline and generator; None if the baseline or the truth has none."""
-    image_mb: float | None
-    """What the image adds to its base image, in MB; None without Docker."""
 
     header = (
         "use case",
@@ -61,7 +57,6 @@ class UseCase(NamedTuple):
         "baseline",
         "best possible",
         "verdict",
-        "image",
     )
 
     @property
@@ -76,7 +71,6 @@ class UseCase(NamedTuple):
             _number(scores["baseline"]),
             _number(scores["best"]),
             str(scores["verdict"]),
-            "-" if self.image_mb is None else f"{self.image_mb:.0f} MB",
         )
 
 
@@ -95,23 +89,5 @@ def rows(lab: Lab) -> Iterator[UseCase]:
         project = journey(lab.folder / "use-cases", use_case, lab.steps).project
         seconds = sum(lab.steps.seconds.values())
         scores = json.loads(python(project, "-c", SCORES, answers(project)["package_name"]))
-        with lab.steps.step(f"{use_case}: image"):
-            megabytes = image_megabytes(project)
-        yield UseCase(use_case, seconds, scores, megabytes)
+        yield UseCase(use_case, seconds, scores)
         shutil.rmtree(project)  # the environment of one has gigabytes
-
-
-def image_megabytes(project: Path) -> float | None:
-    """Build the serving image; return what it adds to its base image."""
-    if not shutil.which("docker"):
-        return None
-    text = (project / "Dockerfile").read_text()
-    tag = text.partition("ARG PYTHON=")[2].split()[0]
-    run(["make", "image"], project)
-    name = answers(project)["package_name"].replace("_", "-")
-    inspect = ["docker", "image", "inspect", "--format", "{{.Size}}", f"python:{tag}", name]
-    sizes = subprocess.run(inspect, env=environment(), capture_output=True, text=True, check=False)
-    if sizes.returncode:
-        raise StepError(project, f"docker does not know python:{tag} ({log(project)})")
-    base, whole = map(int, sizes.stdout.split())
-    return (whole - base) / 1e6
