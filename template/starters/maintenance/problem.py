@@ -127,7 +127,7 @@ def sample() -> pd.DataFrame:
     random, machines = np.random.default_rng(0), []
     for number in range(800):
         kind = random.choice(len(MACHINE_TYPES), p=(0.5, 0.3, 0.2))
-        watched_until = random.integers(500, 1500)
+        watched_until = int(random.integers(500, 1500))
         hours = np.arange(watched_until + HORIZON)
         wear = hours / random.lognormal(np.log((800, 700, 600)[kind]), 0.3)  # about 1 when it fails
         cumulative_hazard = np.cumsum(2e-5 + 0.02 * np.exp(20 * (wear - 1)))
@@ -138,7 +138,7 @@ def sample() -> pd.DataFrame:
         vibration = (2.0, 2.5, 3.0)[kind] * level * load * (1 + wear**2) * random.lognormal(0, 0.2, n_seen)
         temperature = 40 + random.normal(0, 3) + 20 * load + 10 * wear**4 + random.normal(0, 2, n_seen)
         current = (30, 40, 60)[kind] * load * (1 + 0.08 * wear**2) * random.lognormal(0, 0.03, n_seen)
-        hazard_ahead = np.take(cumulative_hazard, seen + HORIZON) - np.take(cumulative_hazard, seen)
+        hazard_ahead = cumulative_hazard[seen + HORIZON] - cumulative_hazard[seen]
         machines.append(
             pd.DataFrame(
                 {

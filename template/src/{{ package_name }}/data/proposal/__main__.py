@@ -27,7 +27,7 @@ STARTERS = (
     "e9f459dd363fc137a97b4d08b0d707476759ffc1",  # churn
     "052bfb525e3ee4de9040d5bf46d58be9df863ab3",  # demand
     "e677c119e38157b74ad7e3f3fe788e2db4c338b6",  # fraud
-    "444e5049c2747e26c99d0346f5e71ea33d7ba769",  # maintenance
+    "50314acd6e66ac77005e14b65310af363a4a7333",  # maintenance
     "ac036002546f53340028948a904bc238e9244d86",  # recommendation
     "7e63ea2d79e4b18a1aac2ab41f5ef0bf3666d13a",  # imaging
 )
