@@ -518,6 +518,8 @@ def test_make_serve_starts_a_server(project: Project, tmp_path: Path) -> None:
         for child in children.read_text().split():
             os.kill(int(child), signal.SIGTERM)
         server.process.wait(10)
+        with pytest.raises(OSError, match="refused"):  # also the server has stopped
+            socket.create_connection(("127.0.0.1", port), 1)
 
 
 @pytest.mark.parametrize("spoiled", ["", "model.onnx", "contract.json", "metadata.json"])

@@ -14,9 +14,8 @@ request without a response is then no failure, but too few responses are a warni
 Requests are not independent. A canary draws clients, so its unit is the client (Abadie et al., 2023, "When
 should you adjust standard errors for clustering?"). A shadow predicts the requests of all clients, so its
 unit is the contract's group, as in the evaluation; so is that of a canary without sticky clients. Where
-neither is known, it is the request. Thus a few
-heavy clients do not look like a difference between models. If too few send nearly all requests
-(`rollout.min_units`), they cannot tell, and nothing is decided.
+neither is known, it is the request. Thus a few heavy clients do not look like a difference between models. If
+too few send nearly all requests (`rollout.min_units`), they cannot tell, and nothing is decided.
 """
 
 import argparse

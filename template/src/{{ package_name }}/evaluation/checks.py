@@ -486,11 +486,9 @@ def _compare_groups(evidence: Evidence, subject: str, rate: _Rate, rows: dict[st
         for value, positions in rows.items()
     }
     if len(rates) < 2 or max(rates.values()) == 0:
-        message = (
-            "the rate is 0 in every group"
-            if len(rates) > 1
-            else f"fewer than two of {n_groups} groups have enough rows; PREPARE can make broader ones"
-        )
+        message = f"fewer than two of {n_groups} groups have enough rows; PREPARE can make broader ones"
+        if len(rates) > 1:
+            message = "the rate is 0 in every group"
         return Check("fairness", subject, "skipped", message, parameter="gate.min_segment_rows")
     lowest, highest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
     estimates = evidence.bootstrap(_disparity(rate.hits, rows[lowest], rows[highest]))

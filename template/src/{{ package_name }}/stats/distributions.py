@@ -199,8 +199,8 @@ def count_like(
         counts = {(i, place): n_rows for i, place, n_rows in con.sql(query).fetchall()}
         for i, name in enumerate(part):
             bins, missing = range(len(references[name].counts)), counts.get((i, None), 0)
-            found = [counts.get((i, place), 0) for place in bins]
-            distributions[name] = Distribution(found, missing, references[name].edges)
+            in_bins = [counts.get((i, place), 0) for place in bins]
+            distributions[name] = Distribution(in_bins, missing, references[name].edges)
     return distributions
 
 
@@ -252,12 +252,9 @@ def _design_effect(
     bins: NDArray[np.integer], n_units: int, squares: float, agreement: float, factor: float
 ) -> float:
     """The design effect of a column, from its counts `(n_bins,)` and sums over the units."""
-    n_rows = float(np.sum(bins))
+    n_rows, square = float(np.sum(bins)), float(np.sum(bins**2))
     size = squares / n_rows
-    total, within = (
-        n_rows - float(np.sum(bins**2)) / n_rows,
-        n_rows - agreement,
-    )  # sums of squares of 0/1 indicators
+    total, within = n_rows - square / n_rows, n_rows - agreement  # sums of squares of 0/1 indicators
     if n_units < 2 or n_units == n_rows or total <= 0:
         return _round(size)
     between_mean, within_mean = (total - within) / (n_units - 1), within / (n_rows - n_units)
