@@ -4,12 +4,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import STAND_INS, until
+from helpers import STAND_INS
 from project import Json, Project
 from test_events import example, recording
 
@@ -289,9 +290,10 @@ def test_killed_monitor_can_be_run_again(work: Project, usual: Path, tmp_path: P
     (tmp_path / "scratch").mkdir()
     environment = work.environment() | {"TMPDIR": str(tmp_path / "scratch")}
     process = subprocess.Popen(command, cwd=work.folder, env=environment)
-    until(lambda: any((tmp_path / "scratch").glob("*/monitor.duckdb")))
-    process.kill()
-    process.wait()
+    while not any((tmp_path / "scratch").glob("*/monitor.duckdb")):
+        assert process.poll() is None, "the monitor ended before it was killed"
+    process.kill()  # at once: the file is there for some tenths of a second only
+    assert process.wait() == -signal.SIGKILL
     assert not [*(work.folder / "reports").glob("monitoring.*")]
     results = monitor(work, usual)
     assert (results["status"], results["since"]) == ("ok", None)
