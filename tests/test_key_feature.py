@@ -6,7 +6,8 @@ from textwrap import dedent
 
 import pytest
 from helpers import Renderer, commit
-from releases import start, update
+from packaging.version import Version
+from releases import RELEASES, start, update
 
 from hooks.key_feature import migrate
 
@@ -75,10 +76,14 @@ def test_contract_that_cannot_be_read_is_left_with_advice(case: str, tmp_path: P
     assert path.read_bytes() == before
 
 
+FORMER = [release for release in RELEASES if Version(release) < Version("0.4.0")]
+
+
+@pytest.mark.parametrize("older", FORMER, indirect=True)
 def test_update_keeps_the_key_as_a_feature(
     older: Renderer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """From every release."""
+    """From every release in which it was one by default."""
     project = start(older, tmp_path / "project")
     (path,) = project.glob("src/*/problem.py")
     text = path.read_text().replace("    key_is_feature=False,\n", "")

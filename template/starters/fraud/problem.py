@@ -97,7 +97,7 @@ BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
 
 MODEL_CARD = ModelCardInfo(
     purpose="Ranks card payments, so that the fraud desk reviews the riskiest first.",
-    limits="Trained on made-up payments: not for real ones. A tactic that it has not seen looks honest to it; "
+    limits="Trained on made-up payments: not for real ones. A tactic that it has not seen looks honest; "
     "of fraud with the chip, which follows no pattern here, it finds nothing.",
     data="Made-up card payments of 120 days, with two tactics of fraudsters: one fades, one grows.",
     data_licence="None needed: made up by `sample` in problem.py",
@@ -107,7 +107,7 @@ MODEL_CARD = ModelCardInfo(
 def sample() -> pd.DataFrame:
     """Make up the starter's data: about 195,000 payments by 4,000 cards, under 1 % of them fraud.
 
-    Cards pay alone or several times on one trip. Thieves tap a card abroad again and again with small amounts,
+    Cards pay alone or several times on one trip. Thieves tap a card abroad again and again for small amounts,
     less and less as the days pass; or buy goods online that sell well, at night or abroad, more and more.
     All payments of a trip share their luck: fraud comes in series.
 

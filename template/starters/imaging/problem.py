@@ -51,7 +51,7 @@ KPIS: tuple[Kpi, ...] = (
         direction="at least",
         threshold=0.7,
         owner="radiology",
-        meaning="When one in ten normal scans is read early, at least seven in ten scans with a lesion are too.",
+        meaning="When one in ten normal scans is read early, at least seven in ten with a lesion are too.",
         primary=True,
     ),
     Kpi(
@@ -70,7 +70,7 @@ BEHAVIOURAL_TESTS: tuple[BehaviouralTest, ...] = (
 
 MODEL_CARD = ModelCardInfo(
     purpose="Puts scans with a lesion first in the reading list. A radiologist reads every scan.",
-    limits="Not a medical device. Trained on made-up scans of two devices; scans of others may look different.",
+    limits="Not a medical device. Trained on made-up scans of two devices; others may look different.",
     data="3,200 made-up scans of 800 made-up patients (custom/scans.py): no public package has real ones.",
     data_licence="none is needed, because the data are generated",
 )

@@ -45,8 +45,9 @@ CONTRACT = Contract(
 )
 
 # A row for each half day. Readings of the last 48 hours that a machine was watched are left out, whether it
-# failed or not: of a machine that runs on, nobody knows yet whether it will fail, and failures alone would make
-# them too frequent. In a file to predict, `watched_until` and `fails_at` are empty: each reading gets a row.
+# failed or not: of a machine that runs on, nobody knows yet whether it will fail, and failures alone would
+# make them too frequent. In a file to predict, `watched_until` and `fails_at` are
+# empty: each reading gets a row.
 PREPARE = f"""
     WITH readings AS (
         SELECT machine, machine_type, TRY_CAST(operating_hours AS INTEGER) AS operating_hours,
@@ -55,9 +56,9 @@ PREPARE = f"""
             TRY_CAST(watched_until AS INTEGER) AS watched_until, TRY_CAST(fails_at AS INTEGER) AS fails_at
         FROM raw
     ), days AS (
-        SELECT machine, machine_type, operating_hours, watched_until, fails_at - operating_hours AS hours_left,
-            list(vibration) OVER day AS vibration, list(temperature) OVER day AS temperature,
-            list(current) OVER day AS current
+        SELECT machine, machine_type, operating_hours, watched_until,
+            fails_at - operating_hours AS hours_left, list(vibration) OVER day AS vibration,
+            list(temperature) OVER day AS temperature, list(current) OVER day AS current
         FROM readings
         WINDOW day AS (PARTITION BY machine ORDER BY operating_hours ROWS 23 PRECEDING)
     )

