@@ -27,3 +27,6 @@ DATA_CARD = Path("docs/data-card.md")
 
 RESULTS = (LOCK, GATE_REPORT.parent, MODEL_CARD, DATA_CARD)
 """Results of the pipeline and the gate that git tracks."""
+
+SOURCES = ("dvc.yaml", "params.yaml", "uv.lock", "src")
+"""What determines a model, besides its data."""

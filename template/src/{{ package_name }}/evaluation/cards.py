@@ -16,10 +16,12 @@ from .. import declarations
 from ..contract.expectations import Kpi
 from ..core import paths
 from ..core.errors import ProjectError, cli
-from ..core.files import dvc_hash, locked_hashes, table
+from ..core.files import table
+from ..core.lock import compare_lock
 from ..data.report import format_distribution, load_data_report
 from ..data.split import load_split_report
 from ..declarations import Declarations
+from .checks import Check, decide
 
 ANSWERS_FILE = Path(".copier-answers.yml")
 REPORTS = {
@@ -200,11 +202,10 @@ def _find_stale(reports: Reports, problem: Declarations) -> list[str]:
     gate, version, faults = reports["gate"], reports["bundle"]["version"], []
     if any("rule" in check for check in gate["checks"]):
         return [f"{paths.GATE_REPORT} was written by a release before 0.3"]
-    locked_hash = locked_hashes("bundle", "outs").get(str(paths.BUNDLE_REPORT))
-    if locked_hash != dvc_hash(paths.BUNDLE_REPORT.read_bytes()):
-        faults.append(f"{paths.BUNDLE_REPORT} is not that of {paths.BUNDLE} in {paths.LOCK}")
     if gate["model_version"] != version:
         faults.append(f"{paths.GATE_REPORT} judges model {gate['model_version']}, not {version}")
+    if gate["verdict"] != (verdict := decide(msgspec.convert(gate["checks"], list[Check]))):
+        faults.append(f"{paths.GATE_REPORT} says {gate['verdict']}, but its checks say {verdict}")
     texts = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in CARDS}
     if gate["verdict"] == "block":
         message = f"exists, but model {gate['model_version']} is blocked"
@@ -214,7 +215,7 @@ def _find_stale(reports: Reports, problem: Declarations) -> list[str]:
 
 
 def check(problem: Declarations) -> None:
-    """Stop a commit whose cards, reports and `dvc.lock` belong to different models.
+    """Stop a commit whose cards, reports, `dvc.lock` and code belong to different models.
 
     Passes before the first model was judged, and where there are no cards.
 
@@ -231,6 +232,12 @@ def check(problem: Declarations) -> None:
         raise ProjectError(
             f"stale cards: {missing[0]} is missing, because the pipeline stopped before it. Fix that and run "
             f"`make pipeline`, or commit {ALONE}"
+        )
+    if faults := compare_lock():
+        raise ProjectError(
+            f"stale results: they are not those of the code and parameters in git. `make pipeline` renews them; "
+            f"commit {paths.LOCK}, {paths.GATE_REPORT.parent}/, {paths.MODEL_CARD.parent}/ and the code together, "
+            f"or {ALONE}\n- " + "\n- ".join(faults)
         )
     reports = _read_reports()
     if faults := _find_stale(reports, problem):

@@ -2,8 +2,14 @@
 
 The verdict is `promote`, `keep` (the model in production stays) or `block` (exit code 1). The gate runs
 after the pipeline and is not a DVC stage: it depends on the newest production tag, which DVC does not track.
+
+    python -m <package>.evaluation.gate [--verify]
+
+A verdict that was committed is only a text. Before the workflow `deploy` acts on it, `--verify` derives it again
+from code, data and bundle, and writes nothing.
 """
 
+import argparse
 from pathlib import Path
 
 import msgspec
@@ -16,7 +22,9 @@ from ..contract.expectations import BehaviouralTest
 from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
 from ..core.files import write_json
-from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, SPLIT_REPORT, TEST
+from ..core.git import changes
+from ..core.lock import compare_code
+from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, RESULTS, SOURCES, SPLIT_REPORT, TEST
 from ..data.report import load_data_report
 from ..data.split import load_split_report
 from ..declarations import Declarations
@@ -179,12 +187,46 @@ def _is_recorded(report: GateReport, evidence: Evidence) -> bool:
     return lasting == former
 
 
+def verify(report: GateReport) -> None:
+    """Compare the verdict with the committed one.
+
+    Args:
+        report: What the gate says now.
+
+    Raises:
+        ProjectError: HEAD has another verdict, another model, or results of other code.
+    """
+    recorded = registry.read_report(GATE_REPORT)
+    faults = compare_code("HEAD")
+    if edited := changes((*RESULTS, *SOURCES)):
+        faults.append(f"the working folder is not HEAD:\n{edited}")
+    if (version := registry.read_report(BUNDLE_REPORT)["version"]) != report.model_version:
+        faults.append(f"{BUNDLE} is model {report.model_version}, {BUNDLE_REPORT} of HEAD says {version}")
+    if recorded["model_version"] != report.model_version:
+        faults.append(f"{GATE_REPORT} of HEAD judges model {recorded['model_version']}")
+    if recorded["verdict"] != report.verdict:
+        reasons = "; ".join(report.reasons)
+        faults.append(f"{GATE_REPORT} of HEAD says {recorded['verdict']}, the gate says {report.verdict}: {reasons}")
+    if faults:
+        raise ProjectError(
+            f"verify: the results of HEAD cannot be derived from its code and data. `make pipeline` renews them; "
+            "commit them together with the code.\n- " + "\n- ".join(faults)
+        )
+
+
 def main() -> None:
-    """Judge the bundle; write reports and cards."""
+    """Judge the bundle; write reports and cards, or verify those of HEAD."""
+    parser = argparse.ArgumentParser(description="Decide whether the model may go into production.")
+    parser.add_argument("--verify", action="store_true", help="write nothing; compare with the verdict of HEAD")
+    arguments = parser.parse_args()
     problem = declarations.load()
     declarations.check_expectations(problem)
     evidence = collect_evidence(Model(BUNDLE), params.load(), problem)
     report = judge(evidence)
+    if arguments.verify:
+        verify(report)
+        print(f"verify: {report.verdict} model {report.model_version}, as HEAD says")
+        return
     is_recorded = _is_recorded(report, evidence)
     if not is_recorded:
         write_json(GATE_REPORT, report)

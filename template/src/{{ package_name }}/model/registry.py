@@ -19,8 +19,8 @@ import msgspec
 
 from ..contract import Contract
 from ..core.errors import ProjectError, cli
-from ..core.git import changes, contains, exists, has_origin
-from ..core.paths import BUNDLE, BUNDLE_REPORT, GATE_REPORT, RESULTS
+from ..core.git import changes, contains, exists, has_origin, is_shallow
+from ..core.paths import BUNDLE, BUNDLE_REPORT, GATE_REPORT, RESULTS, SOURCES
 from ..core.shell import call
 from . import tracking
 from .bundle import Model
@@ -35,8 +35,6 @@ DEFAULT_BRANCHES = {
     False: ("refs/heads/main", "refs/heads/master", "HEAD"),
 }
 """Names of the default branch, with and without `origin`; the first that exists counts."""
-SOURCES = ("dvc.yaml", "params.yaml", "src")
-"""What determines a model, besides its data."""
 
 
 def _parse_tag(tag: str) -> tuple[date, int]:
@@ -77,7 +75,7 @@ def _tag_fault(tag: str, merged: set[str], branch: str) -> str:
 
 def _production_tags() -> list[str]:
     """The tags that count, oldest first; one warning names all others."""
-    if call("git", "rev-parse", "--is-shallow-repository") == "true":
+    if is_shallow():
         raise ProjectError(
             "production: this clone is shallow, production tags may be missing: git fetch --unshallow --tags"
         )
@@ -137,7 +135,7 @@ def load_champion(tag: str) -> Model:
         model = Model(folder)
     except ProjectError as error:
         raise ProjectError(f"{subject} is broken: {error} If only this copy is, delete it.") from None
-    version = _read_report(BUNDLE_REPORT, tag)["version"]
+    version = read_report(BUNDLE_REPORT, tag)["version"]
     if model.metadata.version != version:
         raise ProjectError(
             f"{subject} is {version}, but {model.metadata.version} was downloaded: the cache or the remote "
@@ -165,8 +163,19 @@ def contract_differences(champion: Contract, contract: Contract) -> list[str]:
     return differences + [f"it needs {column.name}, {column.rule}" for column in changed]
 
 
-def _read_report(path: Path, revision: str = "HEAD") -> dict[str, Any]:
-    """A report as a commit holds it, whatever the working folder holds."""
+def read_report(path: Path, revision: str = "HEAD") -> dict[str, Any]:
+    """Read a report as a commit holds it, whatever the working folder holds.
+
+    Args:
+        path: The report.
+        revision: The commit.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ProjectError: The commit lacks it, or it is broken.
+    """
     failure = f"production: {revision} holds no {path}: commit the results of `make pipeline`"
     try:
         return msgspec.json.decode(call("git", "show", f"{revision}:./{path}", failure=failure))
@@ -186,7 +195,7 @@ def check_deployable() -> str:
     """
     if edited := changes((*RESULTS, *SOURCES)):
         raise ProjectError(f"production: commit this first, else the tag names another model:\n{edited}")
-    version, gate = _read_report(BUNDLE_REPORT)["version"], _read_report(GATE_REPORT)
+    version, gate = read_report(BUNDLE_REPORT)["version"], read_report(GATE_REPORT)
     if gate["model_version"] != version:
         raise ProjectError(
             f"production: {GATE_REPORT} of HEAD is about model {gate['model_version']}, the bundle is "
