@@ -1,6 +1,7 @@
 """Compare `dvc.lock` with git: results in git must be those of the code in git.
 
-`dvc status` needs the data for that. The hashes of code and reports need none, so a commit hook can compare them.
+`dvc status` needs the data for that. The hashes of code and reports need none, so a commit hook can compare
+them.
 """
 
 import json
@@ -88,7 +89,7 @@ def compare_lock() -> list[str]:
     if changes(RESULTS):
         return faults + compare_code(write_tree(*SOURCES))
     if is_shallow():
-        print(f"warning: {LOCK} is not compared with the code, because this clone is shallow", file=sys.stderr)
+        print(f"warning: {LOCK} is not compared with the code: this clone is shallow", file=sys.stderr)
         return faults
     commit = call("git", "rev-list", "--max-count=1", "HEAD", "--", LOCK)
     return faults + compare_code(commit) if commit else faults

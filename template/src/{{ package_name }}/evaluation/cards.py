@@ -235,9 +235,9 @@ def check(problem: Declarations) -> None:
         )
     if faults := compare_lock():
         raise ProjectError(
-            f"stale results: they are not those of the code and parameters in git. `make pipeline` renews them; "
-            f"commit {paths.LOCK}, {paths.GATE_REPORT.parent}/, {paths.MODEL_CARD.parent}/ and the code together, "
-            f"or {ALONE}\n- " + "\n- ".join(faults)
+            "stale results: they are not those of the code and parameters in git. `make pipeline` renews "
+            f"them. Commit {paths.LOCK}, {paths.GATE_REPORT.parent}/, {paths.MODEL_CARD.parent}/ and code "
+            f"together, or {ALONE}\n- " + "\n- ".join(faults)
         )
     reports = _read_reports()
     if faults := _find_stale(reports, problem):

@@ -5,8 +5,8 @@ after the pipeline and is not a DVC stage: it depends on the newest production t
 
     python -m <package>.evaluation.gate [--verify]
 
-A verdict that was committed is only a text. Before the workflow `deploy` acts on it, `--verify` derives it again
-from code, data and bundle, and writes nothing.
+A committed verdict is only a text. Before the workflow `deploy` acts on it, `--verify` derives it again from
+code, data and bundle, and writes nothing.
 """
 
 import argparse
@@ -206,24 +206,29 @@ def verify(report: GateReport) -> None:
         faults.append(f"{GATE_REPORT} of HEAD judges model {recorded['model_version']}")
     if recorded["verdict"] != report.verdict:
         reasons = "; ".join(report.reasons)
-        faults.append(f"{GATE_REPORT} of HEAD says {recorded['verdict']}, the gate says {report.verdict}: {reasons}")
+        verdicts = f"{recorded['verdict']}, the gate says {report.verdict}"
+        faults.append(f"{GATE_REPORT} of HEAD says {verdicts}: {reasons}")
     if faults:
         raise ProjectError(
-            f"verify: the results of HEAD cannot be derived from its code and data. `make pipeline` renews them; "
-            "commit them together with the code.\n- " + "\n- ".join(faults)
+            "verify: the results of HEAD cannot be derived from its code and data. `make pipeline` renews "
+            "them; commit them together with the code.\n- " + "\n- ".join(faults)
         )
 
 
-def main() -> None:
-    """Judge the bundle; write reports and cards, or verify those of HEAD."""
-    parser = argparse.ArgumentParser(description="Decide whether the model may go into production.")
-    parser.add_argument("--verify", action="store_true", help="write nothing; compare with the verdict of HEAD")
-    arguments = parser.parse_args()
+def run(is_verification: bool = False) -> None:
+    """Judge the bundle.
+
+    Args:
+        is_verification: Whether to compare with the verdict of HEAD, instead of writing reports and cards.
+
+    Raises:
+        ProjectError: The model is blocked, or the verdict of HEAD cannot be derived again.
+    """
     problem = declarations.load()
     declarations.check_expectations(problem)
     evidence = collect_evidence(Model(BUNDLE), params.load(), problem)
     report = judge(evidence)
-    if arguments.verify:
+    if is_verification:
         verify(report)
         print(f"verify: {report.verdict} model {report.model_version}, as HEAD says")
         return
@@ -245,6 +250,13 @@ def main() -> None:
     print(f"gate: {report.verdict} model {report.model_version}{reasons}")
     if is_recorded:
         print(f"gate: unchanged, {GATE_REPORT} and the cards already describe this model")
+
+
+def main() -> None:
+    """Write reports and cards, or verify the verdict of HEAD."""
+    parser = argparse.ArgumentParser(description="Decide whether the model may go into production.")
+    parser.add_argument("--verify", action="store_true", help="write nothing; compare with the verdict of HEAD")
+    run(parser.parse_args().verify)
 
 
 if __name__ == "__main__":
