@@ -417,7 +417,7 @@ def test_cards_contain_the_recorded_results(either: Project) -> None:
             '{\n "verdict": "keep"',
             "model-card.md does not match the reports",
         ),
-        ("reports/bundle.json", '"seed": 0', '"seed": 1', "is not that of models/bundle in dvc.lock"),
+        ("reports/bundle.json", '"seed": 0', '"seed": 1', "bundle.json is not what its stage has written"),
     ],
 )
 def test_check_fails_on_stale_card(work: Project, path: str, old: str, new: str, message: str) -> None:

@@ -1,5 +1,6 @@
 """What is proposed, from where, and what is not: a blocked model, and one that no commit could make again."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -28,8 +29,11 @@ def github(origin: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def results(work: Project) -> None:
     """Have other results than the last commit."""
-    metrics = work.folder / "reports/metrics.json"
-    metrics.write_text(metrics.read_text().replace('"roc_auc": 0.8', '"roc_auc": 0.7'))
+    metrics, lock = work.folder / "reports/metrics.json", work.folder / "dvc.lock"
+    before = metrics.read_bytes()
+    metrics.write_bytes(before.replace(b'"roc_auc": 0.8', b'"roc_auc": 0.7'))
+    digests = [hashlib.md5(content).hexdigest() for content in (before, metrics.read_bytes())]
+    work.replace(*digests, lock)
 
 
 def state(work: Project) -> str:

@@ -1,9 +1,11 @@
 """What git and the remote record of a model: only what is so, and whole."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import commit, git
 from project import Project
 
@@ -56,6 +58,89 @@ def test_gate_rejects_bundle_that_differs_from_the_tag(colleague: Project) -> No
 def objects(work: Project) -> list[Path]:
     """What the project's remote holds."""
     return [path for path in (work.folder.parent / "customer-churn-remote").rglob("*") if path.is_file()]
+
+
+def rewritten(work: Project) -> None:
+    """Turn a blocked model's report into one that promotes it, with cards that match."""
+    report = work.folder / "reports/gate.json"
+    content = json.loads(report.read_text())
+    for check in content["checks"]:
+        check["status"] = check["status"].replace("fail", "pass").replace("warn", "pass")
+    report.write_text(json.dumps(content | {"verdict": "promote"}))
+    work.stages("evaluation.cards")
+
+
+def test_verdict_written_by_hand_is_found_before_an_image_is_built(work: Project) -> None:
+    """All files agree, so that no hook can tell; the gate itself can. What it says of an honest commit is so."""
+    assert "verify: promote model" in work.make("verify")
+    work.params("gate: {min_test_rows: 5000}\n")
+    work.good("dvc", "repro", "--quiet")
+    work.run("make", "gate")
+    rewritten(work)
+    commit(work.folder, "promote it anyway")
+    assert work.stage("evaluation.cards", "--check").returncode == 0
+    before = git("status", "--porcelain", cwd=work.folder)
+    assert "says promote, the gate says block: " in work.refusal("evaluation.gate", "--verify")
+    assert git("status", "--porcelain", cwd=work.folder) == before
+
+
+def test_model_of_other_code_is_found(work: Project) -> None:
+    """Train on more than the training rows, put the code back, commit: by the hook, and before an image is built."""
+    train = work.problem.parent / "training/train.py"
+    code = train.read_text()
+    train.write_text(code + "# it also fits the test rows\n")
+    work.good("dvc", "repro", "--quiet")
+    work.run("make", "gate")
+    train.write_text(code)
+    fault = "is not what stage train has run with"
+    for _ in range(2):  # before the commit and after it
+        assert fault in work.refusal("evaluation.cards", "--check")
+        commit(work.folder, "a better model", "--allow-empty")
+    assert fault in work.refusal("evaluation.gate", "--verify")
+
+
+def test_bundle_that_is_not_the_committed_one_is_found(work: Project) -> None:
+    """By its content, not by its name."""
+    code = (
+        "import json; from pathlib import Path; from {0}.model.bundle import content_version as v;"
+        "f = Path('models/bundle'); (f / 'reference.json').write_text((f / 'reference.json').read_text() + ' ');"
+        "m = json.loads((f / 'metadata.json').read_text());"
+        "(f / 'metadata.json').write_text(json.dumps(m | {{'version': v(f)}}))"
+    )
+    work.script(code.format(work.package))
+    assert "models/bundle is model " in work.refusal("evaluation.gate", "--verify")
+
+
+def read_model(work: Project) -> tuple[int, str]:
+    """Run the step of deploy.yml that reads a commit's report: exit code, and the outputs that it sets."""
+    workflow = yaml.safe_load((work.folder / ".github/workflows/deploy.yml").read_text())
+    (step,) = (step for step in workflow["jobs"]["model"]["steps"] if step.get("id") == "read")
+    files = {name: work.folder.parent / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+    variables = "".join(f"export {name}={path}; : > {path}; " for name, path in files.items())
+    script = f"{variables}export REGISTRY=ghcr.io GITHUB_REPOSITORY=Owner/Name\n{step['run']}"
+    result = work.run("bash", "-eo", "pipefail", "-c", script)
+    return result.returncode, files["GITHUB_OUTPUT"].read_text()
+
+
+def test_report_sets_no_other_output_of_a_workflow(work: Project) -> None:
+    """A report is a text: what stands in it is checked before it reaches a workflow."""
+    code, outputs = read_model(work)
+    version = work.json("reports/gate.json")["model_version"]
+    assert (code, outputs.splitlines()[2:]) == (0, ["verdict=promote", f"version={version}"])
+    for name, value in (
+        ("model_version", f"{version}\nimage=evil.example/x"),
+        ("model_version", "latest"),
+        ("model_version", 7),
+        ("verdict", "promote\nimage=evil.example/x"),
+        ("verdict", None),
+    ):
+        report = work.folder / "reports/gate.json"
+        content = report.read_text()
+        report.write_text(json.dumps(json.loads(content) | {name: value}))
+        code, outputs = read_model(work)
+        report.write_text(content)
+        assert code != 0
+        assert "evil" not in outputs
 
 
 def test_dvc_push_uploads_no_pickle(work: Project, colleague: Project) -> None:

@@ -77,8 +77,8 @@ def compare_code(tree: str) -> list[str]:
 def compare_lock() -> list[str]:
     """Compare `dvc.lock` with the reports, and with the code that is committed with it.
 
-    Code may change without results. So the code counts that is about to be committed with changed results, else
-    that of the last commit that has changed `dvc.lock`. A shallow clone may lack that commit: a warning.
+    Code may change without results. So the code counts that is about to be committed with changed results,
+    else that of the last commit that has changed `dvc.lock`. A shallow clone may lack that commit: a warning.
 
     Returns:
         A clause for each difference.

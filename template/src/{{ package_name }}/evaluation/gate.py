@@ -255,7 +255,8 @@ def run(is_verification: bool = False) -> None:
 def main() -> None:
     """Write reports and cards, or verify the verdict of HEAD."""
     parser = argparse.ArgumentParser(description="Decide whether the model may go into production.")
-    parser.add_argument("--verify", action="store_true", help="write nothing; compare with the verdict of HEAD")
+    text = "write nothing; compare with the verdict of HEAD"
+    parser.add_argument("--verify", action="store_true", help=text)
     run(parser.parse_args().verify)
 
 
