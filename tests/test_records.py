@@ -47,9 +47,9 @@ def test_gate_rejects_bundle_that_differs_from_the_tag(colleague: Project) -> No
     reference = fetched / "reference.json"
     reference.write_text(reference.read_text() + "\n")
     code = (
-        "import json, sys; from pathlib import Path; from {0}.model.bundle import content_version as v;"
+        "import json, sys; from pathlib import Path; from {0}.model.bundle import content_hash as v;"
         "f = Path(sys.argv[1]); m = json.loads((f / 'metadata.json').read_text());"
-        "(f / 'metadata.json').write_text(json.dumps(m | {{'version': v(f)}}))"
+        "(f / 'metadata.json').write_text(json.dumps(m | {{'version': v(f)[:12], 'sha256': v(f)}}))"
     )
     colleague.script(code.format(colleague.package), fetched)
     assert f"the model in production ({tag}) is " in colleague.refusal("evaluation.gate")
@@ -102,10 +102,10 @@ def test_model_of_other_code_is_found(work: Project) -> None:
 def test_bundle_that_is_not_the_committed_one_is_found(work: Project) -> None:
     """By its content, not by its name."""
     code = (
-        "import json; from pathlib import Path; from {0}.model.bundle import content_version as v;"
+        "import json; from pathlib import Path; from {0}.model.bundle import content_hash as v;"
         "f = Path('models/bundle'); (f / 'reference.json').write_text((f / 'reference.json').read_text() + ' ');"
         "m = json.loads((f / 'metadata.json').read_text());"
-        "(f / 'metadata.json').write_text(json.dumps(m | {{'version': v(f)}}))"
+        "(f / 'metadata.json').write_text(json.dumps(m | {{'version': v(f)[:12], 'sha256': v(f)}}))"
     )
     work.script(code.format(work.package))
     assert "models/bundle is model " in work.refusal("evaluation.gate", "--verify")
@@ -126,7 +126,8 @@ def test_report_sets_no_other_output_of_a_workflow(work: Project) -> None:
     """A report is a text: what stands in it is checked before it reaches a workflow."""
     code, outputs = read_model(work)
     version = work.json("reports/gate.json")["model_version"]
-    assert (code, outputs.splitlines()[2:]) == (0, ["verdict=promote", f"version={version}"])
+    sha256 = work.json("reports/bundle.json")["sha256"]
+    assert (code, outputs.splitlines()[2:]) == (0, ["verdict=promote", f"version={version}", f"bundle={sha256}"])
     for name, value in (
         ("model_version", f"{version}\nimage=evil.example/x"),
         ("model_version", "latest"),

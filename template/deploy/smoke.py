@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Smoke test of a server: alive, ready, one prediction, one rejected body. Needs Python alone.
 
-deploy/smoke.py http://127.0.0.1:8000 --version 0123456789ab
+deploy/smoke.py http://127.0.0.1:8000 --version 0123456789ab  # or the bundle's whole SHA-256
 """
 
 import argparse
@@ -66,7 +66,7 @@ def wait_until_ready(url: str, version: str | None) -> str:
 
     Args:
         url: Address of the server.
-        version: The expected model version; None for any.
+        version: The expected model version or SHA-256; None for any.
 
     Returns:
         The model version.
@@ -79,7 +79,7 @@ def wait_until_ready(url: str, version: str | None) -> str:
         try:
             status, model = request(f"{url}/ready")
             last = f"version {model['version']}" if status == 200 else f"status {status}"
-            if status == 200 and version in (None, model["version"]):
+            if status == 200 and version in (None, model["version"], model.get("sha256")):
                 return model["version"]
         except (URLError, ConnectionError, TimeoutError) as error:
             last = str(error)
@@ -91,7 +91,7 @@ def main() -> None:
     """Run the checks."""
     parser = argparse.ArgumentParser(description="Smoke test of a server.")
     parser.add_argument("url", help="address of the server, such as http://127.0.0.1:8000")
-    parser.add_argument("--version", help="the expected model version")
+    parser.add_argument("--version", help="the expected model version, or the SHA-256 of its bundle")
     arguments = parser.parse_args()
     url = arguments.url
     try:

@@ -29,7 +29,7 @@ from ..data.report import load_data_report
 from ..data.split import load_split_report
 from ..declarations import Declarations
 from ..model import registry
-from ..model.bundle import Model
+from ..model.bundle import Model, content_hash
 from . import cards, plots
 from .checks import CHECKS, Check, Evidence, Production, Verdict, checks_table, decide
 from .evaluate import predict_baseline
@@ -200,8 +200,8 @@ def verify(report: GateReport) -> None:
     faults = compare_code("HEAD")
     if edited := changes((*RESULTS, *SOURCES)):
         faults.append(f"the working folder is not HEAD:\n{edited}")
-    if (version := registry.read_report(BUNDLE_REPORT)["version"]) != report.model_version:
-        faults.append(f"{BUNDLE} is model {report.model_version}, {BUNDLE_REPORT} of HEAD says {version}")
+    if not (actual := content_hash(BUNDLE)).startswith(expected := registry.recorded_hash()):
+        faults.append(f"{BUNDLE} is model {actual}, {BUNDLE_REPORT} of HEAD says {expected}")
     if recorded["model_version"] != report.model_version:
         faults.append(f"{GATE_REPORT} of HEAD judges model {recorded['model_version']}")
     if recorded["verdict"] != report.verdict:

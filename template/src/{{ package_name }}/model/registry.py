@@ -23,7 +23,7 @@ from ..core.git import changes, contains, exists, has_origin, is_shallow
 from ..core.paths import BUNDLE, BUNDLE_REPORT, GATE_REPORT, RESULTS, SOURCES
 from ..core.shell import call
 from . import tracking
-from .bundle import Model
+from .bundle import Model, content_hash
 
 CHAMPIONS = Path(".production")
 TAG = re.compile(r"production/([0-9]{4}-[0-9]{2}-[0-9]{2})-([1-9][0-9]*)")
@@ -135,11 +135,11 @@ def load_champion(tag: str) -> Model:
         model = Model(folder)
     except ProjectError as error:
         raise ProjectError(f"{subject} is broken: {error} If only this copy is, delete it.") from None
-    version = read_report(BUNDLE_REPORT, tag)["version"]
-    if model.metadata.version != version:
+    expected, actual = recorded_hash(tag), content_hash(folder)
+    if not actual.startswith(expected):
         raise ProjectError(
-            f"{subject} is {version}, but {model.metadata.version} was downloaded: the cache or the remote "
-            f"was changed. If only this copy is wrong, delete {folder}."
+            f"{subject} is {expected}, but {actual} was downloaded: the cache or the remote was changed. "
+            f"If only this copy is wrong, delete {folder}."
         )
     return model
 
@@ -181,6 +181,19 @@ def read_report(path: Path, revision: str = "HEAD") -> dict[str, Any]:
         return msgspec.json.decode(call("git", "show", f"{revision}:./{path}", failure=failure))
     except msgspec.DecodeError as error:
         raise ProjectError(f"production: {path} of {revision} cannot be read: {error}") from None
+
+
+def recorded_hash(revision: str = "HEAD") -> str:
+    """Read which bundle a commit names.
+
+    Args:
+        revision: The commit.
+
+    Returns:
+        Its SHA-256; the first twelve digits in commits of releases before 0.4.
+    """
+    report = read_report(BUNDLE_REPORT, revision)
+    return report.get("sha256") or report["version"]
 
 
 def check_deployable() -> str:
