@@ -144,6 +144,48 @@ def test_report_sets_no_other_output_of_a_workflow(work: Project) -> None:
         assert "evil" not in outputs
 
 
+def test_make_pull_replaces_files_that_were_cut_off(colleague: Project) -> None:
+    """DVC trusts the names of its objects, so that neither `dvc pull` nor `dvc repro` looks at their content."""
+    colleague.make("pull")
+    model = colleague.folder / "models/bundle/model.onnx"
+    content = model.read_bytes()
+    (cached,) = (
+        path for path in (colleague.folder / ".dvc/cache").rglob("*") if path.is_file() and path.read_bytes() == content
+    )
+    for path in (model, cached):
+        path.chmod(0o644)
+        path.write_bytes(content[:100])
+        path.chmod(0o444)
+    assert "`make pull` downloads it" in colleague.refusal("evaluation.gate")
+    assert "models/bundle/model.onnx was broken and is replaced" in colleague.make("pull")
+    assert model.read_bytes() == content
+    assert "pull: everything is here" in colleague.make("pull")
+    colleague.make("gate")
+
+
+def test_status_says_which_model_is_where_and_writes_nothing(colleague: Project) -> None:
+    """A clone without data, then with it, then with a model in production."""
+    before = sorted(colleague.folder.rglob("*"))
+    version = colleague.json("reports/bundle.json")["version"]
+    output = colleague.make("status")
+    for line in (
+        "in production:   none yet",
+        f"model here:      {version} (results committed)",
+        "verdict:         promote",
+        "missing: make pull",
+        "monitoring:      no report here",
+    ):
+        assert line in output
+    assert [path for path in sorted(colleague.folder.rglob("*")) if "__pycache__" not in str(path)] == [
+        path for path in before if "__pycache__" not in str(path)
+    ]
+    colleague.make("pull")
+    tag = colleague.stages("model.registry").split()[-1]
+    output = colleague.make("status")
+    assert f"in production:   {version} ({tag})" in output
+    assert "data and bundle: here" in output
+
+
 def test_dvc_push_uploads_no_pickle(work: Project, colleague: Project) -> None:
     """Loaded, it runs code: who can write to the remote would run it in `train`."""
     estimator = (work.folder / "models/estimator.joblib").read_bytes()

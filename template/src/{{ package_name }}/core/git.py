@@ -1,5 +1,6 @@
 """Queries and commits of the project's git repository and its remote `origin`."""
 
+import re
 import subprocess
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from tempfile import TemporaryDirectory
 
 from .errors import ProjectError
 from .shell import call
+
+WEB = re.compile(r"(?:(?:https?|ssh)://(?:[^@/]*@)?|[^@/:]+@)([^/:]+)(?::\d+)?[:/]/?(.+?)(?:\.git)?/?")
+"""Server and path of a remote's address: https://, ssh:// or git@server:path."""
 
 
 def has_origin() -> bool:
@@ -61,21 +65,23 @@ def changes(paths: Iterable[Path | str], *options: str) -> str:
     return call("git", "status", "--porcelain", *options, "--", *paths)
 
 
-def current_branch(command: str) -> str:
+def current_branch() -> str:
     """Return the branch that is checked out.
 
-    Args:
-        command: name of the command, for the message.
+    Returns:
+        Its name; without one (a detached HEAD), the first twelve digits of the commit.
+    """
+    return call("git", "branch", "--show-current") or call("git", "rev-parse", "--short=12", "HEAD")
+
+
+def web_address() -> str:
+    """Return where a browser finds `origin`.
 
     Returns:
-        Its name.
-
-    Raises:
-        ProjectError: no branch is checked out (a detached HEAD).
+        Its address without credentials; empty if `origin` is not on a server.
     """
-    if not (branch := call("git", "branch", "--show-current")):
-        raise ProjectError(f"{command}: no branch is checked out; create one: git switch --create NAME")
-    return branch
+    match = WEB.fullmatch(call("git", "remote", "get-url", "origin"))
+    return f"https://{match[1]}/{match[2]}" if match else ""
 
 
 def default_branch(command: str) -> str:

@@ -16,7 +16,7 @@ from .. import declarations
 from ..contract.expectations import Kpi
 from ..core import paths
 from ..core.errors import ProjectError, cli
-from ..core.files import table
+from ..core.files import read_json, table
 from ..core.lock import compare_lock
 from ..data.report import format_distribution, load_data_report
 from ..data.split import load_split_report
@@ -41,11 +41,8 @@ Checks = list[dict[str, Any]]
 
 def _read_reports() -> Reports:
     """All that the cards are made from; "project" holds the answers to the template's questions."""
-    try:
-        reports = {name: msgspec.json.decode(path.read_bytes()) for name, path in REPORTS.items()}
-        reports |= {"split": load_split_report(REPORTS["split"]), "data": load_data_report(REPORTS["data"])}
-    except FileNotFoundError as error:
-        raise ProjectError(f"cards: {error.filename} is missing; `make pipeline` writes it") from None
+    reports = {name: read_json(path) for name, path in REPORTS.items()}
+    reports |= {"split": load_split_report(REPORTS["split"]), "data": load_data_report(REPORTS["data"])}
     return reports | {"project": yaml.safe_load(ANSWERS_FILE.read_text(encoding="utf-8"))}
 
 

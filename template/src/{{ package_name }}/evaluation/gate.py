@@ -21,7 +21,7 @@ from ..contract import Contract
 from ..contract.expectations import BehaviouralTest
 from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
-from ..core.files import write_json
+from ..core.files import read_json, write_json
 from ..core.git import changes
 from ..core.lock import compare_code
 from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, RESULTS, SOURCES, SPLIT_REPORT, TEST
@@ -130,7 +130,7 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
         reports={
             "data": load_data_report(DATA_REPORT / "data.json"),
             "split": load_split_report(SPLIT_REPORT),
-            "bundle": msgspec.json.decode(BUNDLE_REPORT.read_bytes()),
+            "bundle": read_json(BUNDLE_REPORT),
         },
     )
 
@@ -177,7 +177,11 @@ def _is_recorded(report: GateReport, evidence: Evidence) -> bool:
     in_production = evidence.production and evidence.production.version == report.model_version
     if not in_production or not GATE_REPORT.exists():
         return False
-    recorded, current = map(msgspec.json.decode, (GATE_REPORT.read_bytes(), msgspec.json.encode(report)))
+    try:
+        recorded = read_json(GATE_REPORT)
+    except ProjectError:  # it is broken, and written again
+        return False
+    current = msgspec.to_builtins(report)
     if recorded["model_version"] != report.model_version or "block" in (recorded["verdict"], report.verdict):
         return False
     lasting, former = (  # 0.2.x wrote "rule"

@@ -15,7 +15,7 @@ from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
 from ..contract.tables import connect, encode_monitored, literal, quote, read_column, read_row
 from ..core.errors import ProjectError, cli
-from ..core.files import write_json
+from ..core.files import read_json, write_json
 from ..core.git import changes, exists
 from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, SOURCES, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
@@ -97,7 +97,7 @@ def _make_metadata(settings: params.Params, problem: declarations.Declarations) 
         commit=_name_commit(),
         data=hash_files(TRAIN, TEST),
         parameters={"split": settings.split, "train": settings.train},  # a source may hold a password
-        metrics=msgspec.json.decode(TRAINING_REPORT.read_bytes())["mean"],
+        metrics=read_json(TRAINING_REPORT)["mean"],
         libraries={"python": platform.python_version()} | versions,
     )
 

@@ -167,7 +167,7 @@ class Model:
         except Exception as error:  # ONNX Runtime raises its own errors for a broken file
             raise ProjectError(
                 f"no usable bundle in {folder}: {error}. "
-                "`make pipeline` builds the bundle, `dvc pull` downloads it."
+                "`make pipeline` builds the bundle, `make pull` downloads it."
             ) from None
 
     def predictions(self, outputs: NDArray[np.float32]) -> list[Prediction]:
