@@ -2,10 +2,10 @@
 
     python -m <package>.automation.propose
 
-On GitHub the workflow `train` runs this; on a laptop it needs GitHub's `gh`, logged in. Without `gh`, the branch
-is pushed, and the address to open is printed. From a branch `x` the pull request leads from `model/x` to the
-default branch of `origin`. The results may be committed or not. The working folder stays as it is, so that after
-a failure the same command continues.
+On GitHub the workflow `train` runs this; on a laptop it uses GitHub's `gh`, logged in. Without `gh`, the branch is
+pushed and the address to open is printed. From a branch `x` the pull request leads from `model/x` to the default
+branch of `origin`. The results may be committed or not. The working folder stays as it is, so that after a
+failure the same command continues.
 """
 
 import os
@@ -82,7 +82,8 @@ def main() -> None:
         action = ("edit", address) if address else ("create", "--head", head, "--base", base)
         print(call("gh", "pr", *action, "--title", title, "--body", body))
     else:
-        place = f"{web_address()}/compare/{base}...{head}?expand=1" if web_address() else f"{head} into {base}"
+        site = web_address()
+        place = f"{site}/compare/{base}...{head}?expand=1" if site else f"{head} into {base}"
         print(f"propose: {head} is pushed. gh is not on PATH, so open the pull request yourself: {place}")
 
 

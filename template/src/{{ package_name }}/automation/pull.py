@@ -2,8 +2,8 @@
 
     python -m <package>.automation.pull
 
-A file that was cut off by a full disk or a lost machine has a name that DVC trusts, so that neither `dvc pull` nor
-`dvc repro` looks at its content. Here the content is hashed first, and what is not what its name says is removed.
+DVC trusts the names of files in its cache: if one was cut off by a full disk or a lost machine, neither `dvc pull`
+nor `dvc repro` looks at its content. Here the content is hashed first, and broken files are removed.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,8 @@ def remove_broken() -> list[Path]:
         The files that were removed, of the project and of DVC's cache.
     """
     cache = Path(call(*DVC, "cache", "dir")) / "files/md5"
-    broken = [path for path, md5 in dict(_list_files(cache)).items() if path.is_file() and file_hash(path) != md5]
+    files = dict(_list_files(cache))
+    broken = [path for path, md5 in files.items() if path.is_file() and file_hash(path) != md5]
     for path in broken:
         path.unlink()
     return broken

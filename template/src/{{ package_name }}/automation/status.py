@@ -1,7 +1,4 @@
-"""Status: which model is in production, which one is here, and what is missing. Reads only.
-
-    python -m <package>.automation.status
-"""
+"""Status: which model is in production, which one is here, and what is missing. Reads only."""
 
 from pathlib import Path
 
@@ -49,7 +46,8 @@ def _monitoring() -> str:
         return "no report here: make monitor"
     report = read_json(MONITORING_REPORT, Monitoring)
     drifted = ", ".join(reason.subject for reason in report.reasons if reason.check == "drift") or "none"
-    return f"{report.status} at {report.created_at:%Y-%m-%d %H:%M} UTC, model {report.model_version}, drift: {drifted}"
+    time = f"{report.created_at:%Y-%m-%d %H:%M} UTC"
+    return f"{report.status} at {time}, model {report.model_version}, drift: {drifted}"
 
 
 LINES = {

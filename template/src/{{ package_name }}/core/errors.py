@@ -31,8 +31,8 @@ def cli(main: Callable[[], object]) -> None:
         if error.errno not in DISK_ERRORS:
             raise
         message = (
-            f"{error.filename or 'the disk'}: {error.strerror}. Free space or allow writing there, then repeat "
-            "the command: it continues where it stopped."
+            f"{error.filename or 'the disk'}: {error.strerror}. Free space or allow writing there, then "
+            "repeat the command: it continues where it stopped."
         )
     else:
         return

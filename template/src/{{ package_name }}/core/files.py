@@ -61,7 +61,8 @@ def locked_outputs() -> dict[str, str]:
 
     stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"] if LOCK.exists() else {}
     outputs = [output for stage in stages.values() for output in stage.get("outs", [])]
-    return {out["path"]: out["md5"] for out in outputs if out["path"].startswith(STORED) and out["path"] != str(ESTIMATOR)}
+    hashes = {output["path"]: output["md5"] for output in outputs}
+    return {path: md5 for path, md5 in hashes.items() if path.startswith(STORED) and path != str(ESTIMATOR)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -113,8 +114,8 @@ def read_json(path: Path, kind: Any = Any) -> Any:
         raise ProjectError(f"{path} is missing; `make pipeline` writes it") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProjectError(
-            f"{path} is broken: {error}. Delete it: `make pipeline` writes it again, and `git restore {path}` "
-            "brings the committed one back"
+            f"{path} is broken: {error}. Delete it: `make pipeline` writes it again, and "
+            f"`git restore {path}` brings the committed one back"
         ) from None
 
 

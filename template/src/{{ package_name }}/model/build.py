@@ -76,12 +76,12 @@ def measure_latency(model: Model, test: Dataset, repeats: int = 200) -> float:
 
 
 def _name_commit() -> str:
-    """The commit whose code and parameters made the model; with `-dirty`, and a warning, if they are changed."""
+    """The commit whose code and parameters made the model; `…-dirty`, with a warning, if they are changed."""
     if not exists("HEAD"):
         return "uncommitted"
     commit = call("git", "rev-parse", "HEAD")
     if edited := changes(SOURCES):
-        print(f"warning: bundle: the model is of code that no commit has, so it names {commit}-dirty:\n{edited}")
+        print(f"warning: no commit has the code of this bundle, so it names {commit}-dirty:\n{edited}")
         return f"{commit}-dirty"
     return commit
 

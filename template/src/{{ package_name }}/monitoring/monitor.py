@@ -66,8 +66,8 @@ def window_start(since: str | None) -> datetime | None:
         start = last.next_since or last.go_on_from
         if start and start > _now():
             warn_once(
-                f"monitor: the last run ended at {start:%Y-%m-%d %H:%M} UTC, which is in the future: a clock was "
-                "ahead. All events are checked; SINCE=7d checks the newest only"
+                f"monitor: the last run ended at {start:%Y-%m-%d %H:%M} UTC, in the future: a clock was ahead. "
+                "All events are checked; SINCE=7d checks the newest only"
             )
             return None
         return start
@@ -203,7 +203,7 @@ def _check_rows(traffic: list[Traffic], drift: list[Drift], settings: params.Mon
 def _read_files(
     con: Connection, events: str, labels: str | None, since: datetime | None, folder: Path
 ) -> tuple[list[str], list[str]]:
-    """Read the events; find the files with labels, at their own address or beside the events; and broken files."""
+    """Read the events; find the files with labels (at `labels` or beside the events), and broken files."""
     names = (LABELS_FOLDER, LABELS_FOLDER_0_2)
     addresses = [labels] if labels else [f"{events.rstrip('/')}/{name}" for name in names]
     folders = [folder / name for name in names]

@@ -171,7 +171,7 @@ def study_name(problem: declarations.Declarations, train: params.Train, fixed: S
 
 
 def _repair_journal(journal: Path) -> None:
-    """Cut off what no line holds as a whole: a process was killed, or the disk was full, while it was written."""
+    """Cut off an incomplete end: the process was killed, or the disk full, while it was written."""
     content = journal.read_bytes() if journal.exists() else b""
     end = 0
     for line in content.splitlines(keepends=True):
