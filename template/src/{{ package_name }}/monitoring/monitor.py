@@ -66,7 +66,7 @@ def window_start(since: str | None) -> datetime | None:
         start = last.next_since or last.go_on_from
         if start and start > _now():
             warn_once(
-                f"monitor: the last run ended at {start:%Y-%m-%d %H:%M} UTC, in the future: a clock was ahead. "
+                f"monitor: the last run ended in the future ({start:%Y-%m-%d %H:%M} UTC): a clock was ahead. "
                 "All events are checked; SINCE=7d checks the newest only"
             )
             return None
