@@ -3,7 +3,7 @@
     python -m <package>.automation.pull
 
 DVC trusts the names of files in its cache: if one was cut off by a full disk or a lost machine, neither
-`dvc pull` nor `dvc repro` looks at its content. Here the content is hashed first, and broken files are removed.
+`dvc pull` nor `dvc repro` looks at its content. Here the content is hashed first; broken files are removed.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
 """Who may do what: predictions, feedback and operations have a door each.
 
 Each door may need a token. Feedback needs one behind the gateway, which sends the header x-role. Operations
-(metrics, documentation, facts about the model) need theirs from everybody but this machine. A browser sends the
-header Origin: a page of another site is refused unless its origin is allowed, because it would act from inside its
-reader's network.
+(metrics, documentation, facts about the model) need theirs from everybody but this machine. A browser sends
+the header Origin: a page of another site is refused unless its origin is allowed, because it would act from
+inside its reader's network.
 """
 
 import hmac
@@ -61,7 +61,7 @@ class Access:
         Args:
             predict: Token for predictions; if empty, everybody may ask.
             feedback: Token for labels; if empty, everybody may send them who reaches the server directly.
-            operations: Token for metrics, documentation and facts about the model; if empty, all may see them.
+            operations: Token for metrics, documentation and facts about the model; if empty, all see them.
             origins: Origins of pages whose browsers may send requests, separated by commas.
         """
         self._tokens = {PREDICT_TOKEN: predict, FEEDBACK_TOKEN: feedback, OPERATIONS_TOKEN: operations}
