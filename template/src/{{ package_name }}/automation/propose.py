@@ -3,8 +3,8 @@
     python -m <package>.automation.propose
 
 On GitHub the workflow `train` runs this; on a laptop it uses GitHub's `gh`, logged in. Without `gh`, it
-pushes the branch and prints the address to open. From a branch `x` the pull request leads from `model/x` to the
-default branch of `origin`. The results may be committed or not. The working folder stays as it is, so that
+pushes the branch and prints the address to open. From a branch `x` the pull request leads from `model/x` to
+the default branch of `origin`. The results may be committed or not. The working folder stays as it is, so that
 after a failure the same command continues.
 """
 
