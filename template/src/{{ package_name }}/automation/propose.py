@@ -4,8 +4,8 @@
 
 On GitHub the workflow `train` runs this; on a laptop it uses GitHub's `gh`, logged in. Without `gh`, it
 pushes the branch and prints the address to open. From a branch `x` the pull request leads from `model/x` to
-the default branch of `origin`. The results may be committed or not. The working folder stays as it is: after a
-failure the same command continues.
+the default branch of `origin`. The results may be committed or not. The working folder stays as it is: after
+a failure the same command continues.
 """
 
 import os
