@@ -71,7 +71,7 @@ def rewritten(work: Project) -> None:
 
 
 def test_verdict_written_by_hand_is_found_before_an_image_is_built(work: Project) -> None:
-    """All files agree, so that no hook can tell; the gate itself can. What it says of an honest commit is so."""
+    """All files agree, so that no hook can tell; the gate itself can. It passes an honest commit."""
     assert "verify: promote model" in work.make("verify")
     work.params("gate: {min_test_rows: 5000}\n")
     work.good("dvc", "repro", "--quiet")
@@ -85,7 +85,7 @@ def test_verdict_written_by_hand_is_found_before_an_image_is_built(work: Project
 
 
 def test_model_of_other_code_is_found(work: Project) -> None:
-    """Train on more than the training rows, put the code back, commit: by the hook, and before an image is built."""
+    """Train on the test rows too, put the code back, commit: by the hook, and before an image is built."""
     train = work.problem.parent / "training/train.py"
     code = train.read_text()
     train.write_text(code + "# it also fits the test rows\n")
@@ -99,11 +99,29 @@ def test_model_of_other_code_is_found(work: Project) -> None:
     assert fault in work.refusal("evaluation.gate", "--verify")
 
 
+def test_model_of_other_parameters_is_found(work: Project) -> None:
+    """As with code; limits of the gate, which no stage needs, may change with `make gate` alone."""
+    params = (work.folder / "params.yaml").read_text()
+    work.params("gate: {min_test_rows: 400}\n")
+    work.make("gate")
+    assert work.stage("evaluation.cards", "--check").returncode == 0
+    (work.folder / "params.yaml").write_text(params)
+    work.replace("max_iter: 80", "max_iter: 70", work.folder / "params.yaml")
+    work.good("dvc", "repro", "--quiet")
+    work.run("make", "gate")
+    (work.folder / "params.yaml").write_text(params)
+    fault = ".params/train.json is not what stage train has run with"
+    assert fault in work.refusal("evaluation.cards", "--check")
+    commit(work.folder, "more trees")
+    assert fault in work.refusal("evaluation.cards", "--check")
+    assert fault in work.refusal("evaluation.gate", "--verify")
+
+
 def test_bundle_that_is_not_the_committed_one_is_found(work: Project) -> None:
     """By its content, not by its name."""
     code = (
         "import json; from pathlib import Path; from {0}.model.bundle import content_hash as v;"
-        "f = Path('models/bundle'); (f / 'reference.json').write_text((f / 'reference.json').read_text() + ' ');"
+        "f = Path('models/bundle'); r = f / 'reference.json'; r.write_text(r.read_text() + ' ');"
         "m = json.loads((f / 'metadata.json').read_text());"
         "(f / 'metadata.json').write_text(json.dumps(m | {{'version': v(f)[:12], 'sha256': v(f)}}))"
     )
@@ -127,7 +145,8 @@ def test_report_sets_no_other_output_of_a_workflow(work: Project) -> None:
     code, outputs = read_model(work)
     version = work.json("reports/gate.json")["model_version"]
     sha256 = work.json("reports/bundle.json")["sha256"]
-    assert (code, outputs.splitlines()[2:]) == (0, ["verdict=promote", f"version={version}", f"bundle={sha256}"])
+    expected = ["verdict=promote", f"version={version}", f"bundle={sha256}"]
+    assert (code, outputs.splitlines()[2:]) == (0, expected)
     for name, value in (
         ("model_version", f"{version}\nimage=evil.example/x"),
         ("model_version", "latest"),
@@ -145,12 +164,14 @@ def test_report_sets_no_other_output_of_a_workflow(work: Project) -> None:
 
 
 def test_make_pull_replaces_files_that_were_cut_off(colleague: Project) -> None:
-    """DVC trusts the names of its objects, so that neither `dvc pull` nor `dvc repro` looks at their content."""
+    """DVC trusts the names of its objects: neither `dvc pull` nor `dvc repro` looks at their content."""
     colleague.make("pull")
     model = colleague.folder / "models/bundle/model.onnx"
     content = model.read_bytes()
     (cached,) = (
-        path for path in (colleague.folder / ".dvc/cache").rglob("*") if path.is_file() and path.read_bytes() == content
+        path
+        for path in (colleague.folder / ".dvc/cache").rglob("*")
+        if path.is_file() and path.read_bytes() == content
     )
     for path in (model, cached):
         path.chmod(0o644)
@@ -159,7 +180,7 @@ def test_make_pull_replaces_files_that_were_cut_off(colleague: Project) -> None:
     assert "`make pull` downloads it" in colleague.refusal("evaluation.gate")
     assert "models/bundle/model.onnx was broken and is replaced" in colleague.make("pull")
     assert model.read_bytes() == content
-    assert "pull: everything is here" in colleague.make("pull")
+    assert "Everything is up to date" in colleague.make("pull")
     colleague.make("gate")
 
 

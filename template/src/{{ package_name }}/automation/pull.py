@@ -51,7 +51,7 @@ def main() -> None:
     """Remove broken files and download what is missing."""
     for path in remove_broken():
         print(f"pull: {path} was broken and is replaced")
-    print(call(*DVC, "pull", failure=FAILURE) or "pull: everything is here")
+    print(call(*DVC, "pull", failure=FAILURE))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .git import changes, is_shallow, list_files, read_blobs, write_tree
 from .paths import LOCK, RESULTS, SOURCES
 from .shell import call
 
+FIRST_STAGE = "params"
 Files = dict[str, bytes]  # content by path
 
 
@@ -52,33 +53,42 @@ def _compare_reports(stages: dict[str, Any]) -> list[str]:
     ]
 
 
-def compare_code(tree: str) -> list[str]:
+def compare_code(tree: str, derived: Files) -> list[str]:
     """Compare the stages in `dvc.lock` with the code and parameters of a commit.
+
+    The first stage depends on files of which others need a part only: limits of the gate, for example, may
+    change without it. So its outputs are compared, if the working folder has the same code.
 
     Args:
         tree: A commit, or a tree.
+        derived: What parameters and declarations of the working folder give for stages to depend on.
 
     Returns:
         A clause for each stage that differs; empty if the results are those of this code.
     """
     files = read_blobs(tree, *SOURCES)
+    if files == read_blobs(write_tree(*SOURCES), *SOURCES):
+        files |= derived
     declared, faults = _parse(files.get("dvc.yaml", b"")), []
     for name, stage in _parse(LOCK.read_bytes()).items():
         deps = {dep["path"]: dep["md5"] for dep in stage.get("deps", [])}
         current = declared.get(name, {})
         if (current.get("cmd"), {*current.get("deps", [])}) != (stage["cmd"], {*deps}):
             faults.append(f"dvc.yaml: stage {name} has another command or other dependencies")
-        for path, md5 in deps.items():
+        for path, md5 in deps.items() if name != FIRST_STAGE else ():
             if hash_path(files, path) not in (None, md5):
                 faults.append(f"{path} is not what stage {name} has run with")
     return faults
 
 
-def compare_lock() -> list[str]:
+def compare_lock(derived: Files) -> list[str]:
     """Compare `dvc.lock` with the reports, and with the code that is committed with it.
 
     Code may change without results. So the code counts that is about to be committed with changed results,
     else that of the last commit that has changed `dvc.lock`. A shallow clone may lack that commit: a warning.
+
+    Args:
+        derived: As for `compare_code`.
 
     Returns:
         A clause for each difference.
@@ -87,9 +97,9 @@ def compare_lock() -> list[str]:
         return []
     faults = _compare_reports(_parse(LOCK.read_bytes()))
     if changes(RESULTS):
-        return faults + compare_code(write_tree(*SOURCES))
+        return faults + compare_code(write_tree(*SOURCES), derived)
     if is_shallow():
         print(f"warning: {LOCK} is not compared with the code: this clone is shallow", file=sys.stderr)
         return faults
     commit = call("git", "rev-list", "--max-count=1", "HEAD", "--", LOCK)
-    return faults + compare_code(commit) if commit else faults
+    return faults + compare_code(commit, derived) if commit else faults

@@ -230,7 +230,7 @@ def check(problem: Declarations) -> None:
             f"stale cards: {missing[0]} is missing, because the pipeline stopped before it. Fix that and run "
             f"`make pipeline`, or commit {ALONE}"
         )
-    if faults := compare_lock():
+    if faults := compare_lock(declarations.stage_files(declarations.stage_inputs(problem))):
         raise ProjectError(
             "stale results: they are not those of the code and parameters in git. `make pipeline` renews "
             f"them. Commit {paths.LOCK}, {paths.GATE_REPORT.parent}/, {paths.MODEL_CARD.parent}/ and code "

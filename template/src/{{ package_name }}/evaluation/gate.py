@@ -191,17 +191,18 @@ def _is_recorded(report: GateReport, evidence: Evidence) -> bool:
     return lasting == former
 
 
-def verify(report: GateReport) -> None:
+def verify(report: GateReport, problem: Declarations) -> None:
     """Compare the verdict with the committed one.
 
     Args:
         report: What the gate says now.
+        problem: The declarations of `problem.py`.
 
     Raises:
         ProjectError: HEAD has another verdict, another model, or results of other code.
     """
     recorded = registry.read_report(GATE_REPORT)
-    faults = compare_code("HEAD")
+    faults = compare_code("HEAD", declarations.stage_files(declarations.stage_inputs(problem)))
     if edited := changes((*RESULTS, *SOURCES)):
         faults.append(f"the working folder is not HEAD:\n{edited}")
     if not (actual := content_hash(BUNDLE)).startswith(expected := registry.recorded_hash()):
@@ -233,7 +234,7 @@ def run(is_verification: bool = False) -> None:
     evidence = collect_evidence(Model(BUNDLE), params.load(), problem)
     report = judge(evidence)
     if is_verification:
-        verify(report)
+        verify(report, problem)
         print(f"verify: {report.verdict} model {report.model_version}, as HEAD says")
         return
     is_recorded = _is_recorded(report, evidence)
