@@ -115,17 +115,18 @@ def is_shallow() -> bool:
     return call("git", "rev-parse", "--is-shallow-repository") == "true"
 
 
-def list_files(*paths: Path | str, **environment: str) -> list[Path]:
+def list_files(*paths: Path | str, index: Path = Path()) -> list[Path]:
     """List the files that git tracks, or would track if they were added.
 
     Args:
         *paths: files and folders, or patterns of git.
-        **environment: variables for git.
+        index: an index other than the repository's.
 
     Returns:
         Paths relative to the working folder; deleted files are among them.
     """
-    names = call("git", "ls-files", "-coz", "--exclude-standard", "--", *paths, **environment)
+    command = ("git", "ls-files", "-coz", "--exclude-standard", "--", *paths)
+    names = call(*command, GIT_INDEX_FILE=str(index)) if index.name else call(*command)
     return [Path(name) for name in names.split("\0") if name]
 
 
@@ -165,7 +166,7 @@ def write_tree(*paths: Path | str) -> str:
         index = str(Path(folder, "index"))
         if exists("HEAD"):
             call("git", "read-tree", "HEAD", GIT_INDEX_FILE=index)
-        if names := list_files(*paths, GIT_INDEX_FILE=index):
+        if names := list_files(*paths, index=Path(index)):
             call("git", "add", "--all", "--", *names, GIT_INDEX_FILE=index)
         return call("git", "write-tree", GIT_INDEX_FILE=index)
 
