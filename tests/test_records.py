@@ -102,7 +102,7 @@ def test_model_of_other_code_is_found(work: Project) -> None:
 def test_model_of_other_parameters_is_found(work: Project) -> None:
     """As with code; limits of the gate, which no stage needs, may change with `make gate` alone."""
     params = (work.folder / "params.yaml").read_text()
-    work.params("gate: {min_test_rows: 400}\n")
+    work.replace("gate:\n", "gate:\n  min_test_rows: 400\n", work.folder / "params.yaml")
     work.make("gate")
     assert work.stage("evaluation.cards", "--check").returncode == 0
     (work.folder / "params.yaml").write_text(params)
