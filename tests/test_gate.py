@@ -417,7 +417,7 @@ def test_cards_contain_the_recorded_results(either: Project) -> None:
             '{\n "verdict": "keep"',
             "model-card.md does not match the reports",
         ),
-        ("reports/bundle.json", '"seed": 0', '"seed": 1', "is not that of models/bundle in dvc.lock"),
+        ("reports/bundle.json", '"seed": 0', '"seed": 1', "bundle.json is not what its stage has written"),
     ],
 )
 def test_check_fails_on_stale_card(work: Project, path: str, old: str, new: str, message: str) -> None:
@@ -429,7 +429,7 @@ def test_check_fails_on_stale_card(work: Project, path: str, old: str, new: str,
 def test_blocked_model_can_be_committed_without_cards(work: Project) -> None:
     """By the hooks, as everybody's first models; with a card of the model before, it is refused."""
     before = git("rev-parse", "HEAD", cwd=work.folder)
-    work.params("gate: {min_test_rows: 5000}\n")
+    work.replace("gate:\n", "gate:\n  min_test_rows: 5000\n", work.folder / "params.yaml")
     assert "The cards were deleted" in work.run("make", "gate").stderr
     work.good("pre-commit", "install")
     git("add", "--all", cwd=work.folder)

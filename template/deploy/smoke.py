@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Smoke test of a server: alive, ready, one prediction, one rejected body. Needs Python alone.
 
-deploy/smoke.py http://127.0.0.1:8000 --version 0123456789ab
+deploy/smoke.py http://127.0.0.1:8000 --version 0123456789ab  # or the bundle's whole SHA-256
+
+If the server asks for tokens, they are taken from PREDICT_TOKEN and OPERATIONS_TOKEN.
 """
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -31,8 +34,10 @@ def request(address: str, body: object = None) -> tuple[int, Any]:
     is_local = LOOPBACK.fullmatch(urlsplit(address).hostname or "")
     opener = build_opener(ProxyHandler({})) if is_local else build_opener()
     data = None if body is None else json.dumps(body).encode()
+    token = os.environ.get("OPERATIONS_TOKEN" if body is None else "PREDICT_TOKEN")
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with opener.open(Request(address, data=data), timeout=10) as response:
+        with opener.open(Request(address, data=data, headers=headers), timeout=10) as response:
             return response.status, json.load(response)
     except HTTPError as error:
         with error:
@@ -66,7 +71,7 @@ def wait_until_ready(url: str, version: str | None) -> str:
 
     Args:
         url: Address of the server.
-        version: The expected model version; None for any.
+        version: The expected model version or SHA-256; None for any.
 
     Returns:
         The model version.
@@ -78,8 +83,10 @@ def wait_until_ready(url: str, version: str | None) -> str:
     while time.monotonic() < end:
         try:
             status, model = request(f"{url}/ready")
+            if status == 200 and "version" not in model:
+                raise ValueError(f"{url}/ready tells no version without the server's OPERATIONS_TOKEN")
             last = f"version {model['version']}" if status == 200 else f"status {status}"
-            if status == 200 and version in (None, model["version"]):
+            if status == 200 and version in (None, model["version"], model.get("sha256")):
                 return model["version"]
         except (URLError, ConnectionError, TimeoutError) as error:
             last = str(error)
@@ -91,7 +98,7 @@ def main() -> None:
     """Run the checks."""
     parser = argparse.ArgumentParser(description="Smoke test of a server.")
     parser.add_argument("url", help="address of the server, such as http://127.0.0.1:8000")
-    parser.add_argument("--version", help="the expected model version")
+    parser.add_argument("--version", help="the expected model version, or the SHA-256 of its bundle")
     arguments = parser.parse_args()
     url = arguments.url
     try:

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from ..contract.rows import Problem
 from .writer import Writer
 
-STATUSES = (200, 404, 405, 408, 413, 422, 500, 503)
+STATUSES = (200, 401, 403, 404, 405, 408, 413, 415, 422, 500, 503)
 OTHER = "other"  # the row as a whole, or a column that is not in the contract: its name may be any text
 DURATION_EDGES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]  # seconds
 
