@@ -1,4 +1,4 @@
-"""Ingest: fetch rows from the source and add them to `data/raw.parquet`, each key once.
+"""Ingest: fetch rows from the source and add those that are new or changed to the folder `data/raw`.
 
 Rows stay as the source has them; `validate` reads them by the contract. The stage runs when its parameters
 change or on `make ingest`, so that every other stage works on one fixed state of the data.
@@ -9,12 +9,14 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from glob import glob
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+import msgspec
 
 from .. import declarations, params
 from ..contract import Contract
@@ -22,7 +24,8 @@ from ..contract.tables import Connection, connect, explain_errors, fetch_one, li
 from ..core.errors import ProjectError, cli
 from ..core.files import dvc_hash, locked_hashes, readable_json
 from ..core.paths import RAW
-from .merge import Table, count_rounded, fold, inspect_table, key_text, merge
+from . import raw
+from .merge import Table, count_rounded, fold, inspect_table, merge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +34,7 @@ Sample = Callable[[], "pd.DataFrame"]
 Read = Callable[[Path], "pd.DataFrame"]
 
 CHUNK_ROWS = 100_000
+DRAFT, CHANGED = RAW.with_suffix(".new"), RAW.with_suffix(".changed")  # no part of the folder, which DVC stores
 SAMPLE = params.Ingest()
 # Parts of the names of parameters in an address whose values are masked.
 SECRETS = "sig|token|secret|password|pwd|key|credential|expires|date"
@@ -61,24 +65,27 @@ def source_identity(ingest: params.Ingest) -> dict[str, str]:
     return {"source": mask_secrets(ingest.source), "query": ingest.query or ""}
 
 
-def _read_identity(con: Connection, ingest: params.Ingest, raw: Path) -> dict[str, str]:
-    """Read which source the rows in `raw` come from; empty if that is unknown."""
-    metadata = f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({literal(raw)})"
-    if identity := dict(con.sql(f"{metadata} WHERE decode(key) IN ('source', 'query')").fetchall()):
-        return identity
+def _read_identity(con: Connection, ingest: params.Ingest) -> dict[str, str]:
+    """Read which source the newest rows in `data/raw` come from; empty if that is unknown."""
+    metadata = raw.read_metadata(con, raw.raw_files()[-1])
+    if "source" in metadata:
+        return {name: metadata[name] for name in ("source", "query")}
     # Files of 0.2.0 and older have no metadata, but dvc.lock has the hash of the last run's parameters.
-    hashes = locked_hashes("ingest", "deps").values()
-    candidates = (source for source in (ingest, SAMPLE) if dvc_hash(readable_json(source)) in hashes)
+    candidates = (source for source in (ingest, SAMPLE) if _is_locked(source))
     return next(map(source_identity, candidates), {})
 
 
-def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:
-    """Decide whether fetched rows replace the rows in `raw` or are added to them.
+def _is_locked(ingest: params.Ingest) -> bool:
+    """Whether the last run that DVC knows had these parameters."""
+    return dvc_hash(readable_json(ingest)) in locked_hashes("ingest", "deps").values()
+
+
+def reason_to_replace(con: Connection, ingest: params.Ingest) -> str:
+    """Decide whether fetched rows replace the rows in `data/raw` or are added to them.
 
     Args:
         con: Any connection.
         ingest: The parameters that name the source.
-        raw: Parquet file of the rows ingested so far; it may not exist.
 
     Returns:
         Why the rows are replaced; empty if the fetched rows are added.
@@ -87,11 +94,11 @@ def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:
         ProjectError: The source has changed, and the user must decide.
     """
     mode = os.environ.get("INGEST")  # set by `make ingest`
-    if not raw.exists() or mode == "keep":
+    if not raw.raw_files() or mode == "keep":
         return ""
     if mode == "reset":
         return "RESET=1: earlier rows are replaced"
-    former, current = _read_identity(con, ingest, raw), source_identity(ingest)
+    former, current = _read_identity(con, ingest), source_identity(ingest)
     if former == current:
         return ""
     if former == source_identity(SAMPLE):
@@ -100,7 +107,7 @@ def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:
     if former.get("source") == current["source"]:
         was, new = "another query", "this one"
     raise ProjectError(
-        f"ingest: the rows in {raw} come from {was}; params.yaml now names {new}. No row was changed. "
+        f"ingest: the rows in {RAW} come from {was}; params.yaml now names {new}. No row was changed. "
         "If this is another table, replace the rows: `make ingest RESET=1`. If it is the same table at a "
         "new address, add its rows: `make ingest KEEP=1`."
     )
@@ -242,30 +249,30 @@ def _reject_rounded_keys(
             )
 
 
-def _earlier_rows(con: Connection, fetched: list[Table], contract: Contract, raw: Path) -> list[Table]:
-    """Open the rows ingested before, without the keys that were fetched again."""
-    if not raw.exists():
-        return []
-    earlier = inspect_table(con, literal(raw))
+def _reason_not_to_add(con: Connection, contract: Contract) -> str:
+    """Why rows cannot be added to those of `data/raw`; empty if they can."""
+    if not (files := raw.raw_files()):
+        return ""
+    earlier = raw.open_files(con, files, contract)
     if missing := [key for key in contract.keys if fold(key) not in earlier.types]:
-        print(f"ingest: {raw} has no column {missing[0]!r}: it belongs to another problem and is replaced")
-        return []
+        return f"{RAW} has no column {missing[0]!r}: it belongs to another problem and is replaced"
     action = "Replace the rows: make ingest RESET=1."
-    _reject_rounded_keys(con, [earlier], contract.keys, str(raw), action)
-    # Rows without a key cannot be matched: only the last fetch's stay, and `validate` rejects them.
-    tables = (f"SELECT {key_text(table, contract)} AS key FROM {table.sql}" for table in fetched)
-    keys = f"SELECT key FROM ({' UNION ALL '.join(tables)}) WHERE key IS NOT NULL"
-    unchanged = f"(FROM {earlier.sql} WHERE {key_text(earlier, contract)} NOT IN ({keys}))"
-    return [Table(unchanged, earlier.names, earlier.types)]
+    _reject_rounded_keys(con, [earlier], contract.keys, str(RAW), action)
+    return ""
 
 
-def _write_raw(con: Connection, query: str, raw: Path, identity: dict[str, str]) -> int:
-    """Write the rows of a query to `raw`, with the source's identity as metadata; return their count."""
-    draft = raw.with_suffix(".new.parquet")
-    metadata = ", ".join(f"{name}: {literal(value)}" for name, value in identity.items())
-    con.sql(f"COPY ({query}) TO {literal(draft)} (KV_METADATA {{{metadata}}})")
-    draft.replace(raw)
-    return fetch_one(con, f"SELECT count(*) FROM {literal(raw)}")[0]
+class Result(msgspec.Struct, frozen=True):
+    """What an ingest did.
+
+    Attributes:
+        fetched: The number of fetched rows.
+        stored: How many of them are new or changed.
+        reason: Why they replace all earlier rows; empty if they do not.
+    """
+
+    fetched: int
+    stored: int
+    reason: str
 
 
 def ingest(
@@ -276,8 +283,8 @@ def ingest(
     sample: Sample | None = None,
     prepare: str = "SELECT * FROM raw",
     read: Read | None = None,
-) -> tuple[int, int]:
-    """Fetch rows and add them to `data/raw.parquet`.
+) -> Result:
+    """Fetch rows and add those that are new or changed to `data/raw`, as one file.
 
     Args:
         con: Connection for all tables.
@@ -290,32 +297,60 @@ def ingest(
         read: `problem.read`, for files that are no table; None if the project has none.
 
     Returns:
-        The number of fetched rows, and of all rows in the file.
+        The numbers of rows.
 
     Raises:
         ProjectError: The source is another one, cannot be read, or has no usable key.
     """
-    reason = reason_to_replace(con, settings, RAW)
+    reason = reason_to_replace(con, settings)
     fetched = fetch_tables(con, settings, folder, sample, read)
     is_snapshot = not _has_key(con, fetched, contract, prepare)
     _reject_rounded_keys(con, fetched, contract.keys, "the source", "Read the key as an integer or as text.")
-    earlier = [] if reason or is_snapshot else _earlier_rows(con, fetched, contract, RAW)
-    query = merge(con, [*earlier, *fetched], contract, integer_key=not earlier)
-    n_rows = _write_raw(con, query, RAW, source_identity(settings))
-    if is_snapshot or reason:
-        print(f"ingest: {reason or 'the source has no key, so its rows replace all others'}")
-    return sum(fetch_one(con, f"SELECT count(*) FROM {table.sql}")[0] for table in fetched), n_rows
+    if not reason and not is_snapshot:
+        reason = _reason_not_to_add(con, contract)
+    mode = raw.REPLACE if reason or is_snapshot else raw.APPEND
+    metadata = source_identity(settings) | {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    DRAFT.parent.mkdir(exist_ok=True)
+    try:
+        query = merge(con, fetched, contract, integer_key=True)
+        n_fetched = n_stored = raw.write_rows(con, query, metadata, DRAFT)
+        if reason or not raw.raw_files():
+            raw.add_file(DRAFT, mode)
+        else:
+            n_stored = _add_changed_rows(con, contract, mode, metadata)
+    finally:
+        DRAFT.unlink(missing_ok=True)
+    return Result(n_fetched, n_stored, reason or "the source has no key, so its rows replace all others" * is_snapshot)
+
+
+def _add_changed_rows(con: Connection, contract: Contract, mode: str, metadata: dict[str, str]) -> int:
+    """Add those rows of the draft to `data/raw` that are new or changed; return their number."""
+    changed = raw.changed_rows(con, DRAFT, contract)
+    count = "SELECT count(*) FROM ({})"
+    n_fetched = fetch_one(con, count.format(f"FROM {literal(DRAFT)}"))[0]
+    n_changed = fetch_one(con, count.format(changed))[0]
+    if n_changed == n_fetched or (mode == raw.REPLACE and (n_changed or raw.count_rows(con, contract) != n_fetched)):
+        raw.add_file(DRAFT, mode)
+    elif n_changed:
+        raw.write_rows(con, changed, metadata, CHANGED)
+        raw.add_file(CHANGED, mode)
+    return n_changed
 
 
 def main() -> None:
     """Run the stage."""
     settings, problem = params.load(), declarations.load()
-    RAW.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
+        if raw.take_former() and "INGEST" not in os.environ and _is_locked(settings.ingest):
+            return  # the pipeline asks for rows, not for new ones
         with explain_errors(f"ingest.source: {mask_secrets(settings.ingest.source)!r} cannot be read"):
             source = (problem.contract, Path(folder), problem.fetch, problem.prepare, problem.read)
-            fetched = ingest(con, settings.ingest, *source)
-        print("ingest: {:,} rows fetched; {:,} rows in {}".format(*fetched, RAW))
+            result = ingest(con, settings.ingest, *source)
+    if result.reason:
+        print(f"ingest: {result.reason}")
+    print(f"ingest: {result.fetched:,} rows fetched, {result.stored:,} of them new or changed")
+    if len(files := raw.raw_files()) > raw.MANY_FILES:
+        print(f"ingest: {RAW} has {len(files)} files. Merge them: make compact")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from ...contract.tables import Connection, connect, explain_errors
 from ...core import git
 from ...core.errors import ProjectError, cli
 from ...core.files import write
-from ...core.paths import RAW
 from ..ingest import fetch_tables, mask_secrets, reason_to_replace
 from ..merge import merge
 from .declare import Proposal, Request, propose
@@ -139,7 +138,7 @@ def _summarize(proposal: Proposal, source: str) -> str:
 def _next_command(con: Connection, ingest: params.Ingest) -> str:
     """The command that trains on the source."""
     try:
-        reason_to_replace(con, ingest, RAW)
+        reason_to_replace(con, ingest)
     except ProjectError:  # the rows ingested so far come from another source
         return "make ingest RESET=1 pipeline"
     return "make pipeline"
