@@ -34,7 +34,9 @@ Sample = Callable[[], "pd.DataFrame"]
 Read = Callable[[Path], "pd.DataFrame"]
 
 CHUNK_ROWS = 100_000
-DRAFT, CHANGED = RAW.with_suffix(".new"), RAW.with_suffix(".changed")  # no part of the folder, which DVC stores
+# Beside the folder, all of which DVC stores.
+DRAFT, CHANGED = RAW.with_suffix(".new.parquet"), RAW.with_suffix(".changed.parquet")
+KEYLESS = "the source has no key, so its rows replace all others"
 SAMPLE = params.Ingest()
 # Parts of the names of parameters in an address whose values are masked.
 SECRETS = "sig|token|secret|password|pwd|key|credential|expires|date"
@@ -320,7 +322,7 @@ def ingest(
             n_stored = _add_changed_rows(con, contract, mode, metadata)
     finally:
         DRAFT.unlink(missing_ok=True)
-    return Result(n_fetched, n_stored, reason or "the source has no key, so its rows replace all others" * is_snapshot)
+    return Result(n_fetched, n_stored, reason or KEYLESS * is_snapshot)
 
 
 def _add_changed_rows(con: Connection, contract: Contract, mode: str, metadata: dict[str, str]) -> int:
@@ -329,7 +331,10 @@ def _add_changed_rows(con: Connection, contract: Contract, mode: str, metadata: 
     count = "SELECT count(*) FROM ({})"
     n_fetched = fetch_one(con, count.format(f"FROM {literal(DRAFT)}"))[0]
     n_changed = fetch_one(con, count.format(changed))[0]
-    if n_changed == n_fetched or (mode == raw.REPLACE and (n_changed or raw.count_rows(con, contract) != n_fetched)):
+    if mode == raw.REPLACE:
+        if n_changed or raw.count_rows(con, contract) != n_fetched:
+            raw.add_file(DRAFT, mode)
+    elif n_changed == n_fetched:
         raw.add_file(DRAFT, mode)
     elif n_changed:
         raw.write_rows(con, changed, metadata, CHANGED)

@@ -45,11 +45,9 @@ def open_files(con: Connection, files: tuple[Path, ...], contract: Contract) -> 
         The rows of all files, with the file of each in the column `FILE`.
     """
     opened = [(str(file), inspect_table(con, f"read_parquet({literal(file)})").types) for file in files]
-    groups = ([file for file, _ in group] for _, group in groupby(opened, lambda item: item[1]))
-    tables = [
-        inspect_table(con, f"read_parquet({text_list(tuple(group))}, union_by_name=true, filename={literal(FILE)})")
-        for group in groups
-    ]
+    groups = (tuple(file for file, _ in group) for _, group in groupby(opened, lambda item: item[1]))
+    options = f"union_by_name=true, filename={literal(FILE)}"
+    tables = [inspect_table(con, f"read_parquet({text_list(group)}, {options})") for group in groups]
     return inspect_table(con, f"({merge(con, tables, contract)})")
 
 
@@ -67,7 +65,9 @@ def newest_rows(con: Connection, contract: Contract) -> str:
         ProjectError: There are no rows.
     """
     if not (files := raw_files()):
-        raise ProjectError(f"{RAW} has no rows. Fetch them: make ingest; or get those of git: dvc pull ingest")
+        raise ProjectError(
+            f"{RAW} has no rows. Fetch them (make ingest) or pull those of dvc.lock (dvc pull)"
+        )
     rows = open_files(con, files, contract)
     if len(files) == 1:
         return f"SELECT * EXCLUDE ({FILE}) FROM {rows.sql}"
@@ -108,13 +108,15 @@ def changed_rows(con: Connection, fetched: Path, contract: Contract) -> str:
     if not hits:
         return f"FROM {rows.sql}"
     stored = open_files(con, tuple(file for file in files if (str(file),) in hits), contract)
+    # A key may have several rows in a file, which validation rejects: it is unchanged if all are.
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE unchanged AS
         SELECT key FROM (
-            SELECT {_any_key(stored, contract)} AS key, {FILE}, {_digest(stored, rows)} AS digest
-            FROM {stored.sql} WHERE {is_fetched} GROUP BY ALL
-            QUALIFY row_number() OVER (PARTITION BY key ORDER BY {FILE} DESC) = 1
-        ) JOIN (SELECT {key} AS key, {_digest(rows, stored)} AS digest FROM {rows.sql} GROUP BY ALL)
+            SELECT key, arg_max(digest, file) AS digest FROM (
+                SELECT {_any_key(stored, contract)} AS key, {FILE} AS file, {_digest(stored, rows)} AS digest
+                FROM {stored.sql} WHERE {is_fetched} GROUP BY 1, 2
+            ) GROUP BY key
+        ) JOIN (SELECT {key} AS key, {_digest(rows, stored)} AS digest FROM {rows.sql} GROUP BY 1)
         USING (key, digest)
     """)
     return f"FROM {rows.sql} WHERE {key} NOT IN (SELECT key FROM unchanged)"
@@ -155,8 +157,7 @@ def write_rows(con: Connection, query: str, metadata: dict[str, str], target: Pa
         The number of rows.
     """
     pairs = ", ".join(f"{name}: {literal(value)}" for name, value in metadata.items())
-    (count,) = con.execute(f"COPY ({query}) TO {literal(target)} (KV_METADATA {{{pairs}}})").fetchone() or (0,)
-    return count
+    return fetch_one(con, f"COPY ({query}) TO {literal(target)} (KV_METADATA {{{pairs}}})")[0]
 
 
 def read_metadata(con: Connection, file: Path) -> dict[str, str]:
@@ -188,7 +189,7 @@ def add_file(draft: Path, mode: str, time: datetime | None = None) -> Path:
     RAW.mkdir(parents=True, exist_ok=True)
     stamp = f"{time or datetime.now(UTC):%Y%m%dT%H%M%S}"
     stamps = [file.stem[: len(stamp)] for file in raw_files()]
-    # A clock that was set back makes no row older; rows of the past are newer than the file that replaced all.
+    # A clock that was set back makes no row older, and rows of the past are newer than a file that replaces.
     stamp = max([stamp, *(stamps[:1] if time and mode == APPEND else stamps)])
     numbers = [int(file.stem.split("-")[1]) for file in RAW.glob(f"{stamp}-*.parquet")]
     target = RAW / f"{stamp}-{max(numbers, default=-1) + 1:04}-{mode}.parquet"
@@ -236,6 +237,6 @@ def _fetch(md5: str, target: Path) -> None:
             shutil.copyfile(repo.cache.local.oid_to_path(md5), target)
         except (DvcException, OSError) as error:
             raise ProjectError(
-                f"ingest: {target} of dvc.lock is neither here nor in DVC's cache or remote: {error}. Run "
-                "`dvc push` where it is; or fetch all rows again: make ingest RESET=1"
+                f"ingest: {target} of dvc.lock is neither here nor in DVC's cache or remote: {error}. "
+                "Run `dvc push` where it is; or fetch all rows again: make ingest RESET=1"
             ) from None
