@@ -58,7 +58,7 @@ def many_rows(lab: Lab, count: int) -> Path:
     folder.mkdir()
     source = folder / "source.parquet"
     with lab.steps.step(f"{count:,} rows: write"):
-        sample = lab.journey.project / "data/raw.parquet"
+        sample = lab.journey.project / "data/raw/*.parquet"
         python(lab.journey.project, "-c", MANY_ROWS, sample, str(count), source)
     (folder / "params.yaml").write_text(json.dumps({"ingest": {"source": str(source)}}))
     return source
