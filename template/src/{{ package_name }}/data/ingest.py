@@ -346,8 +346,9 @@ def main() -> None:
     """Run the stage."""
     settings, problem = params.load(), declarations.load()
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
-        if raw.take_former() and "INGEST" not in os.environ and _is_locked(settings.ingest):
-            return  # the pipeline asks for rows, not for new ones
+        is_former = os.environ.get("INGEST") != "reset" and raw.take_former()
+        if is_former and "INGEST" not in os.environ and _is_locked(settings.ingest):
+            return  # the pipeline needs rows, not new ones
         with explain_errors(f"ingest.source: {mask_secrets(settings.ingest.source)!r} cannot be read"):
             source = (problem.contract, Path(folder), problem.fetch, problem.prepare, problem.read)
             result = ingest(con, settings.ingest, *source)

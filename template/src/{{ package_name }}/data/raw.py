@@ -216,9 +216,9 @@ def take_former() -> bool:
     locked = locked_hashes("ingest", "outs").get(str(FORMER))
     if raw_files() or not (FORMER.exists() or locked):
         return False
+    RAW.mkdir(parents=True, exist_ok=True)
     if not FORMER.exists() and locked:
         _fetch(locked, FORMER)
-    RAW.mkdir(parents=True, exist_ok=True)
     FORMER.replace(RAW / f"00000000T000000-0000-{REPLACE}.parquet")
     print(f"ingest: {FORMER} of the former release is now the first file in {RAW}")
     return True
@@ -234,7 +234,8 @@ def _fetch(md5: str, target: Path) -> None:
         try:
             if not repo.cache.local.exists(md5):
                 repo.cloud.pull([HashInfo("md5", md5)])
-            shutil.copyfile(repo.cache.local.oid_to_path(md5), target)
+            draft = Path(shutil.copyfile(repo.cache.local.oid_to_path(md5), target.with_suffix(".new")))
+            draft.replace(target)
         except (DvcException, OSError) as error:
             raise ProjectError(
                 f"ingest: {target} of dvc.lock is neither here nor in DVC's cache or remote: {error}. "
