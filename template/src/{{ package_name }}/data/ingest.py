@@ -5,10 +5,9 @@ change or on `make ingest`, so that every other stage works on one fixed state o
 """
 
 import os
-import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from glob import glob
 from itertools import groupby
@@ -24,7 +23,9 @@ from ..contract.tables import Connection, connect, explain_errors, fetch_one, li
 from ..core.errors import ProjectError, cli
 from ..core.files import dvc_hash, locked_hashes, readable_json
 from ..core.paths import RAW
+from ..core.secrets import mask_secrets, mask_variables
 from . import raw
+from .interval import Interval, choose_interval
 from .merge import Table, count_rounded, fold, inspect_table, merge
 
 if TYPE_CHECKING:
@@ -36,23 +37,9 @@ Read = Callable[[Path], "pd.DataFrame"]
 CHUNK_ROWS = 100_000
 # Beside the folder, all of which DVC stores.
 DRAFT, CHANGED = RAW.with_suffix(".new.parquet"), RAW.with_suffix(".changed.parquet")
+ISO = "%Y-%m-%dT%H:%M:%SZ"
 KEYLESS = "the source has no key, so its rows replace all others"
 SAMPLE = params.Ingest()
-# Parts of the names of parameters in an address whose values are masked.
-SECRETS = "sig|token|secret|password|pwd|key|credential|expires|date"
-
-
-def mask_secrets(source: str) -> str:
-    """Replace passwords and signatures in the address of a source, which change while it stays the same.
-
-    Args:
-        source: `ingest.source`: a path, glob or address.
-
-    Returns:
-        The address with `***` in place of each secret.
-    """
-    without_password = re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", source)
-    return re.sub(rf"(?i)([?&][^=&]*(?:{SECRETS})[^=&]*)=[^&]*", r"\1=***", without_password)
 
 
 def source_identity(ingest: params.Ingest) -> dict[str, str]:
@@ -115,6 +102,41 @@ def reason_to_replace(con: Connection, ingest: params.Ingest) -> str:
     )
 
 
+def expand(ingest: params.Ingest, interval: Interval | None) -> params.Ingest:
+    """Put the environment and the interval into source and query.
+
+    Args:
+        ingest: The parameters that name the source.
+        interval: None if neither has a placeholder.
+
+    Returns:
+        The parameters without variables. They may hold secrets.
+    """
+    fill = interval.fill if interval else str
+    source, query = (fill(os.path.expandvars(text)) for text in (ingest.source, ingest.query or ""))
+    return msgspec.structs.replace(ingest, source=source, query=query or None)
+
+
+@contextmanager
+def hide_secrets(ingest: params.Ingest) -> Generator[None]:
+    """Keep the secrets of source and query out of the message of an error.
+
+    Args:
+        ingest: The parameters that name the source, as the user wrote them.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ProjectError: The error, without the secrets.
+    """
+    try:
+        with explain_errors(f"ingest.source: {ingest.source!r} cannot be read"):
+            yield
+    except ProjectError as error:
+        raise ProjectError(mask_variables(str(error), f"{ingest.source} {ingest.query}")) from error.__cause__
+
+
 def fetch_tables(
     con: Connection,
     ingest: params.Ingest,
@@ -143,8 +165,7 @@ def fetch_tables(
         con.register("sample", sample())
         return [inspect_table(con, "sample")]
     if ingest.query:
-        database = os.path.expandvars(ingest.source)  # passwords come from the environment
-        return _open_parquet(con, tuple(_run_query(database, ingest.query, folder)))
+        return _open_parquet(con, tuple(_run_query(ingest.source, ingest.query, folder)))
     files = _find_files(ingest.source, folder)
     if read is not None:
         return _open_parquet(con, tuple(_read_files(files, read, folder)))
@@ -214,10 +235,10 @@ def _find_files(source: str, folder: Path) -> tuple[str, ...]:
     except IndexError:
         files = ()  # fsspec's answer to a glob without a match
     except Exception as error:  # every storage client has its own errors
-        raise ProjectError(f"ingest.source: {mask_secrets(source)!r} cannot be read: {error!r}") from None
+        raise ProjectError(f"ingest.source: {source!r} cannot be read: {error!r}") from None
     if not files:
         raise ProjectError(
-            f"ingest.source: no file at {mask_secrets(source)!r}. Use 'sample', a path, a glob, an address "
+            f"ingest.source: no file at {source!r}. Use 'sample', a path, a glob, an address "
             "with its scheme (https://…, s3://…), or a SQLAlchemy address together with ingest.query."
         )
     return (files,) if isinstance(files, str) else tuple(sorted(files))
@@ -305,27 +326,37 @@ def ingest(
         ProjectError: The source is another one, cannot be read, or has no usable key.
     """
     reason = reason_to_replace(con, settings)
-    fetched = fetch_tables(con, settings, folder, sample, read)
-    is_snapshot = not _has_key(con, fetched, contract, prepare)
+    interval = choose_interval(settings, () if reason else raw.interval_ends(con))
+    fetched = fetch_tables(con, expand(settings, interval), folder, sample, read)
+    has_key = _has_key(con, fetched, contract, prepare)
+    is_snapshot = settings.mode == raw.REPLACE or not has_key
     _reject_rounded_keys(con, fetched, contract.keys, "the source", "Read the key as an integer or as text.")
     if not reason and not is_snapshot:
         reason = _reason_not_to_add(con, contract)
     mode = raw.REPLACE if reason or is_snapshot else raw.APPEND
-    metadata = source_identity(settings) | {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    metadata = source_identity(settings) | {"time": f"{datetime.now(UTC):{ISO}}"}
+    if interval:
+        metadata["until"] = f"{interval.until:{ISO}}"
+    time = interval.until if interval else None
     DRAFT.parent.mkdir(exist_ok=True)
     try:
         query = merge(con, fetched, contract, integer_key=True)
         n_fetched = n_stored = raw.write_rows(con, query, metadata, DRAFT)
+        if n_fetched == 0 and (mode == raw.REPLACE or not raw.raw_files()):
+            raise ProjectError("ingest: the source has no rows. Nothing was changed.")
         if reason or not raw.raw_files():
-            raw.add_file(DRAFT, mode)
+            raw.add_file(DRAFT, mode, time)
         else:
-            n_stored = _add_changed_rows(con, contract, mode, metadata)
+            n_stored = _add_changed_rows(con, contract, mode, metadata, time)
     finally:
         DRAFT.unlink(missing_ok=True)
-    return Result(n_fetched, n_stored, reason or KEYLESS * is_snapshot)
+        CHANGED.unlink(missing_ok=True)
+    return Result(n_fetched, n_stored, reason or KEYLESS * (not has_key))
 
 
-def _add_changed_rows(con: Connection, contract: Contract, mode: str, metadata: dict[str, str]) -> int:
+def _add_changed_rows(
+    con: Connection, contract: Contract, mode: str, metadata: dict[str, str], time: datetime | None
+) -> int:
     """Add those rows of the draft to `data/raw` that are new or changed; return their number."""
     changed = raw.changed_rows(con, DRAFT, contract)
     count = "SELECT count(*) FROM ({})"
@@ -334,22 +365,38 @@ def _add_changed_rows(con: Connection, contract: Contract, mode: str, metadata: 
     if mode == raw.REPLACE:
         if n_changed or raw.count_rows(con, contract) != n_fetched:
             raw.add_file(DRAFT, mode)
-    elif n_changed == n_fetched:
-        raw.add_file(DRAFT, mode)
+    elif n_changed == n_fetched > 0:
+        raw.add_file(DRAFT, mode, time)
     elif n_changed:
         raw.write_rows(con, changed, metadata, CHANGED)
-        raw.add_file(CHANGED, mode)
+        raw.add_file(CHANGED, mode, time)
     return n_changed
+
+
+def _check_pulled(ingest: params.Ingest) -> None:
+    """Stop if earlier rows are not here: the next files would be stored without them."""
+    if raw.raw_files() or str(RAW) not in locked_hashes("ingest", "outs"):
+        return
+    if os.environ.get("INGEST") != "reset" and ingest.source != "sample" and not _is_locked(SAMPLE):
+        raise ProjectError(
+            f"ingest: dvc.lock names the rows of earlier ingests, which are not in {RAW}. Get them: dvc pull "
+            "ingest. If they are lost, fetch all rows again: make ingest RESET=1"
+        )
 
 
 def main() -> None:
     """Run the stage."""
     settings, problem = params.load(), declarations.load()
+    _check_pulled(settings.ingest)
+    raw.remove_replaced()  # of an ingest that was killed
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
         is_former = os.environ.get("INGEST") != "reset" and raw.take_former()
         if is_former and "INGEST" not in os.environ and _is_locked(settings.ingest):
             return  # the pipeline needs rows, not new ones
-        with explain_errors(f"ingest.source: {mask_secrets(settings.ingest.source)!r} cannot be read"):
+        if os.environ.get("INGEST") == "compact":
+            raw.compact(con, problem.contract, DRAFT)
+            return
+        with hide_secrets(settings.ingest):
             source = (problem.contract, Path(folder), problem.fetch, problem.prepare, problem.read)
             result = ingest(con, settings.ingest, *source)
     if result.reason:

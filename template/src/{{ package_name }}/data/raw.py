@@ -19,6 +19,7 @@ from .merge import Table, exact_text, inspect_table, key_text, merge
 APPEND, REPLACE = "append", "replace"  # the last part of a file's name
 FORMER = Path("data/raw.parquet")  # the only file up to 0.3
 FILE = "__raw_file"  # the column with the name of a row's file
+METADATA = ("time", "source", "query", "until")
 MANY_FILES = 200  # each costs a little whenever rows are read
 
 
@@ -171,7 +172,7 @@ def read_metadata(con: Connection, file: Path) -> dict[str, str]:
         Texts by name; empty for files of 0.2.0 and before.
     """
     pairs = con.sql(f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({literal(file)})").fetchall()
-    return {name: value for name, value in pairs if name in ("time", "source", "query")}
+    return {name: value for name, value in pairs if name in METADATA}
 
 
 def add_file(draft: Path, mode: str, time: datetime | None = None) -> Path:
@@ -202,6 +203,36 @@ def remove_replaced() -> None:
     """Delete the files that a newer one replaces."""
     for file in {*RAW.glob("*.parquet")} - {*raw_files()}:
         file.unlink()
+
+
+def interval_ends(con: Connection) -> list[str]:
+    """List the ends of the intervals whose rows are stored.
+
+    Args:
+        con: Any connection.
+
+    Returns:
+        Times in UTC, as text.
+    """
+    return [end for file in raw_files() if (end := read_metadata(con, file).get("until"))]
+
+
+def compact(con: Connection, contract: Contract, draft: Path) -> None:
+    """Merge all files into one, without the rows that do not count.
+
+    Args:
+        con: Connection for the rows.
+        contract: The contract, with the key.
+        draft: Where to write the file before it is complete.
+    """
+    files = raw_files()
+    if len(files) <= 1:
+        return
+    metadata = read_metadata(con, files[-1])
+    if ends := interval_ends(con):
+        metadata["until"] = max(ends)
+    write_rows(con, newest_rows(con, contract), metadata, draft)
+    add_file(draft, REPLACE)
 
 
 def take_former() -> bool:

@@ -105,7 +105,7 @@ def _registered_model() -> str:
 
 def _warn(text: str) -> None:
     """Print one line, without the password that an address may hold."""
-    print("warning: " + re.sub(r"//[^/@\s]+@", "//", " ".join(text.split())), file=sys.stderr)
+    print("warning: " + mask_secrets(" ".join(text.split())), file=sys.stderr)
 
 
 @contextmanager
