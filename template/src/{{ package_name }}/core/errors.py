@@ -4,13 +4,15 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
+from .secrets import mask_secrets
+
 
 class ProjectError(Exception):
     """An error that the user can fix: the message says what is wrong, what was expected and what to do."""
 
 
 def cli(main: Callable[[], object]) -> None:
-    """Run a command: print a `ProjectError` as one line `error: …` and exit with code 1.
+    """Run a command: print a `ProjectError`, without secrets, as one line `error: …` and exit with code 1.
 
     Other exceptions keep their traceback.
 
@@ -23,7 +25,7 @@ def cli(main: Callable[[], object]) -> None:
     try:
         main()
     except ProjectError as error:
-        print(f"\nerror: {error}\n", file=sys.stderr)
+        print(f"\nerror: {mask_secrets(str(error))}\n", file=sys.stderr)
         sys.exit(1)
 
 

@@ -18,8 +18,9 @@ def mask_secrets(text: str) -> str:
     Returns:
         The text with `***` in place of each secret.
     """
-    without_password = re.sub(r"(://[^:/@\s]*):[^/@\s]*@", r"\1:***@", text)
-    return re.sub(rf"(?i)([?&][^=&\s]*(?:{NAMES})[^=&\s]*)=[^&\s'\"]*", r"\1=***", without_password)
+    text = re.sub(r"(://[^:/@\s]*):[^/@\s]*@", r"\1:***@", text)
+    text = re.sub(r"(https?://)[^:/@\s]+@", r"\1***@", text)  # a token; elsewhere it is a user's name
+    return re.sub(rf"(?i)([?&][^=&\s]*(?:{NAMES})[^=&\s]*)=[^&\s'\"]*", r"\1=***", text)
 
 
 def mask_variables(text: str, template: str) -> str:

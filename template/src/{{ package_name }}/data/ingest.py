@@ -58,7 +58,7 @@ def _read_identity(con: Connection, ingest: params.Ingest) -> dict[str, str]:
     """Read which source the newest rows in `data/raw` come from; empty if that is unknown."""
     metadata = raw.read_metadata(con, raw.raw_files()[-1])
     if "source" in metadata:
-        return {name: metadata[name] for name in ("source", "query")}
+        return {"source": mask_secrets(metadata["source"]), "query": metadata["query"]}
     # Files of 0.2.0 and older have no metadata, but dvc.lock has the hash of the last run's parameters.
     candidates = (source for source in (ingest, SAMPLE) if _is_locked(source))
     return next(map(source_identity, candidates), {})

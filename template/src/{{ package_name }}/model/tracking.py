@@ -23,6 +23,7 @@ import msgspec
 
 from ..core.errors import cli
 from ..core.paths import BUNDLE, GATE_REPORT, METRICS, TRAINING_REPORT
+from ..core.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
