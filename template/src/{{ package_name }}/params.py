@@ -39,6 +39,7 @@ class Ingest(Section, frozen=True, omit_defaults=True):
     query: str | None = msgspec.field(default_factory=lambda: None)
     since: str | None = None  # start of the first interval
     mode: Literal["append", "replace"] = "append"  # replace: the source is a snapshot; missing rows are gone
+    keep_undeclared: bool = False  # also store columns that neither contract nor PREPARE names
 
 
 class Validate(Section, frozen=True):

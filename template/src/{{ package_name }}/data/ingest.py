@@ -27,6 +27,7 @@ from ..core.secrets import mask_secrets, mask_variables
 from . import raw
 from .interval import Interval, choose_interval
 from .merge import Table, count_rounded, fold, inspect_table, merge
+from .selection import select_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -330,6 +331,7 @@ def ingest(
     fetched = fetch_tables(con, expand(settings, interval), folder, sample, read)
     has_key = _has_key(con, fetched, contract, prepare)
     is_snapshot = settings.mode == raw.REPLACE or not has_key
+    fetched = select_columns(con, fetched, contract, prepare, settings.keep_undeclared)
     _reject_rounded_keys(con, fetched, contract.keys, "the source", "Read the key as an integer or as text.")
     if not reason and not is_snapshot:
         reason = _reason_not_to_add(con, contract)

@@ -5,6 +5,7 @@ replaces all older files; its metadata say when it was written and from which so
 """
 
 import shutil
+from collections.abc import Collection
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..contract.tables import Connection, fetch_one, literal, quote, text_list
 from ..core.errors import ProjectError
 from ..core.files import locked_hashes
 from ..core.paths import RAW
-from .merge import Table, exact_text, inspect_table, key_text, merge
+from .merge import Table, exact_text, fold, inspect_table, key_text, merge
 
 APPEND, REPLACE = "append", "replace"  # the last part of a file's name
 FORMER = Path("data/raw.parquet")  # the only file up to 0.3
@@ -109,24 +110,28 @@ def changed_rows(con: Connection, fetched: Path, contract: Contract) -> str:
     if not hits:
         return f"FROM {rows.sql}"
     stored = open_files(con, tuple(file for file in files if (str(file),) in hits), contract)
+    # What is left out since the last ingest does not count as changed.
+    declared = {fold(column.name) for column in contract.columns}
+    names = rows.types.keys() | (stored.types.keys() & declared)
     # A key may have several rows in a file, which validation rejects: it is unchanged if all are.
+    digest = _digest(stored, rows, names)
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE unchanged AS
         SELECT key FROM (
             SELECT key, arg_max(digest, file) AS digest FROM (
-                SELECT {_any_key(stored, contract)} AS key, {FILE} AS file, {_digest(stored, rows)} AS digest
+                SELECT {_any_key(stored, contract)} AS key, {FILE} AS file, {digest} AS digest
                 FROM {stored.sql} WHERE {is_fetched} GROUP BY 1, 2
             ) GROUP BY key
-        ) JOIN (SELECT {key} AS key, {_digest(rows, stored)} AS digest FROM {rows.sql} GROUP BY 1)
+        ) JOIN (SELECT {key} AS key, {_digest(rows, stored, names)} AS digest FROM {rows.sql} GROUP BY 1)
         USING (key, digest)
     """)
     return f"FROM {rows.sql} WHERE {key} NOT IN (SELECT key FROM unchanged)"
 
 
-def _digest(table: Table, other: Table) -> str:
+def _digest(table: Table, other: Table, names: Collection[str]) -> str:
     """SQL for a digest of rows, whatever their order: the same for equal values in both tables."""
     values = []
-    for name in sorted({*table.types, *other.types} - {FILE}):
+    for name in sorted(names):
         is_alike = table.types.get(name) == other.types.get(name)
         values.append(quote(name) if is_alike else exact_text(table, name) if name in table.types else "NULL")
     return f"count(*) || ' ' || sum(hash({', '.join(values)})::HUGEINT)"

@@ -30,7 +30,8 @@ def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None
     if missing:
         raise ProjectError(
             f"validate: the table lacks the contract's columns {', '.join(missing)}; its columns are "
-            f"{', '.join(prepared.columns)}. Add them in problem.PREPARE, or correct the contract."
+            f"{', '.join(prepared.columns)}. Add them in problem.PREPARE, or correct the contract. If the "
+            "source has them and they are new in the contract, fetch them: make ingest."
         )
     prepared.to_view("prepared")
     columns = ", ".join(f"{tables.cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
