@@ -5,8 +5,10 @@ change or on `make ingest`, so that every other stage works on one fixed state o
 """
 
 import os
+import re
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from glob import glob
@@ -119,6 +121,22 @@ def expand(ingest: params.Ingest, interval: Interval | None) -> params.Ingest:
 
 
 @contextmanager
+def _explain_csv() -> Generator[None]:
+    """Name file, line and cause of an error in a CSV file, which DuckDB spreads over its message."""
+    try:
+        yield
+    except duckdb.Error as error:
+        line, file = (
+            re.search(r"CSV Error on Line: (\d+)", str(error)),
+            re.search(r"^ +file = (.*)", str(error), re.M),
+        )
+        if not (line and file):
+            raise
+        cause = str(error).splitlines()[2:3] or [str(error).splitlines()[0]]
+        raise ProjectError(f"ingest: {file[1]}, line {line[1]}, or near it: {cause[0]}") from error
+
+
+@contextmanager
 def hide_secrets(ingest: params.Ingest) -> Generator[None]:
     """Keep the secrets of source and query out of the message of an error.
 
@@ -132,7 +150,7 @@ def hide_secrets(ingest: params.Ingest) -> Generator[None]:
         ProjectError: The error, without the secrets.
     """
     try:
-        with explain_errors(f"ingest.source: {ingest.source!r} cannot be read"):
+        with explain_errors(f"ingest.source: {ingest.source!r} cannot be read"), _explain_csv():
             yield
     except ProjectError as error:
         raise ProjectError(mask_variables(str(error), f"{ingest.source} {ingest.query}")) from error.__cause__
@@ -163,7 +181,9 @@ def fetch_tables(
     if ingest.source == "sample":
         if sample is None:
             raise ProjectError("ingest.source is 'sample', but problem.py has no function `sample`")
-        con.register("sample", sample())
+        frame = sample()
+        _reject_doubled(frame.columns, "problem.sample")
+        con.register("sample", frame)
         return [inspect_table(con, "sample")]
     if ingest.query:
         return _open_parquet(con, tuple(_run_query(ingest.source, ingest.query, folder)))
@@ -195,7 +215,10 @@ def _read_files(files: tuple[str, ...], read: Read, folder: Path) -> Iterator[st
         except Exception as error:  # the function is the user's
             raise ProjectError(f"{problem}: {declarations.locate_error(error)}") from error
         try:
+            _reject_doubled(frame.columns, "problem.read")
             frame.to_parquet(path, index=False)
+        except ProjectError:
+            raise
         except Exception as error:  # so are the values
             raise ProjectError(
                 f"{problem}: {error}. It must return a DataFrame, in which a value is a number, a text, a "
@@ -215,6 +238,7 @@ def _run_query(address: str, query: str, folder: Path) -> Iterator[str]:
         with engine.connect().execution_options(stream_results=True) as connection:
             chunks = pd.read_sql(text(query), connection, chunksize=CHUNK_ROWS, dtype_backend="pyarrow")
             for index, chunk in enumerate(tqdm(chunks, desc="ingest", unit=" chunks")):
+                _reject_doubled(chunk.columns, "ingest.query")
                 path = folder / f"{index:06}.parquet"
                 chunk.to_parquet(path, index=False)
                 yield str(path)
@@ -243,6 +267,27 @@ def _find_files(source: str, folder: Path) -> tuple[str, ...]:
             "with its scheme (https://…, s3://…), or a SQLAlchemy address together with ingest.query."
         )
     return (files,) if isinstance(files, str) else tuple(sorted(files))
+
+
+def _reject_doubled(names: Iterable[str], place: str) -> None:
+    """Stop at columns that DuckDB could not tell apart."""
+    counts = Counter(fold(str(name)) for name in names)
+    if doubled := [name for name, count in counts.items() if count > 1]:
+        raise ProjectError(
+            f"ingest: {place} gives the column {doubled[0]!r} {counts[doubled[0]]} times, if case is ignored. "
+            "Name each once, as in SELECT a.id, b.id AS b_id."
+        )
+
+
+def _reject_nested(fetched: list[Table], contract: Contract) -> None:
+    """Stop at columns with parts of their own."""
+    for column in contract.columns:
+        types = (table.types.get(fold(column.name), "") for table in fetched)
+        if nested := next((each for each in types if each.startswith(("STRUCT", "MAP", "UNION"))), ""):
+            raise ProjectError(
+                f"ingest: the column {column.name!r} of the source has parts of its own ({nested}). Let PREPARE "
+                f"select one under another name, as in SELECT {column.name}.part AS part, and declare that."
+            )
 
 
 def _has_key(con: Connection, fetched: list[Table], contract: Contract, prepare: str) -> bool:
@@ -329,6 +374,7 @@ def ingest(
     reason = reason_to_replace(con, settings)
     interval = choose_interval(settings, () if reason else raw.interval_ends(con))
     fetched = fetch_tables(con, expand(settings, interval), folder, sample, read)
+    _reject_nested(fetched, contract)
     has_key = _has_key(con, fetched, contract, prepare)
     is_snapshot = settings.mode == raw.REPLACE or not has_key
     fetched = select_columns(con, fetched, contract, prepare, settings.keep_undeclared)
