@@ -274,7 +274,7 @@ def _reject_doubled(names: Iterable[str], place: str) -> None:
     counts = Counter(fold(str(name)) for name in names)
     if doubled := [name for name, count in counts.items() if count > 1]:
         raise ProjectError(
-            f"ingest: {place} gives the column {doubled[0]!r} {counts[doubled[0]]} times, if case is ignored. "
+            f"ingest: {place} gives the column {doubled[0]!r} {counts[doubled[0]]} times (in any case). "
             "Name each once, as in SELECT a.id, b.id AS b_id."
         )
 
@@ -285,8 +285,8 @@ def _reject_nested(fetched: list[Table], contract: Contract) -> None:
         types = (table.types.get(fold(column.name), "") for table in fetched)
         if nested := next((each for each in types if each.startswith(("STRUCT", "MAP", "UNION"))), ""):
             raise ProjectError(
-                f"ingest: the column {column.name!r} of the source has parts of its own ({nested}). Let PREPARE "
-                f"select one under another name, as in SELECT {column.name}.part AS part, and declare that."
+                f"ingest: the column {column.name!r} of the source has parts of its own ({nested}). Let "
+                f"PREPARE select one by another name: SELECT {column.name}.part AS part, and declare that."
             )
 
 
