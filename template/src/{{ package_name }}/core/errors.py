@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
+from .secrets import mask_secrets
+
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -13,7 +15,7 @@ class ProjectError(Exception):
 
 
 def cli(main: Callable[[], object]) -> None:
-    """Run a command: print a `ProjectError` as one line `error: …` and exit with code 1.
+    """Run a command: print a `ProjectError`, without secrets, as one line `error: …` and exit with code 1.
 
     So is a disk that is full or must not be written to. Other exceptions keep their traceback.
 
@@ -36,7 +38,7 @@ def cli(main: Callable[[], object]) -> None:
         )
     else:
         return
-    print(f"\nerror: {message}\n", file=sys.stderr)
+    print(f"\nerror: {mask_secrets(message)}\n", file=sys.stderr)
     sys.exit(1)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-RAW = Path("data/raw.parquet")
+RAW = Path("data/raw")  # a folder: see data/raw.py
 CLEAN = Path("data/clean.parquet")
 REJECTED = Path("data/rejected.parquet")
 TRAIN = Path("data/splits/train.parquet")

@@ -23,6 +23,7 @@ import msgspec
 
 from ..core.errors import cli
 from ..core.paths import BUNDLE, GATE_REPORT, METRICS, TRAINING_REPORT
+from ..core.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,7 +108,7 @@ def _registered_model() -> str:
 
 def _warn(text: str) -> None:
     """Print one line, without the password that an address may hold."""
-    print("warning: " + re.sub(r"//[^/@\s]+@", "//", " ".join(text.split())), file=sys.stderr)
+    print("warning: " + mask_secrets(" ".join(text.split())), file=sys.stderr)
 
 
 @contextmanager
