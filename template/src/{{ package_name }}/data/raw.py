@@ -18,7 +18,7 @@ from ..core.paths import RAW
 from .merge import Table, exact_text, fold, inspect_table, key_text, merge
 
 APPEND, REPLACE = "append", "replace"  # the last part of a file's name
-FORMER = Path("data/raw.parquet")  # the only file up to 0.3
+FORMER = Path("data/raw.parquet")  # the only file up to 0.4
 FILE = "__raw_file"  # the column with the name of a row's file
 METADATA = ("time", "source", "query", "until")
 MANY_FILES = 200  # each costs a little whenever rows are read
@@ -241,7 +241,7 @@ def compact(con: Connection, contract: Contract, draft: Path) -> None:
 
 
 def take_former() -> bool:
-    """Carry `data/raw.parquet` of 0.3 and before over into `data/raw`.
+    """Carry `data/raw.parquet` of 0.4 and before over into `data/raw`.
 
     Returns:
         Whether there was one.

@@ -31,7 +31,7 @@ class Metadata(msgspec.Struct):
         parameters: Sections of `params.yaml`.
         metrics: Metrics of the cross-validation.
         libraries: Versions of libraries.
-        sha256: Hash of the content, equal for equal models; empty in bundles of releases before 0.4.
+        sha256: Hash of the content, equal for equal models; empty in bundles of releases before 0.5.
     """
 
     version: str

@@ -190,7 +190,7 @@ def recorded_hash(revision: str = "HEAD") -> str:
         revision: The commit.
 
     Returns:
-        Its SHA-256; the first twelve digits in commits of releases before 0.4.
+        Its SHA-256; the first twelve digits in commits of releases before 0.5.
     """
     report = read_report(BUNDLE_REPORT, revision)
     return report.get("sha256") or report["version"]
