@@ -1,9 +1,9 @@
 """Who may do what: predictions, feedback and operations have a door each.
 
-Each door may need a token. Feedback needs one behind the gateway, which sends the header x-role. Operations
-(metrics, documentation, facts about the model) need theirs from everybody but this machine. A browser sends
-the header Origin: a page of another site is refused unless its origin is allowed, because it would act from
-inside its reader's network.
+Each door may need a token. Behind the gateway, which sends the header x-role, feedback and operations (metrics,
+documentation, facts about the model) are closed without one. Operations never need one from this machine
+itself. A browser sends the header Origin: a page of another site is refused unless its origin is allowed,
+because it would act from inside its reader's network.
 """
 
 import hmac
@@ -20,7 +20,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 PREDICT_TOKEN, FEEDBACK_TOKEN, OPERATIONS_TOKEN = "PREDICT_TOKEN", "FEEDBACK_TOKEN", "OPERATIONS_TOKEN"
 PUBLIC = ("/health", "/ping")  # that the process is alive, for platforms
 LOOPBACK = ("127.0.0.1", "::1")
-_NO_GATEWAY = f"set {FEEDBACK_TOKEN} on the server: labels pass the gateway only with a token"
+_NO_GATEWAY = "behind the gateway, this is closed until the server has a {}"
 _FOREIGN = "pages of this origin may not send requests: add it to ALLOWED_ORIGINS of the server"
 _NO_JSON = "expected the header 'Content-Type: application/json'"
 _ENCODED = "expected a body without Content-Encoding"
@@ -61,7 +61,8 @@ class Access:
         Args:
             predict: Token for predictions; if empty, everybody may ask.
             feedback: Token for labels; if empty, everybody may send them who reaches the server directly.
-            operations: Token for metrics, documentation and facts about the model; if empty, all see them.
+            operations: Token for metrics, documentation and facts about the model; if empty, everybody may see
+                them who reaches the server directly.
             origins: Origins of pages whose browsers may send requests, separated by commas.
         """
         self._tokens = {PREDICT_TOKEN: predict, FEEDBACK_TOKEN: feedback, OPERATIONS_TOKEN: operations}
@@ -73,9 +74,7 @@ class Access:
 
     def check_feedback(self, headers: Headers) -> None:
         """Reject labels without permission."""
-        if not self._tokens[FEEDBACK_TOKEN] and b"x-role" in headers:
-            raise RequestRejected(403, _NO_GATEWAY)
-        self._check_token(FEEDBACK_TOKEN, headers)
+        self._check_closed(FEEDBACK_TOKEN, headers)
 
     def check_operations(self, path: str, headers: Headers, client: str) -> None:
         """Reject a look at the server without permission.
@@ -87,7 +86,7 @@ class Access:
         """
         is_here = client in LOOPBACK and b"x-role" not in headers
         if path not in PUBLIC and not is_here:
-            self._check_token(OPERATIONS_TOKEN, headers)
+            self._check_closed(OPERATIONS_TOKEN, headers)
 
     def check_browser(self, headers: Headers) -> None:
         """Reject an encoded body, and what a browser sends for a foreign page or not as JSON."""
@@ -129,6 +128,12 @@ class Access:
             (b"access-control-expose-headers", b", ".join(shown)),
             (b"vary", b"Origin"),
         ]
+
+    def _check_closed(self, name: str, headers: Headers) -> None:
+        """Reject a request that lacks a token; without one, the door is closed to the gateway."""
+        if not self._tokens[name] and b"x-role" in headers:
+            raise RequestRejected(403, _NO_GATEWAY.format(name))
+        self._check_token(name, headers)
 
     def _check_token(self, name: str, headers: Headers) -> None:
         """Reject a request that lacks a token, if there is one; compared in constant time."""

@@ -8,11 +8,12 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter, time
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI
@@ -31,6 +32,7 @@ from .metrics import Metrics
 from .request_limits import RequestLimits, RequestRejected
 from .writer import MAX_STORE_GB, Writer
 
+LONG_BYTES = 64 * 2**10  # of a body: other requests do not wait for larger ones
 LOG = logging.getLogger("uvicorn.error")
 _JSON = (b"content-type", b"application/json")
 _EXTRA_HEADERS = {
@@ -41,13 +43,15 @@ _EXTRA_HEADERS = {
 }
 # The gateway sends the role with each request, so that a model changes its role without a restart.
 _ROLES = {role.encode(): role for role in ROLES} | {FALLBACK_0_2.encode(): FALLBACK}
-_REQUEST_ID = b"x-request-id"
+_REQUEST_ID, _VERSION = b"x-request-id", b"x-model-version"
 _SAGEMAKER_ID = b"x-amzn-sagemaker-custom-attributes"  # SageMaker passes no other id to or from the client
 _ID_RULE = f"the request id must have at most {MAX_ID_LENGTH} characters: x-request-id, or on SageMaker "
 _LONG_ID = Problem(0, "", _ID_RULE + _SAGEMAKER_ID.decode())
 _PREDICT_ROUTES = (PREDICT, INVOCATIONS, SCORE)
 # The gateway copies only /predict to a shadow: the analysis would count other routes as the shadow's errors.
 _NOT_FOUND = f"not found: behind the gateway, predictions are at {PREDICT} only"
+
+T = TypeVar("T")
 
 
 class Server:
@@ -87,6 +91,7 @@ class Server:
             self._codec.column_names, self._version, price, self._events.outputs, self._writers
         )
         self._encode = msgspec.json.Encoder().encode
+        self._worker = ThreadPoolExecutor(1, "long-requests")
         handlers = dict.fromkeys(_PREDICT_ROUTES, self._predict)
         self._handlers = {**handlers, FEEDBACK: self._record, FEEDBACK_0_2: self._record}
         self.api = api.create_api(model, self._codec, self._labels.reader, self._metrics, self._run)
@@ -129,19 +134,22 @@ class Server:
                 return
             role = _ROLES.get(headers.get(b"x-role", b""), self._role)
             client = headers.get(b"x-client-id", b"").decode("latin-1")
-            status, content = handler(body, request_id, role, client)
+            status, content = await handler(body, request_id, role, client)
         except RequestRejected as error:
             status, content = error.status, self._encode(api.ErrorResponse(str(error)))
         shown_id = request_id[:MAX_ID_LENGTH].encode("latin-1")
         names = (_REQUEST_ID, _SAGEMAKER_ID) if path == INVOCATIONS else (_REQUEST_ID,)
-        ids = [(name, shown_id) for name in names]
+        ids = [(_VERSION, self._version.encode()), *((name, shown_id) for name in names)]
         browser = self._access.browser_headers(headers, names)
         await _respond(send, status, content, [*ids, *browser])
         if path in _PREDICT_ROUTES:
             self._metrics.count_request(status, perf_counter() - started)
 
     async def _operate(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
-        """Let FastAPI handle a request, if it is permitted. Probes may ask whether the server is ready."""
+        """Let FastAPI handle a request, if it is permitted. Probes may ask whether the server is ready.
+
+        HEAD is answered as GET would be; uvicorn leaves the body out.
+        """
         try:
             if scope["type"] == "http":
                 client = scope.get("client") or ("", 0)
@@ -152,19 +160,30 @@ class Server:
             else:
                 await _respond(send, error.status, self._encode(api.ErrorResponse(str(error))), [])
         else:
-            await self.api(scope, receive, send)
+            is_head = scope.get("method") == "HEAD"
+            await self.api({**scope, "method": "GET"} if is_head else scope, receive, send)
 
-    def _predict(self, body: bytes, request_id: str, role: str, client: str) -> tuple[int, bytes]:
+    async def _work(self, work: Callable[[bytes], T], body: bytes) -> T:
+        """Work on a body; in a thread if that takes so long that other requests would have to wait."""
+        if len(body) < LONG_BYTES:
+            return work(body)
+        with self._limits.hold(body):
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work, body)
+
+    async def _predict(self, body: bytes, request_id: str, role: str, client: str) -> tuple[int, bytes]:
         """Predict the rows of a body and record the event: HTTP status and JSON."""
         received, started = time(), perf_counter()
         recorded: dict[str, Any] = {}
         try:
             if len(request_id) > MAX_ID_LENGTH:  # if it were cut, labels could not find it
                 raise RowError([_LONG_ID])
-            status, (content, recorded) = 200, self._predict_rows(body)
+            status, (content, recorded) = 200, await self._work(self._predict_rows, body)
+            self._metrics.predicted_rows += len(recorded["outputs"])
         except RowError as error:
             status, content = 422, self._encode(api.ValidationErrorResponse(error.problems, error.note))
             recorded = {"rejected_column": self._metrics.count_rejected_rows(error.problems)}
+        except RequestRejected:
+            raise
         except OutputError as error:
             LOG.error("request %s failed: %s", request_id, error)
             status, content = 500, self._encode(api.ErrorResponse(str(error)))
@@ -190,14 +209,13 @@ class Server:
         features = self._codec.encode(rows)
         outputs = self._model.run(features)
         content = self._encode(api.Predictions(self._version, self._model.predictions(outputs)))
-        self._metrics.predicted_rows += len(rows)
         groups = [*map(self._events.hash_id, self._codec.groups(rows))]
         return content, {"features": self._events.summarize(features), "outputs": outputs, "groups": groups}
 
-    def _record(self, body: bytes, *_: str) -> tuple[int, bytes]:
+    async def _record(self, body: bytes, *_: str) -> tuple[int, bytes]:
         """Record the labels of a body: HTTP status and JSON."""
         try:
-            return 202, self._encode(api.FeedbackResponse(self._labels.record(body)))
+            return 202, self._encode(api.FeedbackResponse(await self._work(self._labels.record, body)))
         except RowError as error:
             return 422, self._encode(api.ValidationErrorResponse(error.problems, error.note))
 

@@ -160,4 +160,6 @@ class Metrics(Collector):
             yield CounterMetricFamily(
                 f"{name}_dropped_rows", "Rows that will never be written", writer.dropped_rows
             )
+            text = "Size of the oldest files, deleted because the folder was full"
+            yield CounterMetricFamily(f"{name}_deleted_bytes", text, writer.deleted_bytes)
             yield CounterMetricFamily(f"{name}_write_failures", "Failed attempts to write", writer.failures)
