@@ -3,8 +3,8 @@
 
 deploy/smoke.py http://127.0.0.1:8000 --version 0123456789ab  # or the bundle's whole SHA-256
 
-If the server asks for tokens, they are taken from PREDICT_TOKEN and OPERATIONS_TOKEN. A gateway shows strangers no
-documentation, which has an example of a row: without OPERATIONS_TOKEN, pass one with --row.
+If the server asks for tokens, they are taken from PREDICT_TOKEN and OPERATIONS_TOKEN. A gateway shows strangers
+no documentation, which has an example of a row: without OPERATIONS_TOKEN, pass one with --row.
 """
 
 import argparse
@@ -72,7 +72,8 @@ def expect(check: str, status: int, address: str, body: object = None) -> Respon
     """
     response = request(address, body)
     if response.status != status:
-        raise ValueError(f"{check}: expected status {status}, got {response.status}: {str(response.content)[:300]}")
+        content = str(response.content)[:300]
+        raise ValueError(f"{check}: expected status {status}, got {response.status}: {content}")
     print(f"smoke: {check}: {status}")
     return response
 

@@ -125,7 +125,7 @@ def list_files(*paths: Path | str, index: Path = Path()) -> list[Path]:
     Returns:
         Paths relative to the working folder; deleted files are among them.
     """
-    command = ("git", "ls-files", "-coz", "--exclude-standard", "--", *paths)
+    command = ("git", "ls-files", "-coz", "--exclude-standard", "--", *map(str, paths))
     names = call(*command, GIT_INDEX_FILE=str(index)) if index.name else call(*command)
     return [Path(name) for name in names.split("\0") if name]
 

@@ -1,9 +1,9 @@
 """Who may do what: predictions, feedback and operations have a door each.
 
-Each door may need a token. Behind the gateway, which sends the header x-role, feedback and operations (metrics,
-documentation, facts about the model) are closed without one. Operations never need one from this machine
-itself. A browser sends the header Origin: a page of another site is refused unless its origin is allowed,
-because it would act from inside its reader's network.
+Each door may need a token. Behind the gateway, which sends the header x-role, feedback and operations
+(metrics, documentation, facts about the model) are closed without one. Operations never need one from this
+machine itself. A browser sends the header Origin: a page of another site is refused unless its origin is
+allowed, because it would act from inside its reader's network.
 """
 
 import hmac
@@ -61,8 +61,8 @@ class Access:
         Args:
             predict: Token for predictions; if empty, everybody may ask.
             feedback: Token for labels; if empty, everybody may send them who reaches the server directly.
-            operations: Token for metrics, documentation and facts about the model; if empty, everybody may see
-                them who reaches the server directly.
+            operations: Token for metrics, documentation and facts about the model; if empty, everybody may
+                see them who reaches the server directly.
             origins: Origins of pages whose browsers may send requests, separated by commas.
         """
         self._tokens = {PREDICT_TOKEN: predict, FEEDBACK_TOKEN: feedback, OPERATIONS_TOKEN: operations}

@@ -1,9 +1,9 @@
 """Writes recorded rows as Parquet files, without delaying any request.
 
 Rows go to a folder, or to any address that fsspec knows, in one file every few seconds. If the store fails,
-rows are buffered up to a limit, then the oldest are dropped. In a full folder, the oldest files make room for
-new ones. `/metrics` counts buffered rows, dropped rows, deleted bytes and failures. A killed process loses the
-rows of its last `INTERVAL`.
+rows are buffered up to a limit, then the oldest are dropped. In a full folder, the oldest files make room
+for new ones. `/metrics` counts buffered rows, dropped rows, deleted bytes and failures. A killed process
+loses the rows of its last `INTERVAL`.
 """
 
 import os
@@ -77,7 +77,7 @@ class Writer(ABC, Generic[R]):
         self._process = uuid4().hex[:12]
         self._buffer: deque[R] = deque()
         self._lock, self._wake = threading.Lock(), threading.Event()
-        self._stopping = self._warned = False
+        self._stopping = self._is_failing = False
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @abstractmethod
@@ -146,7 +146,7 @@ class Writer(ABC, Generic[R]):
         if self._folder_bytes < self._max_gb * 1e9:
             return
         if not self.deleted_bytes:
-            print(f"warning: {root} holds {self._max_gb:g} GB (MAX_STORE_GB): the oldest files are deleted", flush=True)
+            self._warn(f"holds {self._max_gb:g} GB (MAX_STORE_GB): the oldest files are deleted")
         for path in _oldest_files(root):
             with suppress(FileNotFoundError):  # another server has deleted it
                 size = path.stat().st_size
@@ -189,15 +189,19 @@ class Writer(ABC, Generic[R]):
             self.write(records)
         except Exception as error:  # each store has exceptions of its own
             self.failures += 1
-            if not self._warned:
-                print(f"warning: {self._address} cannot be written, rows are buffered: {error!r}"[:300], flush=True)
-            self._warned = True
+            if not self._is_failing:
+                self._warn(f"cannot be written, rows are buffered: {error!r}")
+            self._is_failing = True
             with self._lock:
                 self._buffer.extendleft(reversed(records))
             return
-        self._warned = False
+        self._is_failing = False
         with self._lock:
             self._discard(records, is_written=True)
+
+    def _warn(self, message: str) -> None:
+        """Print a warning."""
+        print(f"warning: {self._address} {message}"[:300], flush=True)
 
 
 def folder_bytes(root: str) -> int:
