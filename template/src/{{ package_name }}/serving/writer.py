@@ -153,6 +153,8 @@ class Writer(ABC, Generic[R]):
                 path.unlink()
                 self.deleted_bytes += size
                 self._folder_bytes -= size
+            with suppress(OSError):  # not empty
+                path.parent.rmdir()
             if self._folder_bytes < ROOM * self._max_gb * 1e9:
                 break
 
@@ -221,11 +223,9 @@ def folder_bytes(root: str) -> int:
 
 
 def _oldest_files(root: str) -> Iterator[Path]:
-    """Yield the files of a folder by age, and remove the folders of days that are empty then."""
+    """Yield the files of a folder by age."""
     for day in sorted(Path(root).glob("????-??-??")):
         yield from sorted(day.glob("*.parquet"), key=lambda path: path.name.rpartition("-")[2])
-        with suppress(OSError):  # not empty
-            day.rmdir()
 
 
 @lru_cache(maxsize=4096)
