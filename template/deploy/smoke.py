@@ -3,8 +3,8 @@
 
 deploy/smoke.py http://127.0.0.1:8000 --version 0123456789ab  # or the bundle's whole SHA-256
 
-If the server asks for tokens, they are taken from PREDICT_TOKEN and OPERATIONS_TOKEN. A gateway shows strangers
-no documentation, which has an example of a row: without OPERATIONS_TOKEN, pass one with --row.
+If the server asks for tokens, they are taken from PREDICT_TOKEN and OPERATIONS_TOKEN. A gateway shows
+strangers no documentation, which has an example of a row: without OPERATIONS_TOKEN, pass one with --row.
 """
 
 import argparse
