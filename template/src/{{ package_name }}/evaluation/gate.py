@@ -5,8 +5,8 @@ after the pipeline and is not a DVC stage: it depends on the newest production t
 
     python -m <package>.evaluation.gate [--verify]
 
-A committed verdict is only a text. Before the workflow `deploy` acts on it, `--verify` derives it again from
-code, data and bundle, and writes nothing.
+A committed verdict is only a text. Before an image is built, `--verify` derives it again from code, data and
+bundle, and writes nothing.
 """
 
 import argparse
