@@ -81,7 +81,7 @@ def test_image_fulfils_the_contract_of_hosting_platforms(
 def test_attacks_do_not_kill_the_container(
     docker: Docker, image: str, project: Project, record_property: Callable[[str, object], None]
 ) -> None:
-    """Labels with random ids, large bodies, half bodies, bodies of braces, endless headers: eight at a time."""
+    """Random labels, large bodies, half bodies, bodies of braces, endless headers; eight at a time."""
     row, bound = project.json("models/bundle/example.json"), 16 * 2**20
     rows = [json.dumps([row] * 10_000), json.dumps([row] * 39_000), "[" * bound, '[{"":' * (bound // 5)]
 
