@@ -4,7 +4,7 @@ A request beyond a limit is rejected at once, so that the server can answer the 
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from time import monotonic
 from typing import cast
@@ -77,7 +77,7 @@ class RequestLimits:
         return None
 
     @contextmanager
-    def hold(self, body: bytes) -> Iterator[None]:
+    def hold(self, body: bytes) -> Generator[None]:
         """Count a body that has arrived as one in memory, until its request is answered.
 
         Args:
