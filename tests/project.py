@@ -214,6 +214,7 @@ def project(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Itera
     def start(folder: Path) -> Project:
         fresh = rendered(render, folder, observability="prometheus")
         fresh.make("setup")
+        commit(folder, "lock")  # the bundle names a commit that has all it was made with
         return fresh
 
     with quiet_dvc(tmp_path_factory.mktemp("dvc")):

@@ -471,11 +471,12 @@ def test_gate_keeps_reports_of_the_model_in_production(deployed: Project) -> Non
         assert "gate: keep model" in output
         assert "already describe this model" in output
         assert git("status", "--porcelain", cwd=deployed.folder) == ""
-    deployed.params("gate: {min_test_rows: 400}")
+    params = deployed.folder / "params.yaml"
+    deployed.replace("gate:\n", "gate:\n  min_test_rows: 400\n", params)
     assert "gate: unchanged" not in deployed.make("gate")
     assert deployed.json("reports/gate.json")["verdict"] == "keep"
-    deployed.params("gate: {min_test_rows: 4000}")
+    deployed.replace("min_test_rows: 400\n", "min_test_rows: 4000\n", params)
     assert "the gate blocks model" in deployed.run("make", "gate").stderr
-    deployed.params("gate: {min_test_rows: 400}")
+    deployed.replace("min_test_rows: 4000\n", "min_test_rows: 400\n", params)
     assert "gate: unchanged" not in deployed.make("gate")
     assert checked(deployed) == ""
