@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Literal, NamedTuple, Protocol
 
-FORMATS = {"s": "{:.3g} s", "ms": "{:.2f} ms", "GiB": "{:.2f} GiB", "/s": "{:,.0f} /s", "%": "{:.1f} %"}
+FORMATS = {
+    "s": "{:.3g} s",
+    "ms": "{:.2f} ms",
+    "GiB": "{:.2f} GiB",
+    "MB": "{:.2f} MB",
+    "/s": "{:,.0f} /s",
+    "%": "{:.1f} %",
+}
 
 
 class Line(Protocol):

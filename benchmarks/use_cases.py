@@ -26,11 +26,11 @@ estimate = next(c["estimate"] for c in report["checks"] if (c["check"], c["subje
 scores = {key: estimate[key] for key in ("value", "low", "high")}
 scores["baseline"] = json.load(open("reports/evaluation.json"))["baseline"].get(metric)
 scores["best"] = None
-if "true_probability" in duckdb.sql(f"FROM '{paths.RAW}' LIMIT 0").columns:
+if "true_probability" in duckdb.sql(f"FROM '{paths.RAW}/*.parquet' LIMIT 0").columns:
     keys = [f'"{name}"' for name in problem.contract.keys]
     equal = " AND ".join(f"test.{key}::VARCHAR = raw.{key}::VARCHAR" for key in keys)
     rows = f"SELECT *, row_number() OVER () AS place FROM '{paths.TEST}'"
-    joined = f"({rows}) AS test JOIN '{paths.RAW}' AS raw ON {equal} ORDER BY place"
+    joined = f"({rows}) AS test JOIN '{paths.RAW}/*.parquet' AS raw ON {equal} ORDER BY place"
     (known,) = duckdb.sql(f"SELECT true_probability::DOUBLE FROM {joined}").fetchnumpy().values()
     test = problem.read_split(paths.TEST)
     assert len(known) == len(test), "a test row has no raw row of its key, or several"

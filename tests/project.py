@@ -112,14 +112,20 @@ class Project:
         """Run a small script with the project's libraries."""
         return self.good(self.python, "-c", dedent(code), *args)
 
-    def edit(self, query: str, path: str = "data/raw.parquet") -> None:
-        """Replace a table by a query over it; the query names it `raw`."""
-        self.script(EDIT, path, query)
+    @property
+    def raw(self) -> Path:
+        """The file of the rows of a single ingest."""
+        (file,) = (self.folder / "data/raw").iterdir()
+        return file
+
+    def edit(self, query: str, path: str | Path = "") -> None:
+        """Replace a table, by default the raw rows, by a query over it; the query names it `raw`."""
+        self.script(EDIT, path or self.raw, query)
 
     def bring(self, query: str) -> None:
         """Make another table the source, from a query over the current one."""
         self.edit(query)
-        (self.folder / "data/raw.parquet").rename(self.folder.parent / "own.parquet")
+        self.raw.rename(self.folder.parent / "own.parquet")
         self.params("ingest: {source: ../own.parquet}")
 
     def rows(self, query: str) -> list[dict[str, Json]]:
@@ -208,6 +214,7 @@ def project(render: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Itera
     def start(folder: Path) -> Project:
         fresh = rendered(render, folder, observability="prometheus")
         fresh.make("setup")
+        commit(folder, "lock")  # the bundle names a commit that has all it was made with
         return fresh
 
     with quiet_dvc(tmp_path_factory.mktemp("dvc")):

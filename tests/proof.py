@@ -14,6 +14,7 @@ import pytest
 from helpers import ROOT, tracked
 
 DOC = ROOT / "docs/proof.md"
+HEAD = "| claim | result |\n| --- | --- |\n"
 MARK = re.compile(r'@pytest\.mark\.proof\(\s*"(.+?)"\s*[,)]')
 STAMP = re.compile(r"files ([0-9a-f]{12}) on (\d{4}-\d\d-\d\d)")
 findings: dict[str, list[str]] = {}
@@ -76,7 +77,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def table() -> dict[str, str]:
     """Read the table: each claim and its finding."""
-    rows = DOC.read_text().partition("| --- | --- |\n")[2].splitlines()
+    rows = DOC.read_text().partition(HEAD)[2].splitlines()
     return dict(row.removeprefix("| ").removesuffix(" |").removesuffix("|").split(" | ", 1) for row in rows)
 
 
@@ -91,5 +92,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("UPDATE_DOCS") and findings and not hasattr(session.config, "workerinput"):
         rows = table() | {claim: result(claim) for claim in findings}
         lines = [f"| {claim} | {rows.get(claim, '')} |" for claim in claims()]
-        head = DOC.read_text().partition("| ")[0]
-        DOC.write_text("\n".join([f"{head}| claim | result |", "| --- | --- |", *lines]) + "\n")
+        DOC.write_text("\n".join([DOC.read_text().partition(HEAD)[0] + HEAD.rstrip(), *lines]) + "\n")

@@ -417,7 +417,7 @@ def test_cards_contain_the_recorded_results(either: Project) -> None:
             '{\n "verdict": "keep"',
             "model-card.md does not match the reports",
         ),
-        ("reports/bundle.json", '"seed": 0', '"seed": 1', "is not that of models/bundle in dvc.lock"),
+        ("reports/bundle.json", '"seed": 0', '"seed": 1', "bundle.json is not what its stage has written"),
     ],
 )
 def test_check_fails_on_stale_card(work: Project, path: str, old: str, new: str, message: str) -> None:
@@ -429,7 +429,7 @@ def test_check_fails_on_stale_card(work: Project, path: str, old: str, new: str,
 def test_blocked_model_can_be_committed_without_cards(work: Project) -> None:
     """By the hooks, as everybody's first models; with a card of the model before, it is refused."""
     before = git("rev-parse", "HEAD", cwd=work.folder)
-    work.params("gate: {min_test_rows: 5000}\n")
+    work.replace("gate:\n", "gate:\n  min_test_rows: 5000\n", work.folder / "params.yaml")
     assert "The cards were deleted" in work.run("make", "gate").stderr
     work.good("pre-commit", "install")
     git("add", "--all", cwd=work.folder)
@@ -471,11 +471,12 @@ def test_gate_keeps_reports_of_the_model_in_production(deployed: Project) -> Non
         assert "gate: keep model" in output
         assert "already describe this model" in output
         assert git("status", "--porcelain", cwd=deployed.folder) == ""
-    deployed.params("gate: {min_test_rows: 400}")
+    params = deployed.folder / "params.yaml"
+    deployed.replace("gate:\n", "gate:\n  min_test_rows: 400\n", params)
     assert "gate: unchanged" not in deployed.make("gate")
     assert deployed.json("reports/gate.json")["verdict"] == "keep"
-    deployed.params("gate: {min_test_rows: 4000}")
+    deployed.replace("min_test_rows: 400\n", "min_test_rows: 4000\n", params)
     assert "the gate blocks model" in deployed.run("make", "gate").stderr
-    deployed.params("gate: {min_test_rows: 400}")
+    deployed.replace("min_test_rows: 4000\n", "min_test_rows: 400\n", params)
     assert "gate: unchanged" not in deployed.make("gate")
     assert checked(deployed) == ""

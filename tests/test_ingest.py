@@ -8,13 +8,18 @@ from pathlib import Path
 
 from project import Project
 
-RAW = "data/raw.parquet"
+RAW = "data/raw/*.parquet"
 
 
 def counts(output: str) -> tuple[int, int]:
-    """Read the numbers of fetched rows and of all rows from the output of the stage."""
-    fetched, total = re.findall(r"([\d,]+) rows", output)
-    return int(fetched.replace(",", "")), int(total.replace(",", ""))
+    """Read the numbers of fetched rows, and of new or changed rows, from the output of the stage."""
+    ((fetched, changed),) = re.findall(r"([\d,]+) rows fetched, ([\d,]+) of them new or changed", output)
+    return int(fetched.replace(",", "")), int(changed.replace(",", ""))
+
+
+def files(project: Project) -> dict[str, bytes]:
+    """Read the files of the ingested rows."""
+    return {path.name: path.read_bytes() for path in (project.folder / "data/raw").iterdir()}
 
 
 def choose(project: Project, source: str | Path) -> None:
@@ -45,7 +50,7 @@ def raw(project: Project, columns: str = "customer_id, tenure") -> list[tuple[st
 def test_ingest_works_without_the_sample_package(work: Project) -> None:
     """A project with its own data removes the dependency group of the sample."""
     choose(work, export(work))
-    (work.folder / RAW).unlink()
+    work.raw.unlink()
     work.script(
         f"""
         import runpy, sys
@@ -53,16 +58,15 @@ def test_ingest_works_without_the_sample_package(work: Project) -> None:
         runpy.run_module("{work.package}.data.ingest", run_name="__main__")
         """
     )
-    assert (work.folder / RAW).exists()
+    assert work.raw.exists()
 
 
 def test_ingest_of_the_same_rows_changes_nothing(either_work: Project) -> None:
-    """The file keeps its bytes, so that DVC reruns no stage."""
-    before = (either_work.folder / RAW).read_bytes()
-    output = either_work.stages("data.ingest")
-    fetched, total = counts(output)
-    assert fetched == total > 7000
-    assert (either_work.folder / RAW).read_bytes() == before
+    """No file is added, so that DVC reruns no stage."""
+    before = files(either_work)
+    fetched, changed = counts(either_work.stages("data.ingest"))
+    assert (fetched > 7000, changed) == (True, 0)
+    assert files(either_work) == before
 
 
 def test_ingest_fails_on_changed_source_without_a_choice(work: Project) -> None:
@@ -88,7 +92,9 @@ def test_make_ingest_fetches_new_rows(work: Project) -> None:
     with source.open("a") as rows:
         rows.write(source.read_text().splitlines()[1].replace("1,", "9001,", 1) + "\n")
     assert "Running stage" not in work.good("dvc", "repro", "validate")
-    assert "7,044 rows in" in work.make("ingest")
+    before = files(work)
+    assert counts(work.make("ingest")) == (7044, 1)
+    assert files(work).items() > before.items()
     assert "Running stage 'validate'" in work.good("dvc", "repro", "validate")
     assert work.json("reports/data/data.json")["rows"] == 7044
 

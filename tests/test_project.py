@@ -246,7 +246,19 @@ def test_bundle_names_commit_and_library_versions(project: Project) -> None:
     metadata = project.json("models/bundle/metadata.json")
     start = git("rev-parse", "HEAD~1", cwd=project.folder).strip()
     assert metadata["commit"] == start
+    assert metadata["version"] == metadata["sha256"][:12]
     assert {"scikit-learn", "onnxruntime", "python"} <= metadata["libraries"].keys()
+
+
+def test_bundle_of_uncommitted_code_says_so(work: Project) -> None:
+    """A commit that does not make the model is not named as if it did; one with other results is."""
+    (work.folder / "README.md").write_text("# Changed\n")
+    head = git("rev-parse", "HEAD", cwd=work.folder).strip()
+    work.stages("model.build")
+    assert work.json("models/bundle/metadata.json")["commit"] == head
+    work.replace("max_iter: 80", "max_iter: 70", work.folder / "params.yaml")
+    assert "params.yaml" in work.stages("model.build")
+    assert work.json("models/bundle/metadata.json")["commit"] == f"{head}-dirty"
 
 
 def test_model_version_does_not_depend_on_the_commit(work: Project) -> None:

@@ -227,9 +227,10 @@ class Bundles:
         with (bundle / "reference.json").open("a") as file:
             file.write("\n")
         parts = (bundle / name for name in ("model.onnx", "contract.json", "reference.json"))
-        other = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:12]
-        metadata = bundle / "metadata.json"
-        metadata.write_text(metadata.read_text().replace(champion, other))
+        sha256 = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+        metadata, other = bundle / "metadata.json", sha256[:12]
+        facts = json.loads(metadata.read_text())
+        metadata.write_text(json.dumps(facts | {"version": other, "sha256": sha256}))
         (folder / "wrapper.py").write_text(WRAPPER.format(package=project.package, late=LATE))
         return cls(folder, champion, other)
 

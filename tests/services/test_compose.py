@@ -112,11 +112,14 @@ def test_interrupted_command_is_completed_by_repeating_it(production: Compose, t
     assert production.status() == [f"active: {champion}", "previous: none"]
 
 
-def test_gateway_limits_size_and_hides_metrics(production: Compose) -> None:
-    """It passes bodies up to the server's limit, and no metrics, which concern all clients."""
+def test_gateway_limits_size_and_hides_operations(production: Compose) -> None:
+    """It passes bodies up to the server's limit; metrics, documentation and facts are not for clients."""
     for method, path, rows, status in (
         ("GET", "/ready", 0, 200),
         ("GET", "/metrics", 0, 404),
+        ("GET", "/openapi.json", 0, 403),
+        ("GET", "/docs", 0, 403),
+        ("GET", "/health", 0, 200),
         ("POST", "/predict", 5_000, 200),
         ("POST", "/predict", 50_000, 413),
     ):

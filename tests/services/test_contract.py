@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import rmtree
 from textwrap import dedent
 
 import pytest
@@ -43,7 +44,7 @@ def pose(project: Project, problem: str) -> Project:
     """Give a project another problem as its user does: two files, and without the former rows."""
     project.problem.write_text(problem)
     project.params(MANY_DUPLICATES if 'task="ranking"' in problem else "")
-    (project.folder / "data/raw.parquet").unlink(missing_ok=True)
+    rmtree(project.folder / "data/raw", ignore_errors=True)
     return project
 
 

@@ -1,14 +1,20 @@
 """The image, really built and run: small, without rights, and gone when asked to go."""
 
 import json
+import socket
 import time
-from http.client import HTTPConnection
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from uuid import uuid4
 
 import pytest
 from helpers import PATIENCE, until
 from images import BASE, MOST_BYTES, Docker
 from project import Project
 from serving import refuses
+from test_events import metric
 
 
 def test_image_is_small(docker: Docker, image: str) -> None:
@@ -69,6 +75,45 @@ def test_image_fulfils_the_contract_of_hosting_platforms(
         becomes_healthy(docker, name)
         docker.good("stop", "--time", "30", name)
         assert docker.good("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
+
+
+@pytest.mark.proof("In 1 GiB of memory, nothing that clients send kills the server")
+def test_attacks_do_not_kill_the_container(
+    docker: Docker, image: str, project: Project, record_property: Callable[[str, object], None]
+) -> None:
+    """Random labels, large bodies, half bodies, bodies of braces, endless headers; eight at a time."""
+    row, bound = project.json("models/bundle/example.json"), 16 * 2**20
+    rows = [json.dumps([row] * 10_000), json.dumps([row] * 39_000), "[" * bound, '[{"":' * (bound // 5)]
+
+    def label() -> None:
+        labels = [{"id": uuid4().hex, "row": index, "churn": "No"} for index in range(10_000)]
+        server.ask("POST", "/feedback", json.dumps(labels))
+
+    def send(*parts: bytes) -> None:
+        with (
+            suppress(OSError),
+            closing(socket.create_connection(("127.0.0.1", server.port), PATIENCE)) as client,
+        ):
+            for part in parts:
+                client.sendall(part)
+            client.recv(100)
+
+    def attack(number: int) -> None:
+        with suppress(OSError, HTTPException):
+            server.ask("POST", "/predict", rows[number % len(rows)])
+            label()
+            head = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 16777216\r\n"
+            send(head + b"\r\n", b" " * (bound - 1))
+            send(head, b"name: ", *[b"x" * 2**20] * 200)
+
+    options = ("--memory=1g", "--memory-swap=1g", "--tmpfs=/events:uid=10001")
+    with docker.serve(image, *options) as (server, name), ThreadPoolExecutor(8) as pool:
+        assert [*pool.map(attack, range(40))] == [None] * 40
+        until(lambda: server.predict(row).status == 200)
+        memory = metric(server, "process_resident_memory_bytes") / 2**20
+        state = json.loads(docker.good("inspect", "--format", "{{json .State}}", name))
+    assert (state["Running"], state["OOMKilled"]) == (True, False)
+    record_property("found", f"{memory:.0f} MiB afterwards")
 
 
 def test_gateway_predicts_on_one_route_only(docker: Docker, image: str, project: Project) -> None:

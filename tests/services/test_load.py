@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -98,6 +99,30 @@ def test_incomplete_body_times_out(server: Server, project: Project) -> None:
         answer = late.getresponse()
         assert (answer.status, answer.headers["connection"]) == (408, "close")
         assert json.load(answer) == {"detail": "the body did not arrive within 10 seconds"}
+
+
+@pytest.mark.proof("No request stops others: its work is done beside theirs, however large it is")
+def test_large_request_stops_no_other(
+    server: Server, project: Project, record_property: Callable[[str, object], None]
+) -> None:
+    """Valid and invalid bodies of up to 16 MiB; others must not wait for as long as these take."""
+    row = example(project)
+    most = MOST // (len(json.dumps(row)) + 2)
+    worst = 0.0
+    for rows in ([row] * 10_000, [row] * 9_999 + [row | {"tenure": -1}], [row] * most):
+        content, waits = json.dumps(rows).encode(), [0.0]
+        with ThreadPoolExecutor(1) as pool:
+            began, large = time.monotonic(), pool.submit(server.ask, "POST", "/predict", content)
+            while not large.done():
+                asked = time.monotonic()
+                server.get("/health")
+                waits.append(time.monotonic() - asked)
+        seconds = time.monotonic() - began
+        assert large.result().status in (200, 422)
+        assert len(waits) > 3, "it stopped the others"
+        worst = max(worst, *waits)
+        assert max(waits) < max(seconds / 2, 0.1), (seconds, waits)
+    record_property("found", f"others wait {1000 * worst:.0f} ms at most")
 
 
 @pytest.mark.proof(

@@ -39,7 +39,7 @@ def live(fork: GitHub) -> Iterator[GitHub]:
 
 def query(source: Project, who: str) -> str:
     """SQL for the real rows of some customers."""
-    return f"FROM '{source.folder}/data/raw.parquet' WHERE {CUSTOMERS[who]} ORDER BY customer_id"
+    return f"FROM '{source.folder}/data/raw/*.parquet' WHERE {CUSTOMERS[who]} ORDER BY customer_id"
 
 
 def deliver(github: GitHub, source: Project, who: str) -> None:

@@ -92,21 +92,24 @@ def test_ci_fails_in_the_right_step(fork: GitHub, name: str) -> None:
 # ── deploy ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def ask(github: GitHub, project: Project) -> int:
-    """Ask production for a prediction, as a client of one's own; give the status."""
-    row = (project.folder / "models/bundle/example.json").read_bytes()
+def predict(github: GitHub, body: bytes) -> tuple[int, str]:
+    """Ask production for a prediction, as a client of one's own; give status and version."""
     address = f"http://127.0.0.1:{github.variables['PORT']}/predict"
     try:
-        with urlopen(Request(address, row, {"X-Client-Id": uuid4().hex}), timeout=PATIENCE) as answer:
-            return answer.status
+        with urlopen(Request(address, body, {"X-Client-Id": uuid4().hex}), timeout=PATIENCE) as answer:
+            return answer.status, answer.headers["x-model-version"]
     except HTTPError as refusal:
-        return refusal.code
+        return refusal.code, refusal.headers["x-model-version"]
+
+
+def ask(github: GitHub, project: Project) -> int:
+    """Ask production for a prediction; give the status."""
+    return predict(github, (project.folder / "models/bundle/example.json").read_bytes())[0]
 
 
 def version(github: GitHub) -> str:
     """Ask production which model answers."""
-    with urlopen(f"http://127.0.0.1:{github.variables['PORT']}/ready", timeout=PATIENCE) as answer:
-        return json.load(answer)["version"]
+    return predict(github, b"no row")[1]
 
 
 def deploy(github: GitHub, *words: str) -> Done:
@@ -207,7 +210,12 @@ def test_model_that_fails_under_load_is_rolled_back(next_release: GitHub, projec
     edit(next_release, "params.yaml", "minutes: 1", "minutes: 0")
     with load(partial(ask, next_release, project)):
         run = next_release.act("push", "deploy")
-    assert run.failed == [("production", 'deploy/smoke.py "http://127.0.0.1:$PORT" --version "$VERSION"')]
+    assert run.failed == [
+        (
+            "production",
+            'deploy/smoke.py "http://127.0.0.1:$PORT" --version "$VERSION" --row "$RUNNER_TEMP/row.json"',
+        )
+    ]
     assert "smoke: one row: expected status 200, got 500" in run.log
     assert f"deploy: {before} is active again" in run.log
     assert answering(next_release) == before

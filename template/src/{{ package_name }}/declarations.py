@@ -24,7 +24,7 @@ from . import params
 from .contract import Column, Contract
 from .contract.expectations import BehaviouralTest, Cost, Kpi, ModelCardInfo
 from .core.errors import ProjectError, cli, warn_once
-from .core.files import write_json
+from .core.files import readable_json, write
 
 if TYPE_CHECKING:
     from .contract.dataset import Dataset
@@ -458,20 +458,30 @@ def _version(distribution: str) -> str:
         return "missing"
 
 
+def stage_files(inputs: dict[str, Any]) -> dict[str, bytes]:
+    """Return the files that stages depend on, of parameters and declarations.
+
+    Args:
+        inputs: As returned by `stage_inputs`.
+
+    Returns:
+        Content by path.
+    """
+    sections = msgspec.to_builtins(params.load())
+    files = sections | {f"declarations/{name}": content for name, content in inputs.items()}
+    return {f"{PARAMS}/{name}.json": readable_json(content) for name, content in files.items()}
+
+
 def main() -> None:
     """Write parameters, declarations and versions of libraries to `.params/`."""
     declarations = load()
     check_expectations(declarations)
     inputs = stage_inputs(declarations)
-    folders = {
-        "": msgspec.to_builtins(params.load()),
-        "declarations": inputs,
-        "libraries": library_versions("\n".join([*inputs["estimator"], *inputs["metrics"]["code"]])),
-    }
-    for folder, files in folders.items():
-        (PARAMS / folder).mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_json(PARAMS / folder / f"{name}.json", content)
+    versions = library_versions("\n".join([*inputs["estimator"], *inputs["metrics"]["code"]]))
+    libraries = {f"{PARAMS}/libraries/{name}.json": readable_json(part) for name, part in versions.items()}
+    for path, content in (stage_files(inputs) | libraries).items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write(Path(path), content)
 
 
 if __name__ == "__main__":

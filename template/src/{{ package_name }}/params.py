@@ -4,6 +4,7 @@ A key that is missing in the file has its default; an unknown key is an error.
 """
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,15 +25,21 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A section of params.yaml that rejects unknown keys."""
 
 
-class Ingest(Section, frozen=True):
+class Ingest(Section, frozen=True, omit_defaults=True):
     """Data source.
 
     `source` is `sample`; a path, glob or address (https://, s3://, gs://, …) of CSV or Parquet files; or,
-    with a `query`, a SQLAlchemy address such as postgresql+psycopg://user@host/database.
+    with a `query`, a SQLAlchemy address such as postgresql+psycopg://user@host/database. Both may name
+    variables of the environment (`$TOKEN`), and `{since}` and `{until}` (see `data/interval.py`).
     """
 
-    source: str = "sample"
-    query: str | None = None
+    # Factories, because `omit_defaults` leaves out other defaults: what 0.3 did not know must not change the
+    # parameters that DVC compares, or an update would fetch all rows again.
+    source: str = msgspec.field(default_factory=lambda: "sample")
+    query: str | None = msgspec.field(default_factory=lambda: None)
+    since: str | None = None  # start of the first interval
+    mode: Literal["append", "replace"] = "append"  # replace: the source is a snapshot; missing rows are gone
+    keep_undeclared: bool = False  # also store columns that neither contract nor PREPARE names
 
 
 class Validate(Section, frozen=True):
@@ -189,6 +196,9 @@ def _select_standard(sections: dict[str, Any]) -> dict[str, Any]:
         if sections.pop(name, None) is not None and not Path(__file__).with_name(folder).is_dir():
             warn_once(f"params.yaml: {name} has no effect in a project without {folder}/; delete it")
     _rename_keys(sections, RENAMED)
+    ingest = sections.get("ingest")
+    if isinstance(ingest, dict) and isinstance(ingest.get("since"), date):
+        ingest["since"] = ingest["since"].isoformat()  # YAML reads 2026-01-31 as a date
     for name in [name for name, section in sections.items() if section is None]:
         del sections[name]  # an empty section has all defaults
     for section in sections.values():

@@ -10,9 +10,8 @@ On GitHub the workflow `monitor` runs this; on a laptop it needs GitHub's `gh`, 
 import os
 from pathlib import Path
 
-import msgspec
-
 from ..core.errors import ProjectError, cli
+from ..core.files import read_json
 from ..core.paths import MONITORING_REPORT
 from ..core.shell import call
 from ..monitoring.report import PROJECT, Finding, Monitoring, markdown, summary
@@ -65,7 +64,7 @@ def main() -> None:
     """Act on the last monitoring result."""
     if not MONITORING_REPORT.exists():
         raise ProjectError(f"alert: {MONITORING_REPORT} is missing; run make monitor first")
-    report = msgspec.json.decode(MONITORING_REPORT.read_bytes(), type=Monitoring)
+    report = read_json(MONITORING_REPORT, Monitoring)
     alerts = [reason for reason in report.reasons if reason.status == "alert"]
     options = ("--label", LABEL, "--state", "open", "--limit", "1", "--json", "number", "--jq", ".[].number")
     issue = call("gh", "issue", "list", *options)

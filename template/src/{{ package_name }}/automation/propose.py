@@ -2,20 +2,21 @@
 
     python -m <package>.automation.propose
 
-On GitHub the workflow `train` runs this; on a laptop it needs GitHub's `gh`, logged in. From a branch `x` the
-pull request leads from `model/x` to the default branch of `origin`. The results may be committed or not. The
-working folder stays as it is, so that after a failure the same command continues.
+On GitHub the workflow `train` runs this; on a laptop it uses GitHub's `gh`, logged in. Without `gh`, it
+pushes the branch and prints the address to open. From a branch `x` the pull request leads from `model/x` to
+the default branch of `origin`. The results may be committed or not. The working folder stays as it is: after
+a failure the same command continues.
 """
 
 import os
 import re
+import shutil
 from typing import Any
-
-import msgspec
 
 from .. import declarations
 from ..core.errors import ProjectError, cli
-from ..core.git import changes, commit_aside, current_branch, default_branch
+from ..core.files import read_json
+from ..core.git import changes, commit_aside, current_branch, default_branch, web_address
 from ..core.paths import GATE_REPORT, RESULTS
 from ..core.shell import call
 from ..evaluation.cards import CARDS, check
@@ -60,11 +61,11 @@ def _check_edits() -> None:
 
 def main() -> None:
     """Propose the model of the last gate, unless it is blocked or the default branch has it."""
-    gate = msgspec.json.decode(GATE_REPORT.read_bytes())
+    gate = read_json(GATE_REPORT)
     if gate["verdict"] == "block":
         raise ProjectError(f"propose: the gate blocks model {gate['model_version']}; see {GATE_REPORT}")
     _check_edits()
-    branch, base = current_branch("propose"), default_branch("propose")
+    branch, base = current_branch(), default_branch("propose")
     head = f"model/{branch.removeprefix('model/')}"
     title = f"Model {gate['model_version']}: {gate['verdict']}"
     call("git", "fetch", "--quiet", "origin", f"+refs/heads/{base}:refs/remotes/origin/{base}")
@@ -72,11 +73,18 @@ def main() -> None:
     if not call("git", "diff", "--name-only", f"refs/remotes/origin/{base}...{commit}", "--", *RESULTS):
         print(f"propose: nothing new, {base} at origin has these results")
         return
-    address, body = find_open(head), _write_body(gate, commit, f"origin/{base}")  # before anything is pushed
+    has_gh = shutil.which("gh") is not None
+    if has_gh:  # before anything is pushed
+        address, body = find_open(head), _write_body(gate, commit, f"origin/{base}")
     call("dvc", "push")
     call("git", "push", "--quiet", "--force", "origin", f"{commit}:refs/heads/{head}")
-    action = ("edit", address) if address else ("create", "--head", head, "--base", base)
-    print(call("gh", "pr", *action, "--title", title, "--body", body))
+    if has_gh:
+        action = ("edit", address) if address else ("create", "--head", head, "--base", base)
+        print(call("gh", "pr", *action, "--title", title, "--body", body))
+    else:
+        site = web_address()
+        place = f"{site}/compare/{base}...{head}?expand=1" if site else f"{head} into {base}"
+        print(f"propose: {head} is pushed. gh is not on PATH, so open the pull request yourself: {place}")
 
 
 if __name__ == "__main__":

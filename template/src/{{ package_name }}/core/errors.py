@@ -1,8 +1,13 @@
 """The error that a user can fix, and how a command shows it."""
 
+import errno
 import sys
 from collections.abc import Callable
 from functools import cache
+
+from .secrets import mask_secrets
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class ProjectError(Exception):
@@ -10,21 +15,31 @@ class ProjectError(Exception):
 
 
 def cli(main: Callable[[], object]) -> None:
-    """Run a command: print a `ProjectError` as one line `error: …` and exit with code 1.
+    """Run a command: print a `ProjectError`, without secrets, as one line `error: …` and exit with code 1.
 
-    Other exceptions keep their traceback.
+    So is a disk that is full or must not be written to. Other exceptions keep their traceback.
 
     Args:
         main: The command's function.
 
     Raises:
-        SystemExit: `main` raised a `ProjectError`.
+        SystemExit: `main` raised a `ProjectError`, or the disk is full or read-only.
     """
     try:
         main()
     except ProjectError as error:
-        print(f"\nerror: {error}\n", file=sys.stderr)
-        sys.exit(1)
+        message = str(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        message = (
+            f"{error.filename or 'the disk'}: {error.strerror}. Free space or allow writing there, then "
+            "repeat the command: it continues where it stopped."
+        )
+    else:
+        return
+    print(f"\nerror: {mask_secrets(message)}\n", file=sys.stderr)
+    sys.exit(1)
 
 
 @cache

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from .paths import LOCK
+from .errors import ProjectError
+from .paths import ESTIMATOR, LOCK, STORED
 
 
 def dvc_hash(content: bytes) -> str:
@@ -37,6 +38,33 @@ def locked_hashes(stage: str, files: Literal["deps", "outs"]) -> dict[str, str]:
     return {file["path"]: file["md5"] for file in stages.get(stage, {}).get(files, [])}
 
 
+def file_hash(path: Path) -> str:
+    """Compute the hash by which DVC names a file of any size.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The MD5 in hexadecimal digits.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def locked_outputs() -> dict[str, str]:
+    """Read from `dvc.lock` which data and models the stages have made.
+
+    Returns:
+        Hashes by path, of what git does not track and DVC stores; empty before the first run.
+    """
+    import yaml
+
+    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"] if LOCK.exists() else {}
+    outputs = [output for stage in stages.values() for output in stage.get("outs", [])]
+    hashes = {output["path"]: output["md5"] for output in outputs}
+    return {path: md5 for path, md5 in hashes.items() if path.startswith(STORED) and path != str(ESTIMATOR)}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Format rows as a Markdown table.
 
@@ -65,6 +93,30 @@ def write(path: Path, content: bytes) -> None:
     draft = path.with_name(f"{path.name}.new")
     draft.write_bytes(content)
     draft.replace(path)
+
+
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """Read a JSON file that a stage has written.
+
+    Args:
+        path: The file.
+        kind: Type of its content.
+
+    Returns:
+        The content.
+
+    Raises:
+        ProjectError: The file is missing or broken, as after a full disk.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise ProjectError(f"{path} is missing; `make pipeline` writes it") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProjectError(
+            f"{path} is broken: {error}. Delete it: `make pipeline` writes it again, and "
+            f"`git restore {path}` brings the committed one back"
+        ) from None
 
 
 def readable_json(content: object) -> bytes:

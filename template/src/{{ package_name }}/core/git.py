@@ -1,12 +1,18 @@
 """Queries and commits of the project's git repository and its remote `origin`."""
 
+import re
+import subprocess
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .errors import ProjectError
 from .shell import call
+
+WEB = re.compile(r"(?:(?:https?|ssh)://(?:[^@/]*@)?|[^@/:]+@)([^/:]+)(?::\d+)?[:/]/?(.+?)(?:\.git)?/?")
+"""Server and path of a remote's address: https://, ssh:// or git@server:path."""
 
 
 def has_origin() -> bool:
@@ -59,21 +65,23 @@ def changes(paths: Iterable[Path | str], *options: str) -> str:
     return call("git", "status", "--porcelain", *options, "--", *paths)
 
 
-def current_branch(command: str) -> str:
+def current_branch() -> str:
     """Return the branch that is checked out.
 
-    Args:
-        command: name of the command, for the message.
+    Returns:
+        Its name; without one (a detached HEAD), the first twelve digits of the commit.
+    """
+    return call("git", "branch", "--show-current") or call("git", "rev-parse", "--short=12", "HEAD")
+
+
+def web_address() -> str:
+    """Return where a browser finds `origin`.
 
     Returns:
-        Its name.
-
-    Raises:
-        ProjectError: no branch is checked out (a detached HEAD).
+        Its address without credentials; empty if `origin` is not on a server.
     """
-    if not (branch := call("git", "branch", "--show-current")):
-        raise ProjectError(f"{command}: no branch is checked out; create one: git switch --create NAME")
-    return branch
+    match = WEB.fullmatch(call("git", "remote", "get-url", "origin"))
+    return f"https://{match[1]}/{match[2]}" if match else ""
 
 
 def default_branch(command: str) -> str:
@@ -98,6 +106,71 @@ def default_branch(command: str) -> str:
     return branches[0].removeprefix("refs/heads/")
 
 
+def is_shallow() -> bool:
+    """Check whether the clone lacks older commits.
+
+    Returns:
+        True if it does.
+    """
+    return call("git", "rev-parse", "--is-shallow-repository") == "true"
+
+
+def list_files(*paths: Path | str, index: Path = Path()) -> list[Path]:
+    """List the files that git tracks, or would track if they were added.
+
+    Args:
+        *paths: files and folders, or patterns of git.
+        index: an index other than the repository's.
+
+    Returns:
+        Paths relative to the working folder; deleted files are among them.
+    """
+    command = ("git", "ls-files", "-coz", "--exclude-standard", "--", *map(str, paths))
+    names = call(*command, GIT_INDEX_FILE=str(index)) if index.name else call(*command)
+    return [Path(name) for name in names.split("\0") if name]
+
+
+def read_blobs(tree: str, *paths: Path | str) -> dict[str, bytes]:
+    """Read files as a commit holds them.
+
+    Args:
+        tree: a commit, or a tree.
+        *paths: files and folders; those that it lacks are left out.
+
+    Returns:
+        Content by path, relative to the working folder.
+    """
+    names = call("git", "ls-tree", "-rz", "--name-only", tree, "--", *paths).split("\0")
+    names = [name for name in names if name]
+    prefix = call("git", "rev-parse", "--show-prefix")
+    command = ("git", "cat-file", "--batch=%(objectsize)")
+    objects = "".join(f"{tree}:{prefix}{name}\n" for name in names).encode()
+    output = BytesIO(subprocess.run(command, input=objects, capture_output=True, check=True).stdout)
+    blobs = {}
+    for name in names:
+        blobs[name] = output.read(int(output.readline()))
+        output.readline()
+    return blobs
+
+
+def write_tree(*paths: Path | str) -> str:
+    """Write the last commit's tree with paths as they are in the working folder; the index stays as it is.
+
+    Args:
+        *paths: files and folders; those that do not exist are left out.
+
+    Returns:
+        The tree's hash.
+    """
+    with TemporaryDirectory() as folder:
+        index = str(Path(folder, "index"))
+        if exists("HEAD"):
+            call("git", "read-tree", "HEAD", GIT_INDEX_FILE=index)
+        if names := list_files(*paths, index=Path(index)):
+            call("git", "add", "--all", "--", *names, GIT_INDEX_FILE=index)
+        return call("git", "write-tree", GIT_INDEX_FILE=index)
+
+
 def commit_aside(title: str, *paths: Path | str) -> str:
     """Commit paths on top of HEAD, on no branch; branch, index and working folder stay as they are.
 
@@ -108,12 +181,7 @@ def commit_aside(title: str, *paths: Path | str) -> str:
     Returns:
         The commit's hash, to be pushed. A failure leaves nothing behind.
     """
-    with TemporaryDirectory() as folder:
-        index = str(Path(folder, "index"))
-        call("git", "read-tree", "HEAD", GIT_INDEX_FILE=index)
-        call("git", "add", "--all", "--", *paths, GIT_INDEX_FILE=index)
-        tree = call("git", "write-tree", GIT_INDEX_FILE=index)
-    return call("git", "commit-tree", tree, "-p", "HEAD", "-m", title)
+    return call("git", "commit-tree", write_tree(*paths), "-p", "HEAD", "-m", title)
 
 
 @contextmanager

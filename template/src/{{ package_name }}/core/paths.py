@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-RAW = Path("data/raw.parquet")
+RAW = Path("data/raw")  # a folder: see data/raw.py
 CLEAN = Path("data/clean.parquet")
 REJECTED = Path("data/rejected.parquet")
 TRAIN = Path("data/splits/train.parquet")
@@ -25,5 +25,10 @@ LOCK = Path("dvc.lock")
 MODEL_CARD = Path("docs/model-card.md")
 DATA_CARD = Path("docs/data-card.md")
 
+STORED = ("data/", "models/")
+"""Folders whose content DVC stores."""
 RESULTS = (LOCK, GATE_REPORT.parent, MODEL_CARD, DATA_CARD)
 """Results of the pipeline and the gate that git tracks."""
+
+SOURCES = ("dvc.yaml", "params.yaml", "uv.lock", "src")
+"""What determines a model, besides its data."""

@@ -55,16 +55,25 @@ def check_repeated_ids(con: Connection, contract: Contract, clean: str, raw: str
     keys = contract.keys if len(contract.keys) == 1 or contract.time else ()
     roles = {fold(name) for name in (*keys, contract.target, contract.time or "")}
     candidates = {name for name, kind in declared.items() if kind in ("integer", "text")}
-    warnings = list(_repeated_ids(con, clean, candidates - roles))
+    warnings = list(repeated_ids(con, clean, candidates - roles))
     n_raw, n_clean = (fetch_one(con, f"SELECT count(*) FROM {table}")[0] for table in (raw, clean))
     if n_raw <= 2 * n_clean:
-        warnings += _repeated_ids(con, raw, inspect_table(con, raw).types.keys() - declared - roles)
+        warnings += repeated_ids(con, raw, inspect_table(con, raw).types.keys() - declared - roles)
     message = "no column looks like an id with several rows"
     return warnings or [make_check("repeated ids", "table", True, message)]
 
 
-def _repeated_ids(con: Connection, table: str, candidates: Collection[str]) -> Iterator[DataCheck]:
-    """Warn of those columns of a table (SQL) that look like repeated ids."""
+def repeated_ids(con: Connection, table: str, candidates: Collection[str]) -> Iterator[DataCheck]:
+    """Search for columns that look like ids with several rows each.
+
+    Args:
+        con: Connection that can read the table.
+        table: The table as SQL.
+        candidates: Folded names of the columns to look at.
+
+    Yields:
+        A warning for each such column.
+    """
     columns = inspect_table(con, table)
     for name in columns.names:
         if fold(name) not in candidates or not looks_like_id(name) or columns.types[fold(name)].endswith("]"):

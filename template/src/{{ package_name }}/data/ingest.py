@@ -1,4 +1,4 @@
-"""Ingest: fetch rows from the source and add them to `data/raw.parquet`, each key once.
+"""Ingest: fetch rows from the source and add those that are new or changed to the folder `data/raw`.
 
 Rows stay as the source has them; `validate` reads them by the contract. The stage runs when its parameters
 change or on `make ingest`, so that every other stage works on one fixed state of the data.
@@ -7,14 +7,17 @@ change or on `make ingest`, so that every other stage works on one fixed state o
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from glob import glob
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+import msgspec
 
 from .. import declarations, params
 from ..contract import Contract
@@ -22,7 +25,11 @@ from ..contract.tables import Connection, connect, explain_errors, fetch_one, li
 from ..core.errors import ProjectError, cli
 from ..core.files import dvc_hash, locked_hashes, readable_json
 from ..core.paths import RAW
-from .merge import Table, count_rounded, fold, inspect_table, key_text, merge
+from ..core.secrets import mask_secrets, mask_variables
+from . import raw
+from .interval import Interval, choose_interval
+from .merge import Table, count_rounded, fold, inspect_table, merge
+from .selection import select_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,22 +38,11 @@ Sample = Callable[[], "pd.DataFrame"]
 Read = Callable[[Path], "pd.DataFrame"]
 
 CHUNK_ROWS = 100_000
+# Beside the folder, all of which DVC stores.
+DRAFT, CHANGED = RAW.with_suffix(".new.parquet"), RAW.with_suffix(".changed.parquet")
+ISO = "%Y-%m-%dT%H:%M:%SZ"
+KEYLESS = "the source has no key, so its rows replace all others"
 SAMPLE = params.Ingest()
-# Parts of the names of parameters in an address whose values are masked.
-SECRETS = "sig|token|secret|password|pwd|key|credential|expires|date"
-
-
-def mask_secrets(source: str) -> str:
-    """Replace passwords and signatures in the address of a source, which change while it stays the same.
-
-    Args:
-        source: `ingest.source`: a path, glob or address.
-
-    Returns:
-        The address with `***` in place of each secret.
-    """
-    without_password = re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", source)
-    return re.sub(rf"(?i)([?&][^=&]*(?:{SECRETS})[^=&]*)=[^&]*", r"\1=***", without_password)
 
 
 def source_identity(ingest: params.Ingest) -> dict[str, str]:
@@ -61,24 +57,27 @@ def source_identity(ingest: params.Ingest) -> dict[str, str]:
     return {"source": mask_secrets(ingest.source), "query": ingest.query or ""}
 
 
-def _read_identity(con: Connection, ingest: params.Ingest, raw: Path) -> dict[str, str]:
-    """Read which source the rows in `raw` come from; empty if that is unknown."""
-    metadata = f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({literal(raw)})"
-    if identity := dict(con.sql(f"{metadata} WHERE decode(key) IN ('source', 'query')").fetchall()):
-        return identity
+def _read_identity(con: Connection, ingest: params.Ingest) -> dict[str, str]:
+    """Read which source the newest rows in `data/raw` come from; empty if that is unknown."""
+    metadata = raw.read_metadata(con, raw.raw_files()[-1])
+    if "source" in metadata:
+        return {"source": mask_secrets(metadata["source"]), "query": metadata["query"]}
     # Files of 0.2.0 and older have no metadata, but dvc.lock has the hash of the last run's parameters.
-    hashes = locked_hashes("ingest", "deps").values()
-    candidates = (source for source in (ingest, SAMPLE) if dvc_hash(readable_json(source)) in hashes)
+    candidates = (source for source in (ingest, SAMPLE) if _is_locked(source))
     return next(map(source_identity, candidates), {})
 
 
-def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:
-    """Decide whether fetched rows replace the rows in `raw` or are added to them.
+def _is_locked(ingest: params.Ingest) -> bool:
+    """Whether the last run that DVC knows had these parameters."""
+    return dvc_hash(readable_json(ingest)) in locked_hashes("ingest", "deps").values()
+
+
+def reason_to_replace(con: Connection, ingest: params.Ingest) -> str:
+    """Decide whether fetched rows replace the rows in `data/raw` or are added to them.
 
     Args:
         con: Any connection.
         ingest: The parameters that name the source.
-        raw: Parquet file of the rows ingested so far; it may not exist.
 
     Returns:
         Why the rows are replaced; empty if the fetched rows are added.
@@ -87,11 +86,11 @@ def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:
         ProjectError: The source has changed, and the user must decide.
     """
     mode = os.environ.get("INGEST")  # set by `make ingest`
-    if not raw.exists() or mode == "keep":
+    if not raw.raw_files() or mode == "keep":
         return ""
     if mode == "reset":
         return "RESET=1: earlier rows are replaced"
-    former, current = _read_identity(con, ingest, raw), source_identity(ingest)
+    former, current = _read_identity(con, ingest), source_identity(ingest)
     if former == current:
         return ""
     if former == source_identity(SAMPLE):
@@ -100,10 +99,61 @@ def reason_to_replace(con: Connection, ingest: params.Ingest, raw: Path) -> str:
     if former.get("source") == current["source"]:
         was, new = "another query", "this one"
     raise ProjectError(
-        f"ingest: the rows in {raw} come from {was}; params.yaml now names {new}. No row was changed. "
+        f"ingest: the rows in {RAW} come from {was}; params.yaml now names {new}. No row was changed. "
         "If this is another table, replace the rows: `make ingest RESET=1`. If it is the same table at a "
         "new address, add its rows: `make ingest KEEP=1`."
     )
+
+
+def expand(ingest: params.Ingest, interval: Interval | None) -> params.Ingest:
+    """Put the environment and the interval into source and query.
+
+    Args:
+        ingest: The parameters that name the source.
+        interval: None if neither has a placeholder.
+
+    Returns:
+        The parameters without variables. They may hold secrets.
+    """
+    fill = interval.fill if interval else str
+    source, query = (fill(os.path.expandvars(text)) for text in (ingest.source, ingest.query or ""))
+    return msgspec.structs.replace(ingest, source=source, query=query or None)
+
+
+@contextmanager
+def _explain_csv() -> Generator[None]:
+    """Name file, line and cause of an error in a CSV file, which DuckDB spreads over its message."""
+    try:
+        yield
+    except duckdb.Error as error:
+        line, file = (
+            re.search(r"CSV Error on Line: (\d+)", str(error)),
+            re.search(r"^ +file = (.*)", str(error), re.M),
+        )
+        if not (line and file):
+            raise
+        cause = str(error).splitlines()[2:3] or [str(error).splitlines()[0]]
+        raise ProjectError(f"ingest: {file[1]}, line {line[1]}, or near it: {cause[0]}") from error
+
+
+@contextmanager
+def hide_secrets(ingest: params.Ingest) -> Generator[None]:
+    """Keep the secrets of source and query out of the message of an error.
+
+    Args:
+        ingest: The parameters that name the source, as the user wrote them.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ProjectError: The error, without the secrets.
+    """
+    try:
+        with explain_errors(f"ingest.source: {ingest.source!r} cannot be read"), _explain_csv():
+            yield
+    except ProjectError as error:
+        raise ProjectError(mask_variables(str(error), f"{ingest.source} {ingest.query}")) from error.__cause__
 
 
 def fetch_tables(
@@ -131,11 +181,12 @@ def fetch_tables(
     if ingest.source == "sample":
         if sample is None:
             raise ProjectError("ingest.source is 'sample', but problem.py has no function `sample`")
-        con.register("sample", sample())
+        frame = sample()
+        _reject_doubled(frame.columns, "problem.sample")
+        con.register("sample", frame)
         return [inspect_table(con, "sample")]
     if ingest.query:
-        database = os.path.expandvars(ingest.source)  # passwords come from the environment
-        return _open_parquet(con, tuple(_run_query(database, ingest.query, folder)))
+        return _open_parquet(con, tuple(_run_query(ingest.source, ingest.query, folder)))
     files = _find_files(ingest.source, folder)
     if read is not None:
         return _open_parquet(con, tuple(_read_files(files, read, folder)))
@@ -164,7 +215,10 @@ def _read_files(files: tuple[str, ...], read: Read, folder: Path) -> Iterator[st
         except Exception as error:  # the function is the user's
             raise ProjectError(f"{problem}: {declarations.locate_error(error)}") from error
         try:
+            _reject_doubled(frame.columns, "problem.read")
             frame.to_parquet(path, index=False)
+        except ProjectError:
+            raise
         except Exception as error:  # so are the values
             raise ProjectError(
                 f"{problem}: {error}. It must return a DataFrame, in which a value is a number, a text, a "
@@ -184,6 +238,7 @@ def _run_query(address: str, query: str, folder: Path) -> Iterator[str]:
         with engine.connect().execution_options(stream_results=True) as connection:
             chunks = pd.read_sql(text(query), connection, chunksize=CHUNK_ROWS, dtype_backend="pyarrow")
             for index, chunk in enumerate(tqdm(chunks, desc="ingest", unit=" chunks")):
+                _reject_doubled(chunk.columns, "ingest.query")
                 path = folder / f"{index:06}.parquet"
                 chunk.to_parquet(path, index=False)
                 yield str(path)
@@ -205,13 +260,34 @@ def _find_files(source: str, folder: Path) -> tuple[str, ...]:
     except IndexError:
         files = ()  # fsspec's answer to a glob without a match
     except Exception as error:  # every storage client has its own errors
-        raise ProjectError(f"ingest.source: {mask_secrets(source)!r} cannot be read: {error!r}") from None
+        raise ProjectError(f"ingest.source: {source!r} cannot be read: {error!r}") from None
     if not files:
         raise ProjectError(
-            f"ingest.source: no file at {mask_secrets(source)!r}. Use 'sample', a path, a glob, an address "
+            f"ingest.source: no file at {source!r}. Use 'sample', a path, a glob, an address "
             "with its scheme (https://…, s3://…), or a SQLAlchemy address together with ingest.query."
         )
     return (files,) if isinstance(files, str) else tuple(sorted(files))
+
+
+def _reject_doubled(names: Iterable[str], place: str) -> None:
+    """Stop at columns that DuckDB could not tell apart."""
+    counts = Counter(fold(str(name)) for name in names)
+    if doubled := [name for name, count in counts.items() if count > 1]:
+        raise ProjectError(
+            f"ingest: {place} gives the column {doubled[0]!r} {counts[doubled[0]]} times (in any case). "
+            "Name each once, as in SELECT a.id, b.id AS b_id."
+        )
+
+
+def _reject_nested(fetched: list[Table], contract: Contract) -> None:
+    """Stop at columns with parts of their own."""
+    for column in contract.columns:
+        types = (table.types.get(fold(column.name), "") for table in fetched)
+        if nested := next((each for each in types if each.startswith(("STRUCT", "MAP", "UNION"))), ""):
+            raise ProjectError(
+                f"ingest: the column {column.name!r} of the source has parts of its own ({nested}). Let "
+                f"PREPARE select one by another name: SELECT {column.name}.part AS part, and declare that."
+            )
 
 
 def _has_key(con: Connection, fetched: list[Table], contract: Contract, prepare: str) -> bool:
@@ -242,30 +318,30 @@ def _reject_rounded_keys(
             )
 
 
-def _earlier_rows(con: Connection, fetched: list[Table], contract: Contract, raw: Path) -> list[Table]:
-    """Open the rows ingested before, without the keys that were fetched again."""
-    if not raw.exists():
-        return []
-    earlier = inspect_table(con, literal(raw))
+def _reason_not_to_add(con: Connection, contract: Contract) -> str:
+    """Why rows cannot be added to those of `data/raw`; empty if they can."""
+    if not (files := raw.raw_files()):
+        return ""
+    earlier = raw.open_files(con, files, contract)
     if missing := [key for key in contract.keys if fold(key) not in earlier.types]:
-        print(f"ingest: {raw} has no column {missing[0]!r}: it belongs to another problem and is replaced")
-        return []
+        return f"{RAW} has no column {missing[0]!r}: it belongs to another problem and is replaced"
     action = "Replace the rows: make ingest RESET=1."
-    _reject_rounded_keys(con, [earlier], contract.keys, str(raw), action)
-    # Rows without a key cannot be matched: only the last fetch's stay, and `validate` rejects them.
-    tables = (f"SELECT {key_text(table, contract)} AS key FROM {table.sql}" for table in fetched)
-    keys = f"SELECT key FROM ({' UNION ALL '.join(tables)}) WHERE key IS NOT NULL"
-    unchanged = f"(FROM {earlier.sql} WHERE {key_text(earlier, contract)} NOT IN ({keys}))"
-    return [Table(unchanged, earlier.names, earlier.types)]
+    _reject_rounded_keys(con, [earlier], contract.keys, str(RAW), action)
+    return ""
 
 
-def _write_raw(con: Connection, query: str, raw: Path, identity: dict[str, str]) -> int:
-    """Write the rows of a query to `raw`, with the source's identity as metadata; return their count."""
-    draft = raw.with_suffix(".new.parquet")
-    metadata = ", ".join(f"{name}: {literal(value)}" for name, value in identity.items())
-    con.sql(f"COPY ({query}) TO {literal(draft)} (KV_METADATA {{{metadata}}})")
-    draft.replace(raw)
-    return fetch_one(con, f"SELECT count(*) FROM {literal(raw)}")[0]
+class Result(msgspec.Struct, frozen=True):
+    """What an ingest did.
+
+    Attributes:
+        fetched: The number of fetched rows.
+        stored: How many of them are new or changed.
+        reason: Why they replace all earlier rows; empty if they do not.
+    """
+
+    fetched: int
+    stored: int
+    reason: str
 
 
 def ingest(
@@ -276,8 +352,8 @@ def ingest(
     sample: Sample | None = None,
     prepare: str = "SELECT * FROM raw",
     read: Read | None = None,
-) -> tuple[int, int]:
-    """Fetch rows and add them to `data/raw.parquet`.
+) -> Result:
+    """Fetch rows and add those that are new or changed to `data/raw`, as one file.
 
     Args:
         con: Connection for all tables.
@@ -290,32 +366,92 @@ def ingest(
         read: `problem.read`, for files that are no table; None if the project has none.
 
     Returns:
-        The number of fetched rows, and of all rows in the file.
+        The numbers of rows.
 
     Raises:
         ProjectError: The source is another one, cannot be read, or has no usable key.
     """
-    reason = reason_to_replace(con, settings, RAW)
-    fetched = fetch_tables(con, settings, folder, sample, read)
-    is_snapshot = not _has_key(con, fetched, contract, prepare)
+    reason = reason_to_replace(con, settings)
+    interval = choose_interval(settings, () if reason else raw.interval_ends(con))
+    fetched = fetch_tables(con, expand(settings, interval), folder, sample, read)
+    _reject_nested(fetched, contract)
+    has_key = _has_key(con, fetched, contract, prepare)
+    is_snapshot = settings.mode == raw.REPLACE or not has_key
+    fetched = select_columns(con, fetched, contract, prepare, settings.keep_undeclared)
     _reject_rounded_keys(con, fetched, contract.keys, "the source", "Read the key as an integer or as text.")
-    earlier = [] if reason or is_snapshot else _earlier_rows(con, fetched, contract, RAW)
-    query = merge(con, [*earlier, *fetched], contract, integer_key=not earlier)
-    n_rows = _write_raw(con, query, RAW, source_identity(settings))
-    if is_snapshot or reason:
-        print(f"ingest: {reason or 'the source has no key, so its rows replace all others'}")
-    return sum(fetch_one(con, f"SELECT count(*) FROM {table.sql}")[0] for table in fetched), n_rows
+    if not reason and not is_snapshot:
+        reason = _reason_not_to_add(con, contract)
+    mode = raw.REPLACE if reason or is_snapshot else raw.APPEND
+    metadata = source_identity(settings) | {"time": f"{datetime.now(UTC):{ISO}}"}
+    if interval:
+        metadata["until"] = f"{interval.until:{ISO}}"
+    time = interval.until if interval else None
+    DRAFT.parent.mkdir(exist_ok=True)
+    try:
+        query = merge(con, fetched, contract, integer_key=True)
+        n_fetched = n_stored = raw.write_rows(con, query, metadata, DRAFT)
+        if n_fetched == 0 and (mode == raw.REPLACE or not raw.raw_files()):
+            raise ProjectError("ingest: the source has no rows. Nothing was changed.")
+        if reason or not raw.raw_files():
+            raw.add_file(DRAFT, mode, time)
+        else:
+            n_stored = _add_changed_rows(con, contract, mode, metadata, time)
+    finally:
+        DRAFT.unlink(missing_ok=True)
+        CHANGED.unlink(missing_ok=True)
+    return Result(n_fetched, n_stored, reason or KEYLESS * (not has_key))
+
+
+def _add_changed_rows(
+    con: Connection, contract: Contract, mode: str, metadata: dict[str, str], time: datetime | None
+) -> int:
+    """Add those rows of the draft to `data/raw` that are new or changed; return their number."""
+    changed = raw.changed_rows(con, DRAFT, contract)
+    count = "SELECT count(*) FROM ({})"
+    n_fetched = fetch_one(con, count.format(f"FROM {literal(DRAFT)}"))[0]
+    n_changed = fetch_one(con, count.format(changed))[0]
+    if mode == raw.REPLACE:
+        if n_changed or raw.count_rows(con, contract) != n_fetched:
+            raw.add_file(DRAFT, mode)
+    elif n_changed == n_fetched > 0:
+        raw.add_file(DRAFT, mode, time)
+    elif n_changed:
+        raw.write_rows(con, changed, metadata, CHANGED)
+        raw.add_file(CHANGED, mode, time)
+    return n_changed
+
+
+def _check_pulled(ingest: params.Ingest) -> None:
+    """Stop if earlier rows are not here: the next files would be stored without them."""
+    if raw.raw_files() or str(RAW) not in locked_hashes("ingest", "outs"):
+        return
+    if os.environ.get("INGEST") != "reset" and ingest.source != "sample" and not _is_locked(SAMPLE):
+        raise ProjectError(
+            f"ingest: dvc.lock names the rows of earlier ingests, which are not in {RAW}. Get them: dvc pull "
+            "ingest. If they are lost, fetch all rows again: make ingest RESET=1"
+        )
 
 
 def main() -> None:
     """Run the stage."""
     settings, problem = params.load(), declarations.load()
-    RAW.parent.mkdir(exist_ok=True)
+    _check_pulled(settings.ingest)
+    raw.remove_replaced()  # of an ingest that was killed
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
-        with explain_errors(f"ingest.source: {mask_secrets(settings.ingest.source)!r} cannot be read"):
+        is_former = os.environ.get("INGEST") != "reset" and raw.take_former()
+        if is_former and "INGEST" not in os.environ and _is_locked(settings.ingest):
+            return  # the pipeline needs rows, not new ones
+        if os.environ.get("INGEST") == "compact":
+            raw.compact(con, problem.contract, DRAFT)
+            return
+        with hide_secrets(settings.ingest):
             source = (problem.contract, Path(folder), problem.fetch, problem.prepare, problem.read)
-            fetched = ingest(con, settings.ingest, *source)
-        print("ingest: {:,} rows fetched; {:,} rows in {}".format(*fetched, RAW))
+            result = ingest(con, settings.ingest, *source)
+    if result.reason:
+        print(f"ingest: {result.reason}")
+    print(f"ingest: {result.fetched:,} rows fetched, {result.stored:,} of them new or changed")
+    if len(files := raw.raw_files()) > raw.MANY_FILES:
+        print(f"ingest: {RAW} has {len(files)} files. Merge them: make compact")
 
 
 if __name__ == "__main__":

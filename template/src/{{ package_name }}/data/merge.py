@@ -70,7 +70,7 @@ def _key_part(table: Table, column: str, kind: Kind) -> str:
     name = fold(column)
     if name not in table.types:
         return "NULL::VARCHAR"
-    value, text = quote(name), _exact_text(table, name)
+    value, text = quote(name), exact_text(table, name)
     if kind == "integer":
         integer = f"TRY_CAST({value} AS HUGEINT)"
         return f"CASE WHEN TRY_CAST({value} AS DOUBLE) = {integer} THEN {integer}::VARCHAR ELSE {text} END"
@@ -128,7 +128,7 @@ def _select(table: Table, targets: dict[str, str]) -> str:
         name = fold(column)
         if target := targets.get(name):
             is_text = target == "VARCHAR"
-            value = _exact_text(table, name) if is_text else f"TRY_CAST({quote(name)} AS {target})"
+            value = exact_text(table, name) if is_text else f"TRY_CAST({quote(name)} AS {target})"
             casts.append(f"{value} AS {quote(column)}")
     replaced = f"REPLACE ({', '.join(casts)})" if casts else ""
     return f"SELECT * {replaced} FROM {table.sql}"
@@ -155,8 +155,16 @@ def _is_text(contract: Contract, tables: list[Table], name: str) -> bool:
     return not all(table.types[name].split("(")[0] in NUMBERS for table in tables)
 
 
-def _exact_text(table: Table, name: str) -> str:
-    """Build SQL for a value as text: 7 for a float of 7.0 or a decimal of 7.00."""
+def exact_text(table: Table, name: str) -> str:
+    """Build SQL for a value as text: 7 for a float of 7.0 or a decimal of 7.00.
+
+    Args:
+        table: Table with the column.
+        name: Folded name of the column.
+
+    Returns:
+        SQL expression of type VARCHAR.
+    """
     value, sql_type = quote(name), table.types[name]
     if sql_type in FLOAT_LIMITS or (sql_type.startswith("DECIMAL") and not sql_type.endswith("]")):
         return rf"regexp_replace({value}::VARCHAR, '\.0*$', '')"
@@ -168,7 +176,7 @@ def _keeps_values(con: Connection, table: Table, name: str, target: str, compare
     value, cast = quote(name), f"TRY_CAST({quote(name)} AS {target})"
     changed = f"TRY_CAST({cast} AS {table.types[name]}) IS DISTINCT FROM {value}"
     if compare_text:
-        changed += f" OR {cast}::VARCHAR IS DISTINCT FROM {_exact_text(table, name)}"
+        changed += f" OR {cast}::VARCHAR IS DISTINCT FROM {exact_text(table, name)}"
     try:
         return fetch_one(con, f"SELECT count(*) FROM {table.sql} WHERE {changed}")[0] == 0
     except duckdb.Error:  # there is no such cast

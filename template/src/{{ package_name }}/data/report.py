@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from ..contract import Column, Contract
-from ..core.files import table
+from ..core.files import read_json, table
 from ..core.paths import CLEAN, REJECTED
 from ..stats.distributions import ColumnSummary
 from .quality import DataCheck
@@ -60,9 +60,9 @@ def load_data_report(path: Path) -> DataReport:
         The report.
 
     Raises:
-        FileNotFoundError: The file does not exist.
+        ProjectError: The file is missing or broken.
     """
-    content = msgspec.json.decode(path.read_bytes())
+    content = read_json(path)
     failures = [DataCheck("validation", "table", "fail", text) for text in content.get("failures", [])]  # 0.2
     return msgspec.convert({"checks": msgspec.to_builtins(failures)} | content, DataReport)
 

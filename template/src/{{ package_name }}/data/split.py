@@ -13,7 +13,7 @@ from .. import declarations, params
 from ..contract import Contract
 from ..contract.tables import Connection, connect, fetch_one, key_text, literal, quote
 from ..core.errors import ProjectError, cli
-from ..core.files import write_json
+from ..core.files import read_json, write_json
 from ..core.paths import CLEAN, SPLIT_REPORT, TEST, TRAIN
 
 DUPLICATES = ("duplicate_share", "expected_duplicate_share", "excess_duplicate_share")
@@ -51,9 +51,9 @@ def load_split_report(path: Path) -> SplitReport:
         The report.
 
     Raises:
-        FileNotFoundError: The file does not exist.
+        ProjectError: The file is missing or broken.
     """
-    content = msgspec.json.decode(path.read_bytes())
+    content = read_json(path)
     fields = {RENAMED.get(name, name): value for name, value in content.items()}
     return msgspec.convert({"excess_duplicate_share": fields["duplicate_share"]} | fields, SplitReport)
 

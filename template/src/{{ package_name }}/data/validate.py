@@ -14,6 +14,7 @@ from ..core.files import write_json
 from ..core.paths import CLEAN, DATA_REPORT, RAW, REJECTED
 from ..stats.distributions import ColumnSummary, summarize_columns
 from . import groups, quality
+from .raw import newest_rows, raw_files
 from .report import DataReport, write_markdown
 
 SHOWN_VALUES, SHOWN_RULES = 3, 3  # of the rejected rows
@@ -29,7 +30,8 @@ def _check_rows(con: Connection, prepared: Relation, contract: Contract) -> None
     if missing:
         raise ProjectError(
             f"validate: the table lacks the contract's columns {', '.join(missing)}; its columns are "
-            f"{', '.join(prepared.columns)}. Add them in problem.PREPARE, or correct the contract."
+            f"{', '.join(prepared.columns)}. Add them in problem.PREPARE, or correct the contract. If the "
+            "source has them and they are new in the contract, fetch them: make ingest."
         )
     prepared.to_view("prepared")
     columns = ", ".join(f"{tables.cast_column(column)} AS {quote(column.name)}" for column in contract.kept)
@@ -54,13 +56,13 @@ def _reject_duplicates(con: Connection, contract: Contract) -> None:
     """)
 
 
-def _write_rows(con: Connection, contract: Contract, prepare: str) -> None:
+def _write_rows(con: Connection, contract: Contract, is_ordered: bool) -> None:
     """Write clean rows and rejected rows, with their reasons, in an order that each run gives them.
 
-    It is that of time and key; or that of the source, if there is no time and `prepare` keeps it.
+    It is that of time and key; or that of the source, if there is no time and the rows came in it.
     """
     columns = ", ".join(quote(name) for name in dict.fromkeys([contract.time, *contract.keys]) if name)
-    order = f"ORDER BY {columns}" if contract.time or REARRANGING.search(prepare) else ""
+    order = f"ORDER BY {columns}" if contract.time or not is_ordered else ""
     clean = f"SELECT * EXCLUDE (__reasons) FROM checked WHERE len(__reasons) = 0 {order}"
     con.sql(f"COPY ({clean}) TO {literal(CLEAN)}")
     joined = "array_to_string(__reasons, '; ') AS reasons"
@@ -100,7 +102,7 @@ def _check_table(
 
 
 def validate(con: Connection, contract: Contract, prepare: str, settings: params.Validate) -> DataReport:
-    """Divide `data/raw.parquet` into clean and rejected rows, and check the table as a whole.
+    """Divide the newest rows of `data/raw` into clean and rejected rows, and check the table as a whole.
 
     Args:
         con: A connection that nothing else uses.
@@ -114,10 +116,11 @@ def validate(con: Connection, contract: Contract, prepare: str, settings: params
     Raises:
         ProjectError: `prepare` fails, or gives a table without a column of the contract.
     """
+    rows = con.sql(newest_rows(con, contract))
     with explain_errors(f"validate: problem.PREPARE does not run on {RAW}"):
-        _check_rows(con, tables.prepare_rows(con, con.read_parquet(str(RAW)), prepare), contract)
+        _check_rows(con, tables.prepare_rows(con, rows, prepare), contract)
     _reject_duplicates(con, contract)
-    _write_rows(con, contract, prepare)
+    _write_rows(con, contract, is_ordered=len(raw_files()) == 1 and not REARRANGING.search(prepare))
     rows, rejected = fetch_one(con, "SELECT count(*), count(*) FILTER (len(__reasons) > 0) FROM checked")
     columns = summarize_columns(con, literal(CLEAN), contract)
     checks = [quality.check_rejected_share(rows, rejected, settings)]

@@ -182,7 +182,8 @@ def read(
     draws_clients = mode == "canary" and promises.sticky
     unit = "known_client, known_group" if draws_clients else "known_group"
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
-        if read_events(con, address, since, Path(folder) / "events"):
+        n_events, _ = read_events(con, address, since, Path(folder) / "events")
+        if n_events:
             events = con.sql(_UNIT.format(unit=unit, sample=_SAMPLE)).df()
     versions = events[events.role == CHALLENGER].model_version.unique()
     if len(versions) > 1:

@@ -16,10 +16,12 @@ from .. import declarations
 from ..contract.expectations import Kpi
 from ..core import paths
 from ..core.errors import ProjectError, cli
-from ..core.files import dvc_hash, locked_hashes, table
+from ..core.files import read_json, table
+from ..core.lock import compare_lock
 from ..data.report import format_distribution, load_data_report
 from ..data.split import load_split_report
 from ..declarations import Declarations
+from .checks import Check, decide
 
 ANSWERS_FILE = Path(".copier-answers.yml")
 REPORTS = {
@@ -39,11 +41,8 @@ Checks = list[dict[str, Any]]
 
 def _read_reports() -> Reports:
     """All that the cards are made from; "project" holds the answers to the template's questions."""
-    try:
-        reports = {name: msgspec.json.decode(path.read_bytes()) for name, path in REPORTS.items()}
-        reports |= {"split": load_split_report(REPORTS["split"]), "data": load_data_report(REPORTS["data"])}
-    except FileNotFoundError as error:
-        raise ProjectError(f"cards: {error.filename} is missing; `make pipeline` writes it") from None
+    reports = {name: read_json(path) for name, path in REPORTS.items()}
+    reports |= {"split": load_split_report(REPORTS["split"]), "data": load_data_report(REPORTS["data"])}
     return reports | {"project": yaml.safe_load(ANSWERS_FILE.read_text(encoding="utf-8"))}
 
 
@@ -200,11 +199,10 @@ def _find_stale(reports: Reports, problem: Declarations) -> list[str]:
     gate, version, faults = reports["gate"], reports["bundle"]["version"], []
     if any("rule" in check for check in gate["checks"]):
         return [f"{paths.GATE_REPORT} was written by a release before 0.3"]
-    locked_hash = locked_hashes("bundle", "outs").get(str(paths.BUNDLE_REPORT))
-    if locked_hash != dvc_hash(paths.BUNDLE_REPORT.read_bytes()):
-        faults.append(f"{paths.BUNDLE_REPORT} is not that of {paths.BUNDLE} in {paths.LOCK}")
     if gate["model_version"] != version:
         faults.append(f"{paths.GATE_REPORT} judges model {gate['model_version']}, not {version}")
+    if gate["verdict"] != (verdict := decide(msgspec.convert(gate["checks"], list[Check]))):
+        faults.append(f"{paths.GATE_REPORT} says {gate['verdict']}, but its checks say {verdict}")
     texts = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in CARDS}
     if gate["verdict"] == "block":
         message = f"exists, but model {gate['model_version']} is blocked"
@@ -214,7 +212,7 @@ def _find_stale(reports: Reports, problem: Declarations) -> list[str]:
 
 
 def check(problem: Declarations) -> None:
-    """Stop a commit whose cards, reports and `dvc.lock` belong to different models.
+    """Stop a commit whose cards, reports, `dvc.lock` and code belong to different models.
 
     Passes before the first model was judged, and where there are no cards.
 
@@ -231,6 +229,12 @@ def check(problem: Declarations) -> None:
         raise ProjectError(
             f"stale cards: {missing[0]} is missing, because the pipeline stopped before it. Fix that and run "
             f"`make pipeline`, or commit {ALONE}"
+        )
+    if faults := compare_lock(declarations.stage_files(declarations.stage_inputs(problem))):
+        raise ProjectError(
+            "stale results: they are not those of the code and parameters in git. `make pipeline` renews "
+            f"them. Commit {paths.LOCK}, {paths.GATE_REPORT.parent}/, {paths.MODEL_CARD.parent}/ and code "
+            f"together, or {ALONE}\n- " + "\n- ".join(faults)
         )
     reports = _read_reports()
     if faults := _find_stale(reports, problem):

@@ -2,8 +2,14 @@
 
 The verdict is `promote`, `keep` (the model in production stays) or `block` (exit code 1). The gate runs
 after the pipeline and is not a DVC stage: it depends on the newest production tag, which DVC does not track.
+
+    python -m <package>.evaluation.gate [--verify]
+
+A committed verdict is only a text. Before an image is built, `--verify` derives it again from code, data and
+bundle, and writes nothing.
 """
 
+import argparse
 from pathlib import Path
 
 import msgspec
@@ -15,13 +21,15 @@ from ..contract import Contract
 from ..contract.expectations import BehaviouralTest
 from ..contract.tables import read_features
 from ..core.errors import ProjectError, cli
-from ..core.files import write_json
-from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, SPLIT_REPORT, TEST
+from ..core.files import read_json, write_json
+from ..core.git import changes
+from ..core.lock import compare_code
+from ..core.paths import BUNDLE, BUNDLE_REPORT, DATA_REPORT, GATE_REPORT, RESULTS, SOURCES, SPLIT_REPORT, TEST
 from ..data.report import load_data_report
 from ..data.split import load_split_report
 from ..declarations import Declarations
 from ..model import registry
-from ..model.bundle import Model
+from ..model.bundle import Model, content_hash
 from . import cards, plots
 from .checks import CHECKS, Check, Evidence, Production, Verdict, checks_table, decide
 from .evaluate import predict_baseline
@@ -122,7 +130,7 @@ def collect_evidence(model: Model, settings: params.Params, problem: Declaration
         reports={
             "data": load_data_report(DATA_REPORT / "data.json"),
             "split": load_split_report(SPLIT_REPORT),
-            "bundle": msgspec.json.decode(BUNDLE_REPORT.read_bytes()),
+            "bundle": read_json(BUNDLE_REPORT),
         },
     )
 
@@ -169,7 +177,11 @@ def _is_recorded(report: GateReport, evidence: Evidence) -> bool:
     in_production = evidence.production and evidence.production.version == report.model_version
     if not in_production or not GATE_REPORT.exists():
         return False
-    recorded, current = map(msgspec.json.decode, (GATE_REPORT.read_bytes(), msgspec.json.encode(report)))
+    try:
+        recorded = read_json(GATE_REPORT)
+    except ProjectError:  # it is broken, and written again
+        return False
+    current = msgspec.to_builtins(report)
     if recorded["model_version"] != report.model_version or "block" in (recorded["verdict"], report.verdict):
         return False
     lasting, former = (  # 0.2.x wrote "rule"
@@ -179,12 +191,52 @@ def _is_recorded(report: GateReport, evidence: Evidence) -> bool:
     return lasting == former
 
 
-def main() -> None:
-    """Judge the bundle; write reports and cards."""
+def verify(report: GateReport, problem: Declarations) -> None:
+    """Compare the verdict with the committed one.
+
+    Args:
+        report: What the gate says now.
+        problem: The declarations of `problem.py`.
+
+    Raises:
+        ProjectError: HEAD has another verdict, another model, or results of other code.
+    """
+    recorded = registry.read_report(GATE_REPORT)
+    faults = compare_code("HEAD", declarations.stage_files(declarations.stage_inputs(problem)))
+    if edited := changes((*RESULTS, *SOURCES)):
+        faults.append(f"the working folder is not HEAD:\n{edited}")
+    if not (actual := content_hash(BUNDLE)).startswith(expected := registry.recorded_hash()):
+        faults.append(f"{BUNDLE} is model {actual}, {BUNDLE_REPORT} of HEAD says {expected}")
+    if recorded["model_version"] != report.model_version:
+        faults.append(f"{GATE_REPORT} of HEAD judges model {recorded['model_version']}")
+    if recorded["verdict"] != report.verdict:
+        reasons = "; ".join(report.reasons)
+        verdicts = f"{recorded['verdict']}, the gate says {report.verdict}"
+        faults.append(f"{GATE_REPORT} of HEAD says {verdicts}: {reasons}")
+    if faults:
+        raise ProjectError(
+            "verify: the results of HEAD cannot be derived from its code and data. `make pipeline` renews "
+            "them; commit them together with the code.\n- " + "\n- ".join(faults)
+        )
+
+
+def run(is_verification: bool = False) -> None:
+    """Judge the bundle.
+
+    Args:
+        is_verification: Whether to compare with the verdict of HEAD, instead of writing reports and cards.
+
+    Raises:
+        ProjectError: The model is blocked, or the verdict of HEAD cannot be derived again.
+    """
     problem = declarations.load()
     declarations.check_expectations(problem)
     evidence = collect_evidence(Model(BUNDLE), params.load(), problem)
     report = judge(evidence)
+    if is_verification:
+        verify(report, problem)
+        print(f"verify: {report.verdict} model {report.model_version}, as HEAD says")
+        return
     is_recorded = _is_recorded(report, evidence)
     if not is_recorded:
         write_json(GATE_REPORT, report)
@@ -203,6 +255,14 @@ def main() -> None:
     print(f"gate: {report.verdict} model {report.model_version}{reasons}")
     if is_recorded:
         print(f"gate: unchanged, {GATE_REPORT} and the cards already describe this model")
+
+
+def main() -> None:
+    """Write reports and cards, or verify the verdict of HEAD."""
+    parser = argparse.ArgumentParser(description="Decide whether the model may go into production.")
+    text = "write nothing; compare with the verdict of HEAD"
+    parser.add_argument("--verify", action="store_true", help=text)
+    run(parser.parse_args().verify)
 
 
 if __name__ == "__main__":

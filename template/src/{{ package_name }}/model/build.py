@@ -15,12 +15,12 @@ from ..contract.dataset import Dataset, load_dataset
 from ..contract.events import feature_columns, output_columns
 from ..contract.tables import connect, encode_monitored, literal, quote, read_column, read_row
 from ..core.errors import ProjectError, cli
-from ..core.files import write_json
-from ..core.git import exists
-from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, TEST, TRAIN, TRAINING_REPORT
+from ..core.files import read_json, write_json
+from ..core.git import changes, exists
+from ..core.paths import BUNDLE, BUNDLE_REPORT, ESTIMATOR, SOURCES, TEST, TRAIN, TRAINING_REPORT
 from ..core.shell import call
 from ..stats.distributions import Distribution, compute_distributions, estimate_design_effects, model_columns
-from .bundle import PREPARE, Metadata, Model, Session, content_version, hash_files
+from .bundle import PREPARE, Metadata, Model, Session, content_hash, content_version, hash_files
 from .onnx import convert_estimator
 from .parity import Run, check_parity
 
@@ -75,16 +75,29 @@ def measure_latency(model: Model, test: Dataset, repeats: int = 200) -> float:
     return 1000 * median(repeat(lambda: model.predictions(model.run(row)), number=1, repeat=repeats))
 
 
+def _name_commit() -> str:
+    """The commit whose code and parameters made the model; `…-dirty`, with a warning, if they are changed."""
+    if not exists("HEAD"):
+        return "uncommitted"
+    commit = call("git", "rev-parse", "HEAD")
+    if edited := changes(SOURCES):
+        print(f"warning: no commit has the code of this bundle, so it names {commit}-dirty:\n{edited}")
+        return f"{commit}-dirty"
+    return commit
+
+
 def _make_metadata(settings: params.Params, problem: declarations.Declarations) -> Metadata:
     """Where the bundle in `DRAFT` comes from."""
     code = "\n".join(declarations.stage_inputs(problem)["estimator"])
     versions = {name: version(name) for name in LIBRARIES} | declarations.library_versions(code)["estimator"]
+    sha256 = content_hash(DRAFT)
     return Metadata(
-        version=content_version(DRAFT),
-        commit=call("git", "rev-parse", "HEAD") if exists("HEAD") else "uncommitted",
+        version=content_version(sha256),
+        sha256=sha256,
+        commit=_name_commit(),
         data=hash_files(TRAIN, TEST),
         parameters={"split": settings.split, "train": settings.train},  # a source may hold a password
-        metrics=msgspec.json.decode(TRAINING_REPORT.read_bytes())["mean"],
+        metrics=read_json(TRAINING_REPORT)["mean"],
         libraries={"python": platform.python_version()} | versions,
     )
 

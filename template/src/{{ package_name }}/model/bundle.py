@@ -22,7 +22,17 @@ PREPARE = "prepare.sql"  # `problem.PREPARE` of the training rows, for batch fil
 
 
 class Metadata(msgspec.Struct):
-    """Where a bundle comes from. `version` is the hash of its content, equal for equal models."""
+    """Where a bundle comes from.
+
+    Attributes:
+        version: The first twelve digits of `sha256`, for people.
+        commit: The git commit that it was built at; `…-dirty` if code or parameters were changed since.
+        data: SHA-256 of the training and test rows.
+        parameters: Sections of `params.yaml`.
+        metrics: Metrics of the cross-validation.
+        libraries: Versions of libraries.
+        sha256: Hash of the content, equal for equal models; empty in bundles of releases before 0.5.
+    """
 
     version: str
     commit: str
@@ -30,6 +40,7 @@ class Metadata(msgspec.Struct):
     parameters: dict[str, Any]
     metrics: dict[str, float]
     libraries: dict[str, str]
+    sha256: str = ""
 
 
 class Bins(msgspec.Struct):
@@ -88,16 +99,28 @@ def hash_files(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def content_version(bundle: Path) -> str:
-    """Compute the version of a bundle from its content.
+def content_hash(bundle: Path) -> str:
+    """Hash the content of a bundle.
 
     Args:
         bundle: The folder.
 
     Returns:
-        Twelve hexadecimal digits, equal for equal content.
+        The SHA-256, equal for equal content.
     """
-    return hash_files(*(bundle / name for name in HASHED_FILES))[:12]
+    return hash_files(*(bundle / name for name in HASHED_FILES))
+
+
+def content_version(sha256: str) -> str:
+    """Shorten the hash of a bundle for people. Twelve digits can be forged.
+
+    Args:
+        sha256: As returned by `content_hash`.
+
+    Returns:
+        Its first twelve digits.
+    """
+    return sha256[:12]
 
 
 class Session:
@@ -137,13 +160,14 @@ class Model:
                 label: reference[output_column(label)].edges for label in self.contract.labels
             }
             self.run = Session(folder / "model.onnx").run
-            version, expected = content_version(folder), self.metadata.version
-            if version != expected:
-                raise ValueError(f"its content has version {version}, but metadata.json says {expected}")
+            actual, metadata = content_hash(folder), self.metadata
+            expected = metadata.sha256 or metadata.version
+            if not actual.startswith(expected) or metadata.version != content_version(actual):
+                raise ValueError(f"its content has the SHA-256 {actual}, but metadata.json says {expected}")
         except Exception as error:  # ONNX Runtime raises its own errors for a broken file
             raise ProjectError(
                 f"no usable bundle in {folder}: {error}. "
-                "`make pipeline` builds the bundle, `dvc pull` downloads it."
+                "`make pipeline` builds the bundle, `make pull` downloads it."
             ) from None
 
     def predictions(self, outputs: NDArray[np.float32]) -> list[Prediction]:

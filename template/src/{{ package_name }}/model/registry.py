@@ -19,11 +19,11 @@ import msgspec
 
 from ..contract import Contract
 from ..core.errors import ProjectError, cli
-from ..core.git import changes, contains, exists, has_origin
-from ..core.paths import BUNDLE, BUNDLE_REPORT, GATE_REPORT, RESULTS
+from ..core.git import changes, contains, exists, has_origin, is_shallow
+from ..core.paths import BUNDLE, BUNDLE_REPORT, GATE_REPORT, RESULTS, SOURCES
 from ..core.shell import call
 from . import tracking
-from .bundle import Model
+from .bundle import Model, content_hash
 
 CHAMPIONS = Path(".production")
 TAG = re.compile(r"production/([0-9]{4}-[0-9]{2}-[0-9]{2})-([1-9][0-9]*)")
@@ -35,8 +35,6 @@ DEFAULT_BRANCHES = {
     False: ("refs/heads/main", "refs/heads/master", "HEAD"),
 }
 """Names of the default branch, with and without `origin`; the first that exists counts."""
-SOURCES = ("dvc.yaml", "params.yaml", "src")
-"""What determines a model, besides its data."""
 
 
 def _parse_tag(tag: str) -> tuple[date, int]:
@@ -77,7 +75,7 @@ def _tag_fault(tag: str, merged: set[str], branch: str) -> str:
 
 def _production_tags() -> list[str]:
     """The tags that count, oldest first; one warning names all others."""
-    if call("git", "rev-parse", "--is-shallow-repository") == "true":
+    if is_shallow():
         raise ProjectError(
             "production: this clone is shallow, production tags may be missing: git fetch --unshallow --tags"
         )
@@ -137,11 +135,11 @@ def load_champion(tag: str) -> Model:
         model = Model(folder)
     except ProjectError as error:
         raise ProjectError(f"{subject} is broken: {error} If only this copy is, delete it.") from None
-    version = _read_report(BUNDLE_REPORT, tag)["version"]
-    if model.metadata.version != version:
+    expected, actual = recorded_hash(tag), content_hash(folder)
+    if not actual.startswith(expected):
         raise ProjectError(
-            f"{subject} is {version}, but {model.metadata.version} was downloaded: the cache or the remote "
-            f"was changed. If only this copy is wrong, delete {folder}."
+            f"{subject} is {expected}, but {actual} was downloaded: the cache or the remote was changed. "
+            f"If only this copy is wrong, delete {folder}."
         )
     return model
 
@@ -165,13 +163,37 @@ def contract_differences(champion: Contract, contract: Contract) -> list[str]:
     return differences + [f"it needs {column.name}, {column.rule}" for column in changed]
 
 
-def _read_report(path: Path, revision: str = "HEAD") -> dict[str, Any]:
-    """A report as a commit holds it, whatever the working folder holds."""
+def read_report(path: Path, revision: str = "HEAD") -> dict[str, Any]:
+    """Read a report as a commit holds it, whatever the working folder holds.
+
+    Args:
+        path: The report.
+        revision: The commit.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ProjectError: The commit lacks it, or it is broken.
+    """
     failure = f"production: {revision} holds no {path}: commit the results of `make pipeline`"
     try:
         return msgspec.json.decode(call("git", "show", f"{revision}:./{path}", failure=failure))
     except msgspec.DecodeError as error:
         raise ProjectError(f"production: {path} of {revision} cannot be read: {error}") from None
+
+
+def recorded_hash(revision: str = "HEAD") -> str:
+    """Read which bundle a commit names.
+
+    Args:
+        revision: The commit.
+
+    Returns:
+        Its SHA-256; the first twelve digits in commits of releases before 0.5.
+    """
+    report = read_report(BUNDLE_REPORT, revision)
+    return report.get("sha256") or report["version"]
 
 
 def check_deployable() -> str:
@@ -186,7 +208,7 @@ def check_deployable() -> str:
     """
     if edited := changes((*RESULTS, *SOURCES)):
         raise ProjectError(f"production: commit this first, else the tag names another model:\n{edited}")
-    version, gate = _read_report(BUNDLE_REPORT)["version"], _read_report(GATE_REPORT)
+    version, gate = read_report(BUNDLE_REPORT)["version"], read_report(GATE_REPORT)
     if gate["model_version"] != version:
         raise ProjectError(
             f"production: {GATE_REPORT} of HEAD is about model {gate['model_version']}, the bundle is "

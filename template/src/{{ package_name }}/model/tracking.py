@@ -23,6 +23,7 @@ import msgspec
 
 from ..core.errors import cli
 from ..core.paths import BUNDLE, GATE_REPORT, METRICS, TRAINING_REPORT
+from ..core.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +38,8 @@ MODEL_VARIABLE = "MLFLOW_REGISTERED_MODEL_NAME"
 """Names the registered model; Unity Catalog expects catalog.schema.name."""
 UNITY_CATALOG = ("databricks-uc", "uc:")
 MODEL = "model"  # name of a run's model
+BROKEN = STORE / "broken"
+DRAFT_SECONDS = 3600  # after which the process that wrote a draft of an entry must have been killed
 MAX_VERSION_TAG = 1000  # characters of a tag of a registered version; Unity Catalog takes no more
 ENVIRONMENT = {  # an outage shows after seconds instead of minutes; no telemetry, no chatter
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -105,7 +108,7 @@ def _registered_model() -> str:
 
 def _warn(text: str) -> None:
     """Print one line, without the password that an address may hold."""
-    print("warning: " + re.sub(r"//[^/@\s]+@", "//", " ".join(text.split())), file=sys.stderr)
+    print("warning: " + mask_secrets(" ".join(text.split())), file=sys.stderr)
 
 
 @contextmanager
@@ -140,10 +143,21 @@ def _queue(entry: Entry, folders: dict[str, Path] | None = None) -> None:
     name = f"{time.time_ns()}-{_digest(entry)}"
     draft = PENDING / f".{name}"
     draft.mkdir(parents=True)
-    for copy, folder in (folders or {}).items():
-        shutil.copytree(folder, draft / copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (draft / "entry.json").write_bytes(msgspec.json.encode(entry))
-    draft.rename(PENDING / name)
+    try:
+        for copy, folder in (folders or {}).items():
+            shutil.copytree(folder, draft / copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (draft / "entry.json").write_bytes(msgspec.json.encode(entry))
+        draft.rename(PENDING / name)
+    except OSError:  # such as a full disk
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _remove_old_drafts() -> None:
+    """Remove what killed processes have left; a draft of the last hour may be in use."""
+    for draft in PENDING.glob(".[0-9]*-*"):
+        if time.time_ns() - int(draft.name[1:].split("-")[0]) > DRAFT_SECONDS * 10**9:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def list_pending() -> list[Path]:
@@ -203,18 +217,32 @@ def set_champion_alias(model_version: str) -> None:
 def upload_pending() -> bool:
     """Upload the entries that wait, oldest first. Stop at the first failure, with a warning.
 
+    An entry that no server will ever take is set aside, because it would hold up all others.
+
     Returns:
         Whether none waits any more.
     """
+    _remove_old_drafts()
     for folder in list_pending():
         try:
             _upload(folder)
+            shutil.rmtree(folder)
         except Exception as error:  # each kind of store has errors of its own
-            failure = f"{_address()} did not take {folder} ({type(error).__name__}: {error}"
-            _warn(f"{failure[:300]}). It stays in the queue: `make sync-mlflow` uploads it later.")
-            return False
-        shutil.rmtree(folder)
+            failure = f"{_address()} did not take {folder} ({type(error).__name__}: {error}"[:300]
+            if not _is_broken(error):
+                _warn(f"{failure}). It stays in the queue: `make sync-mlflow` uploads it later.")
+                return False
+            with _only_warn():
+                BROKEN.mkdir(exist_ok=True)
+                folder.rename(BROKEN / folder.name)
+            _warn(f"{failure}). It is set aside in {BROKEN}.")
     return True
+
+
+def _is_broken(error: Exception) -> bool:
+    """Whether an entry itself is at fault: its file is cut off, or holds what MLflow does not allow."""
+    is_forbidden = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+    return is_forbidden or isinstance(error, msgspec.DecodeError | FileNotFoundError)
 
 
 def _upload(folder: Path) -> None:

@@ -9,6 +9,7 @@ of one service, whose rows are independent.
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import fsspec
 
 from ..contract.events import FALLBACK, FALLBACK_0_2, LABELS_FOLDER, LABELS_FOLDER_0_2, OPTIONAL_COLUMNS
@@ -54,9 +55,33 @@ def find_files(address: str, folder: Path, first_day: str = "") -> list[str]:
     return downloads
 
 
+def split_readable(con: Connection, files: list[str]) -> tuple[list[str], list[str]]:
+    """Tell files that can be read from broken ones: one that was cut off must not hide all others.
+
+    Args:
+        con: A database.
+        files: CSV or Parquet files.
+
+    Returns:
+        Readable files, and broken ones, each in the given order.
+    """
+    broken = [file for file in files if not _is_readable(con, file)]
+    return [file for file in files if file not in broken], broken
+
+
+def _is_readable(con: Connection, file: str) -> bool:
+    """Whether a file has the end that Parquet needs, which is what a cut-off file lacks; CSV needs none."""
+    try:
+        if file.endswith(".parquet"):
+            con.execute(f"SELECT num_rows FROM parquet_file_metadata({literal(file)})").fetchall()
+    except duckdb.Error:
+        return False
+    return True
+
+
 def read_events(
     con: Connection, address: str, since: datetime | None, folder: Path, all_predictions: bool = False
-) -> int:
+) -> tuple[int, list[str]]:
     """Create the table `events` of the requests' rows since a time, and the view `predictions`.
 
     Args:
@@ -67,16 +92,17 @@ def read_events(
         all_predictions: Whether `predictions` (the successful rows) reaches back before `since`.
 
     Returns:
-        The number of events; without any file, neither table nor view is created.
+        The number of events, and the files that cannot be read; without any other file, neither table nor
+        view is created.
 
     Raises:
-        ProjectError: The address or a file cannot be read.
+        ProjectError: The address cannot be read.
     """
     # A file is in the folder of its first request's day, and may reach into the next.
     first_day = f"{since - timedelta(days=1):%Y-%m-%d}" if since and not all_predictions else ""
-    files = find_files(address, folder, first_day)
+    files, broken = split_readable(con, find_files(address, folder, first_day))
     if not files:
-        return 0
+        return 0, broken
     condition = f"time > {literal(since.isoformat())}::TIMESTAMP" if since else "time IS NOT NULL"
     with explain_errors(f"the events in {address} cannot be read"):
         source = f"read_parquet({text_list(tuple(files))}, union_by_name=true)"
@@ -89,7 +115,7 @@ def read_events(
         rows = f"SELECT * REPLACE ({_ROLE} AS role){missing} FROM {source}"
         con.sql(f"CREATE VIEW predictions AS {rows} WHERE status = 200")
         con.sql(f"CREATE TABLE events AS {rows} WHERE {condition}")
-    return fetch_one(con, "SELECT count(*) FROM events")[0]
+    return fetch_one(con, "SELECT count(*) FROM events")[0], broken
 
 
 def find_unit(con: Connection, table: str) -> str | None:

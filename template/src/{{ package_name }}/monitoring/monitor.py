@@ -26,10 +26,11 @@ from ..core.errors import ProjectError, cli, warn_once
 from ..core.paths import BUNDLE, MONITORING_REPORT
 from ..model.bundle import Model
 from .drift import Drift, Reference, check_drift, group_lists
-from .events import MIN_UNITS, find_files, find_unit, read_events
+from .events import MIN_UNITS, find_files, find_unit, read_events, split_readable
 from .performance import KpiResult, LabelCounts, evaluate_kpis, join_labels, missing_amounts
 from .report import ADVICE, Finding, Monitoring, Traffic, write_report
 
+SHOWN_FILES = 3  # that cannot be read, in a message
 SHOWN_COLUMNS = 5  # of those that broke a rule, in a message
 
 
@@ -62,7 +63,14 @@ def window_start(since: str | None) -> datetime | None:
             last = msgspec.json.decode(MONITORING_REPORT.read_bytes(), type=_Resume)
         except (FileNotFoundError, msgspec.DecodeError):  # the first run, or a broken file
             return None
-        return last.next_since or last.go_on_from
+        start = last.next_since or last.go_on_from
+        if start and start > _now():
+            warn_once(
+                f"monitor: the last run ended in the future ({start:%Y-%m-%d %H:%M} UTC): a clock was ahead. "
+                "All events are checked; SINCE=7d checks the newest only"
+            )
+            return None
+        return start
     if match := re.fullmatch(r"(\d+)([dh])", since):
         return _now() - int(match[1]) * timedelta(hours=24 if match[2] == "d" else 1)
     try:
@@ -194,21 +202,33 @@ def _check_rows(traffic: list[Traffic], drift: list[Drift], settings: params.Mon
 
 def _read_files(
     con: Connection, events: str, labels: str | None, since: datetime | None, folder: Path
-) -> list[str]:
-    """Read the events, and find the files with labels: at their own address, or beside the events."""
+) -> tuple[list[str], list[str]]:
+    """Read the events; find the files with labels (at `labels` or beside the events), and broken files."""
     names = (LABELS_FOLDER, LABELS_FOLDER_0_2)
     addresses = [labels] if labels else [f"{events.rstrip('/')}/{name}" for name in names]
     folders = [folder / name for name in names]
     label_files = list(chain.from_iterable(map(find_files, addresses, folders)))
     if labels and not label_files:
         raise ProjectError(f"monitor: no .csv or .parquet file with labels at {labels}")
-    if not read_events(con, events, since, folder / "events", all_predictions=bool(label_files)):
+    label_files, broken = split_readable(con, label_files)
+    n_events, broken_events = read_events(
+        con, events, since, folder / "events", all_predictions=bool(label_files)
+    )
+    if not n_events:
         window = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
         raise ProjectError(
             f"monitor: no events in {events}{window}. Is that the address in the server's variable "
-            "EVENTS, and did it get requests? --since looks back further."
+            "EVENTS, and did it get requests? SINCE=30d looks back further."
         )
-    return label_files
+    return label_files, broken + broken_events
+
+
+def _check_files(broken: list[str]) -> Iterator[Finding]:
+    """Report files that were left out."""
+    if broken:
+        names = ", ".join(broken[:SHOWN_FILES]) + " …" * (len(broken) > SHOWN_FILES)
+        message = f"files that cannot be read are left out: {names}"
+        yield Finding("warn", "files", "unreadable", message, f"{len(broken):,}")
 
 
 def _measure_drift(con: Connection, model: Model, settings: params.Monitor) -> list[Drift]:
@@ -240,7 +260,7 @@ def check_predictions(
     """
     settings = params.load()
     with tempfile.TemporaryDirectory() as folder:
-        label_files = _read_files(con, events, labels, since, Path(folder))
+        label_files, broken = _read_files(con, events, labels, since, Path(folder))
         traffic = _count_traffic(con)
         selected = _select_model(traffic, model.metadata.version)
         label_counts = join_labels(con, label_files, model) if label_files else LabelCounts()
@@ -256,6 +276,7 @@ def check_predictions(
         *_check_distances(drift, monitor),
         *(Finding("warn", "labels", kind, message) for kind, message in label_counts.warnings.items()),
         *_check_rows(selected, drift, monitor),
+        *_check_files(broken),
     ]
     checks = list(ADVICE)
     reasons = sorted(findings, key=lambda finding: (finding.status != "alert", checks.index(finding.check)))
@@ -266,7 +287,7 @@ def check_predictions(
         model_version=model.metadata.version,
         created_at=_now(),
         since=since,
-        next_since=since if too_few else max(part.last for part in traffic),
+        next_since=since if too_few else min(_now(), max(part.last for part in traffic)),
         rows=n_rows,
         labelled_rows=n_labelled,
         traffic=traffic,

@@ -147,7 +147,8 @@ def read_labels(con: Connection, files: list[str], target: Column) -> None:
         columns = con.view("label_files").columns
     if absent := [name for name in ("id", target.name) if name not in columns]:
         raise ProjectError(f"monitor: the labels lack {', '.join(absent)}; they have {', '.join(columns)}")
-    row = "row::INTEGER" if "row" in columns else "0"
+    # Absent in some files, or not a number: a row that cannot be told is no label of row 0.
+    row = "if(row IS NULL, 0, TRY_CAST(row AS INTEGER))" if "row" in columns else "0"
     times = [name for name in (LABEL_TIME, LABEL_TIME_0_2) if name in columns]
     order = f"coalesce({', '.join(times)})" if times else "NULL"
     with explain_errors("monitor: the labels cannot be read"):

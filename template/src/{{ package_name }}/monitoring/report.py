@@ -30,6 +30,7 @@ ADVICE = {
     "kpi": "Retrain on newer rows (make ingest pipeline).",
     "drift": "If the population changed, retrain on newer rows; otherwise fix the upstream data.",
     "labels": "Send each label once, when it is final, and a new id with each request.",
+    "files": "Delete them, or restore them from a copy. Was a disk full, or a copy interrupted?",
     "traffic": "Check that EVENTS is where the server writes; with little traffic, lower monitor.min_rows.",
 }
 """What to do about a finding, by its check, most urgent first."""

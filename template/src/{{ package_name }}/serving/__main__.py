@@ -14,7 +14,7 @@ from ..core.errors import ProjectError, cli
 PORT_VARIABLES = ("SAGEMAKER_BIND_TO_PORT", "PORT")
 DEFAULT_PORT = "8000"
 GRACE_SECONDS = "20"  # for requests in progress; platforms kill the process after 30 s
-APP = f"{__package__}.app:create_app"
+APP, HTTP = f"{__package__}.app:create_app", f"{__package__}.protocol:BoundedProtocol"
 
 
 def read_port() -> str:
@@ -39,7 +39,7 @@ def main() -> None:
     # of a container would ignore a signal that has no handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     options = ["--port", read_port(), "--no-access-log", "--timeout-graceful-shutdown", GRACE_SECONDS]
-    uvicorn.main(["--factory", APP, *options, *sys.argv[1:]], prog_name="serve")
+    uvicorn.main(["--factory", APP, "--http", HTTP, *options, *sys.argv[1:]], prog_name="serve")
 
 
 def serve() -> None:

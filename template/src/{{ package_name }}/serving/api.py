@@ -14,10 +14,19 @@ from .metrics import Metrics
 from .request_limits import BUSY, TOO_LARGE, TOO_LATE
 
 PREDICT, FEEDBACK, FEEDBACK_0_2 = "/predict", "/feedback", "/truth"
-INVOCATIONS, SCORE, PING = "/invocations", "/score", "/ping"
+INVOCATIONS, SCORE, PING, READY = "/invocations", "/score", "/ping", "/ready"
 """What SageMaker and Azure ML call `/predict` and SageMaker calls `/health`."""
-_ERRORS = {405: "Only POST is allowed", 408: TOO_LATE, 413: TOO_LARGE, 500: "Internal error", 503: BUSY}
-_LABEL_ERRORS = _ERRORS | {401: "The token is missing or wrong", 403: "The server has no FEEDBACK_TOKEN"}
+_ERRORS = {
+    401: "The token is missing or wrong",
+    403: "Pages of this origin may not send requests",
+    405: "Only POST is allowed",
+    408: TOO_LATE,
+    413: TOO_LARGE,
+    415: "The body is encoded, or a browser has not sent it as JSON",
+    500: "Internal error",
+    503: BUSY,
+}
+_LABEL_ERRORS = _ERRORS | {403: f"{_ERRORS[403]}, or the server has no FEEDBACK_TOKEN"}
 
 
 class Predictions(msgspec.Struct):
@@ -69,7 +78,7 @@ def create_api(
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
-    @api.get("/ready", summary="Check that the model is loaded; show its version and origin")
+    @api.get(READY, summary="Check that the model is loaded; show its version and origin")
     async def ready() -> dict[str, Any]:
         return msgspec.to_builtins(model.metadata)
 

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from ..contract.rows import Problem
 from .writer import Writer
 
-STATUSES = (200, 404, 405, 408, 413, 422, 500, 503)
+STATUSES = (200, 401, 403, 404, 405, 408, 413, 415, 422, 500, 503)
 OTHER = "other"  # the row as a whole, or a column that is not in the contract: its name may be any text
 DURATION_EDGES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]  # seconds
 
@@ -160,4 +160,6 @@ class Metrics(Collector):
             yield CounterMetricFamily(
                 f"{name}_dropped_rows", "Rows that will never be written", writer.dropped_rows
             )
+            text = "Size of the oldest files, deleted because the folder was full"
+            yield CounterMetricFamily(f"{name}_deleted_bytes", text, writer.deleted_bytes)
             yield CounterMetricFamily(f"{name}_write_failures", "Failed attempts to write", writer.failures)

@@ -4,6 +4,8 @@ A request beyond a limit is rejected at once, so that the server can answer the 
 """
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 from time import monotonic
 from typing import cast
 
@@ -73,6 +75,24 @@ class RequestLimits:
             del self._deadlines[task]
             self._total_bytes -= len(body)
         return None
+
+    @contextmanager
+    def hold(self, body: bytes) -> Generator[None]:
+        """Count a body that has arrived as one in memory, until its request is answered.
+
+        Args:
+            body: The body.
+
+        Raises:
+            RequestRejected: Too many are in memory: 503.
+        """
+        if self._total_bytes + len(body) > MAX_TOTAL_BYTES:
+            raise RequestRejected(503, BUSY)
+        self._total_bytes += len(body)
+        try:
+            yield
+        finally:
+            self._total_bytes -= len(body)
 
     def _append(self, body: bytearray, part: bytes) -> None:
         """Add a part to a body, unless it exceeds a limit."""

@@ -1,9 +1,9 @@
 """Writes recorded rows as Parquet files, without delaying any request.
 
 Rows go to a folder, or to any address that fsspec knows, in one file every few seconds. If the store fails,
-rows are buffered up to a limit, then the oldest are dropped. A full folder takes no more rows and keeps its
-files. `/metrics` counts buffered rows, dropped rows and failures. A killed process loses the rows of its last
-`INTERVAL`.
+rows are buffered up to a limit, then the oldest are dropped. In a full folder, the oldest files make room
+for new ones. `/metrics` counts buffered rows, dropped rows, deleted bytes and failures. A killed process
+loses the rows of its last `INTERVAL`.
 """
 
 import os
@@ -11,7 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
@@ -30,14 +30,11 @@ FLUSH_ROWS = 25_000  # rows that are written at once, before the interval ends
 MAX_BUFFERED_ROWS = 50_000
 MAX_BUFFERED_BYTES = 64 * 2**20
 MAX_STORE_GB = 20.0  # of a folder: the default of the environment variable MAX_STORE_GB
+ROOM = 0.99  # of the largest size, at which deleting stops, so that not each file needs a look at the folder
 MEASURE_SECONDS = 60.0  # between two measurements of a folder, because other servers write there too
 CLOSE_SECONDS = 5.0  # for the last file when the server stops
 # A dictionary would cost time and space in columns whose values hardly repeat.
 DICTIONARY: dict[Sequence[str], bool] = dict.fromkeys(("id", "time", "seconds"), False)
-
-
-class FolderFullError(Exception):
-    """The folder holds `MAX_STORE_GB`."""
 
 
 class Record(msgspec.Struct, gc=False):
@@ -63,6 +60,7 @@ class Writer(ABC, Generic[R]):
     Attributes:
         buffered_rows: Rows that are not written yet.
         dropped_rows: Rows that will never be written.
+        deleted_bytes: Size of the oldest files that were deleted because the folder was full.
         failures: Attempts to write that failed.
     """
 
@@ -74,12 +72,12 @@ class Writer(ABC, Generic[R]):
             max_gb: Largest size of the store in GB, if it is a folder.
         """
         self._address, self._max_gb = address.rstrip("/"), max_gb
-        self.buffered_rows = self.dropped_rows = self.failures = self._buffered_bytes = 0
+        self.buffered_rows = self.dropped_rows = self.deleted_bytes = self.failures = self._buffered_bytes = 0
         self._folder_bytes, self._measured = 0, -inf
         self._process = uuid4().hex[:12]
         self._buffer: deque[R] = deque()
         self._lock, self._wake = threading.Lock(), threading.Event()
-        self._stopping = self._warned = False
+        self._stopping = self._is_failing = False
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @abstractmethod
@@ -124,14 +122,11 @@ class Writer(ABC, Generic[R]):
 
         Args:
             records: The records, at least one, oldest first.
-
-        Raises:
-            FolderFullError: The store is a folder that has reached its largest size.
         """
         store, root = fsspec.core.url_to_fs(self._address)
         is_local = "file" in store.protocol
-        if is_local and self._is_full(root):
-            raise FolderFullError
+        if is_local:
+            self._make_room(root)
         folder = f"{root}/{time.strftime('%Y-%m-%d', time.gmtime(records[0].time))}"
         store.makedirs(folder, exist_ok=True)
         file, name = BytesIO(), f"{folder}/{self._process}-{time.time_ns()}.parquet"
@@ -144,11 +139,24 @@ class Writer(ABC, Generic[R]):
             store.mv(draft, name)
             self._folder_bytes += file.tell()
 
-    def _is_full(self, root: str) -> bool:
-        """Whether the folder has reached its largest size."""
+    def _make_room(self, root: str) -> None:
+        """Delete the oldest files of a folder that has reached its largest size."""
         if time.monotonic() - self._measured > MEASURE_SECONDS:
             self._folder_bytes, self._measured = folder_bytes(root), time.monotonic()
-        return self._folder_bytes >= self._max_gb * 1e9
+        if self._folder_bytes < self._max_gb * 1e9:
+            return
+        if not self.deleted_bytes:
+            self._warn(f"holds {self._max_gb:g} GB (MAX_STORE_GB): the oldest files are deleted")
+        for path in _oldest_files(root):
+            with suppress(FileNotFoundError):  # another server has deleted it
+                size = path.stat().st_size
+                path.unlink()
+                self.deleted_bytes += size
+                self._folder_bytes -= size
+            with suppress(OSError):  # not empty
+                path.parent.rmdir()
+            if self._folder_bytes < ROOM * self._max_gb * 1e9:
+                break
 
     def _is_due(self) -> bool:
         """Whether the buffer is to be written before the interval ends."""
@@ -178,27 +186,24 @@ class Writer(ABC, Generic[R]):
                 self._try_to_write(records)
 
     def _try_to_write(self, records: list[R]) -> None:
-        """Write records; put them back if the store fails, and drop them if the folder is full."""
-        is_written = False
+        """Write records; put them back if the store fails."""
         try:
             self.write(records)
-            is_written, self._warned = True, False
-        except FolderFullError:
-            self._warn(f"holds {self._max_gb:g} GB (MAX_STORE_GB): rows are dropped")
         except Exception as error:  # each store has exceptions of its own
             self.failures += 1
-            self._warn(f"cannot be written, rows are buffered: {error!r}")
+            if not self._is_failing:
+                self._warn(f"cannot be written, rows are buffered: {error!r}")
+            self._is_failing = True
             with self._lock:
                 self._buffer.extendleft(reversed(records))
             return
+        self._is_failing = False
         with self._lock:
-            self._discard(records, is_written)
+            self._discard(records, is_written=True)
 
     def _warn(self, message: str) -> None:
-        """Print a warning, once until the store works again."""
-        if not self._warned:
-            print(f"warning: {self._address} {message}"[:300], flush=True)
-        self._warned = True
+        """Print a warning."""
+        print(f"warning: {self._address} {message}"[:300], flush=True)
 
 
 def folder_bytes(root: str) -> int:
@@ -215,6 +220,12 @@ def folder_bytes(root: str) -> int:
         with suppress(FileNotFoundError):  # deleted meanwhile
             total += _day_bytes(day, day.stat().st_mtime_ns)
     return total
+
+
+def _oldest_files(root: str) -> Iterator[Path]:
+    """Yield the files of a folder by age."""
+    for day in sorted(Path(root).glob("????-??-??")):
+        yield from sorted(day.glob("*.parquet"), key=lambda path: path.name.rpartition("-")[2])
 
 
 @lru_cache(maxsize=4096)

@@ -170,6 +170,21 @@ def study_name(problem: declarations.Declarations, train: params.Train, fixed: S
     return digest.hexdigest()[:12]
 
 
+def _repair_journal(journal: Path) -> None:
+    """Cut off an incomplete end: the process was killed, or the disk full, while it was written."""
+    content = journal.read_bytes() if journal.exists() else b""
+    end = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            break
+        end += len(line) if line.endswith(b"\n") else 0
+    if end < len(content):
+        journal.write_bytes(content[:end])
+        print(f"tune: the end of {journal} was cut off: trials without a result there run again")
+
+
 def open_study(name: str, kpi: Kpi, seed: int, first: Settings) -> optuna.Study:
     """Open a study, or begin it.
 
@@ -186,6 +201,11 @@ def open_study(name: str, kpi: Kpi, seed: int, first: Settings) -> optuna.Study:
     # Absolute, because Optuna does not release the stale lock (of a killed process) of a relative path.
     path = str(STUDIES.resolve() / f"{name}.log")
     lock = JournalFileSymlinkLock(path, grace_period=5)
+    lock.acquire()
+    try:
+        _repair_journal(Path(path))
+    finally:
+        lock.release()
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(path, lock)),
         study_name=name,

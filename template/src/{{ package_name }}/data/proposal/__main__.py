@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ... import params
 from ...contract import Column, Contract
-from ...contract.tables import Connection, connect, explain_errors
+from ...contract.tables import Connection, connect
 from ...core import git
 from ...core.errors import ProjectError, cli
 from ...core.files import write
-from ...core.paths import RAW
-from ..ingest import fetch_tables, mask_secrets, reason_to_replace
+from ...core.secrets import mask_secrets
+from ..ingest import expand, fetch_tables, hide_secrets, reason_to_replace
+from ..interval import choose_interval
 from ..merge import merge
 from .declare import Proposal, Request, propose
 from .problem_file import choose_model, write_problem, write_tests
@@ -74,8 +75,8 @@ def _choose_source(options: argparse.Namespace, ingest: params.Ingest) -> params
 
 def _load(con: Connection, ingest: params.Ingest, folder: Path) -> None:
     """Create the table `raw`, as `ingest` would write it."""
-    with explain_errors(f"SOURCE={mask_secrets(ingest.source)} cannot be read"):
-        fetched = fetch_tables(con, ingest, folder)
+    with hide_secrets(ingest):
+        fetched = fetch_tables(con, expand(ingest, choose_interval(ingest, ())), folder)
         con.execute(f"CREATE TABLE raw AS {merge(con, fetched, NO_CONTRACT)}")
 
 
@@ -139,7 +140,7 @@ def _summarize(proposal: Proposal, source: str) -> str:
 def _next_command(con: Connection, ingest: params.Ingest) -> str:
     """The command that trains on the source."""
     try:
-        reason_to_replace(con, ingest, RAW)
+        reason_to_replace(con, ingest)
     except ProjectError:  # the rows ingested so far come from another source
         return "make ingest RESET=1 pipeline"
     return "make pipeline"
