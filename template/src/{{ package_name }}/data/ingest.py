@@ -298,10 +298,12 @@ def _reject_rounded_keys(
 ) -> None:
     """Stop at keys whose original value is lost."""
     for key in keys:
-        if rounded := sum(count_rounded(con, table, key) for table in tables):
+        rounded = [count_rounded(con, table, key) for table in tables]
+        if count := sum(each for each, _ in rounded):
+            example = next(value for _, value in rounded if value is not None)
             raise ProjectError(
-                f"ingest: {place} has the key {key!r} as a float, and {rounded:,} of its values are so large "
-                f"that one float stands for several keys. {action}"
+                f"ingest: {place} has the key {key!r} as a float, and {count:,} of its values are so large "
+                f"that one float stands for several keys, such as {example:.0f}. {action}"
             )
 
 
