@@ -263,7 +263,7 @@ def reject_merged_interval(con: Connection, until: datetime) -> None:
     metadata = read_metadata(con, files[0]) if (files := raw_files()) else {}
     if "compacted" in metadata and f"{until:{ISO}}" < (end := metadata.get("until", "")):
         raise ProjectError(
-            f"ingest: the interval ends at {until:%Y-%m-%d %H:%M:%S}, but make compact has merged all rows up "
+            f"ingest: the interval ends at {until:%Y-%m-%d %H:%M:%S}, but make compact has merged rows up "
             f"to {end}, so it is not known which of them are newer. Fetch all rows from the start of the "
             "interval on: give SINCE without UNTIL."
         )

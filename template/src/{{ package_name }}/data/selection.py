@@ -133,8 +133,8 @@ def hide_personal(
         key = os.environ.get(KEY, "")
         if len(key) < MIN_KEY:
             raise ProjectError(
-                f"ingest.personal: hash needs a secret of at least {MIN_KEY} characters in the variable {KEY} "
-                "of the environment. Keep it: with another one, all hashes change."
+                f"ingest.personal: hash needs a secret of at least {MIN_KEY} characters in the variable {KEY}"
+                " of the environment. Keep it: with another one, all hashes change."
             )
         con.execute(f"SET VARIABLE personal_key = {literal(key)}")
     state = {"mask": "masked", "hash": "hashed"}[how]
