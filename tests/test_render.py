@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 116, 9_850),
-    Size({}, 127, 10_970),
-    Size({"observability": "prometheus"}, 134, 11_225),
+    Size({"deployment": "none", "observability": "none"}, 125, 10_780),
+    Size({}, 136, 11_920),
+    Size({"observability": "prometheus"}, 143, 12_170),
 ]
 
 
