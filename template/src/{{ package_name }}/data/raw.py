@@ -4,6 +4,7 @@ A file is never changed, so DVC stores only new ones. Its name says how old its 
 replaces all older files; its metadata say when it was written and from which source.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+
+import duckdb
 
 from ..contract import Contract
 from ..contract.tables import Connection, explain_errors, fetch_one, literal, quote, text_list
@@ -165,9 +168,17 @@ def write_rows(con: Connection, query: str, metadata: dict[str, str], target: Pa
 
     Returns:
         The number of rows.
+
+    Raises:
+        OSError: The disk is full.
     """
     pairs = ", ".join(f"{name}: {literal(value)}" for name, value in metadata.items())
-    return fetch_one(con, f"COPY ({query}) TO {literal(target)} (KV_METADATA {{{pairs}}})")[0]
+    try:
+        return fetch_one(con, f"COPY ({query}) TO {literal(target)} (KV_METADATA {{{pairs}}})")[0]
+    except duckdb.IOException as error:
+        if (reason := os.strerror(errno.ENOSPC)) not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, reason, str(target)) from None
 
 
 def read_metadata(con: Connection, file: Path) -> dict[str, str]:
