@@ -1,4 +1,4 @@
-"""Keep what a project stores: up to 0.4, `ingest` stored all columns of the source, personal ones as they are.
+"""Keep what a project stores: up to 0.4, `ingest` stored all columns as the source has them.
 
     ingest_defaults.py params.yaml
 
@@ -10,7 +10,9 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,12 +26,12 @@ ADVICE = (
 )
 
 
-def write_settings(settings: dict[str, object]) -> list[str]:
+def write_settings(settings: Mapping[str, object]) -> list[str]:
     """Return settings as YAML."""
     return [f"{name}: {json.dumps(value) if value is True else value}" for name, value in settings.items()]
 
 
-def add_settings(text: str, settings: dict[str, object]) -> str:
+def add_settings(text: str, settings: Mapping[str, object]) -> str:
     """Return params.yaml with settings at the start of `ingest`, as the section is written."""
     end = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
@@ -43,17 +45,12 @@ def add_settings(text: str, settings: dict[str, object]) -> str:
     if not lines[index].endswith("\n"):
         lines[index] += end
     child = next((line for line in lines[index + 1 :] if re.match(r"\s*[^#\s]", line)), "")
-    indent = re.match(r" *", child)[0] or "  "  # type: ignore[index] # it matches any text
-    return "".join(
-        [
-            *lines[: index + 1],
-            *(f"{indent}{line}{end}" for line in write_settings(settings)),
-            *lines[index + 1 :],
-        ]
-    )
+    indent = child[: len(child) - len(child.lstrip(" "))] or "  "
+    written = [f"{indent}{line}{end}" for line in write_settings(settings)]
+    return "".join([*lines[: index + 1], *written, *lines[index + 1 :]])
 
 
-def read_sections(text: str) -> dict[str, object] | None:
+def read_sections(text: str) -> dict[str, Any] | None:
     """Return the content of params.yaml; None if it is none."""
     try:
         sections = yaml.safe_load(text) or {}
@@ -82,15 +79,15 @@ def migrate(path: Path) -> str:
     """
     text = path.read_bytes().decode()
     sections = read_sections(text)
-    present = (sections or {}).get("ingest")
-    if isinstance(present, dict) and not (SETTINGS.keys() - present.keys()):
+    present = sections["ingest"] if sections and isinstance(sections["ingest"], dict) else None
+    settings = {name: value for name, value in SETTINGS.items() if name not in (present or ())}
+    if not settings:
         return ""
-    settings = {name: value for name, value in SETTINGS.items() if name not in (present or {})}
-    changed = add_settings(text, settings)
     names = " and ".join(write_settings(settings))
-    if sections and isinstance(present, dict):
-        expected = sections | {"ingest": present | settings}
-        if read_sections(changed) == expected and record(path, text, changed):
+    if sections is not None and present is not None:
+        changed = add_settings(text, settings)
+        is_right = read_sections(changed) == sections | {"ingest": present | settings}
+        if is_right and record(path, text, changed):
             path.write_bytes(changed.encode())
             return f"{path}: {names} in `ingest` keep what this project stores. {ADVICE}"
     return (
