@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 125, 10_740),
-    Size({}, 136, 11_890),
-    Size({"observability": "prometheus"}, 143, 12_140),
+    Size({"deployment": "none", "observability": "none"}, 125, 10_780),
+    Size({}, 136, 11_920),
+    Size({"observability": "prometheus"}, 143, 12_170),
 ]
 
 

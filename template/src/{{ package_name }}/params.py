@@ -40,6 +40,8 @@ class Ingest(Section, frozen=True, omit_defaults=True):
     since: str | None = None  # start of the first interval
     mode: Literal["append", "replace"] = "append"  # replace: the source is a snapshot; missing rows are gone
     keep_undeclared: bool = False  # also store columns that neither contract nor PREPARE names
+    personal: Literal["mask", "hash", "keep"] = "mask"  # how columns with personal=True are stored
+    csv: dict[str, Any] = {}  # options of DuckDB's CSV reader, by its names (see `data/csv.py`)
 
 
 class Validate(Section, frozen=True):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SQL_TYPES = {"number": "DOUBLE", "integer": "BIGINT"}  # of other kinds: VARCHAR
 ROWS_PER_CHUNK = 10_000  # an Arrow array holds at most 2^31 numbers of its lists
 SEPARATOR = 31  # "unit separator", which texts hardly contain
+HIDDEN = r"\*\*\*|sha256:[0-9a-f]{64}"  # how ingest stores a personal value that it masks or hashes
 BOOLEANS = {"true": r"true|t|1(\.0+)?", "false": r"false|f|0(\.0+)?"}
 
 
@@ -201,8 +202,11 @@ def _rejection_reason(column: Column) -> str:
     if column.labels and column.length is None:  # quotes show a blank at the end
         shown = f"chr(39) || {shown} || chr(39)"
     got = "" if column.personal else f" || ', got ' || {shown}"
+    valid = _is_valid(column)
+    if column.personal:
+        valid = f"({valid}) OR regexp_full_match({raw}::VARCHAR, {literal(HIDDEN)})"
     return (
-        f"CASE WHEN {raw} IS NULL THEN {missing} WHEN NOT coalesce({_is_valid(column)}, false) "
+        f"CASE WHEN {raw} IS NULL THEN {missing} WHEN NOT coalesce({valid}, false) "
         f"THEN {literal(f'{column.name}: {must}')}{got} END"
     )
 

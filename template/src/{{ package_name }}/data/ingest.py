@@ -5,7 +5,6 @@ change or on `make ingest`, so that every other stage works on one fixed state o
 """
 
 import os
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -27,9 +26,10 @@ from ..core.files import dvc_hash, locked_hashes, readable_json
 from ..core.paths import RAW
 from ..core.secrets import mask_secrets, mask_variables
 from . import raw
+from .csv import explain_csv, open_csv, read_formats
 from .interval import Interval, choose_interval
 from .merge import Table, count_rounded, fold, inspect_table, merge
-from .selection import select_columns
+from .selection import hide_personal, select_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,6 @@ Read = Callable[[Path], "pd.DataFrame"]
 CHUNK_ROWS = 100_000
 # Beside the folder, all of which DVC stores.
 DRAFT, CHANGED = RAW.with_suffix(".new.parquet"), RAW.with_suffix(".changed.parquet")
-ISO = "%Y-%m-%dT%H:%M:%SZ"
 KEYLESS = "the source has no key, so its rows replace all others"
 SAMPLE = params.Ingest()
 
@@ -68,8 +67,11 @@ def _read_identity(con: Connection, ingest: params.Ingest) -> dict[str, str]:
 
 
 def _is_locked(ingest: params.Ingest) -> bool:
-    """Whether the last run that DVC knows had these parameters."""
-    return dvc_hash(readable_json(ingest)) in locked_hashes("ingest", "deps").values()
+    """Whether the last run that DVC knows had this source, perhaps before 0.5, or after the update to it."""
+    former = params.Ingest(ingest.source, ingest.query)
+    updated = params.Ingest(ingest.source, ingest.query, keep_undeclared=True, personal="keep")
+    hashes = {dvc_hash(readable_json(settings)) for settings in (ingest, former, updated)}
+    return not hashes.isdisjoint(locked_hashes("ingest", "deps").values())
 
 
 def reason_to_replace(con: Connection, ingest: params.Ingest) -> str:
@@ -121,22 +123,6 @@ def expand(ingest: params.Ingest, interval: Interval | None) -> params.Ingest:
 
 
 @contextmanager
-def _explain_csv() -> Generator[None]:
-    """Name file, line and cause of an error in a CSV file, which DuckDB spreads over its message."""
-    try:
-        yield
-    except duckdb.Error as error:
-        line, file = (
-            re.search(r"CSV Error on Line: (\d+)", str(error)),
-            re.search(r"^ +file = (.*)", str(error), re.M),
-        )
-        if not (line and file):
-            raise
-        cause = str(error).splitlines()[2:3] or [str(error).splitlines()[0]]
-        raise ProjectError(f"ingest: {file[1]}, line {line[1]}, or near it: {cause[0]}") from error
-
-
-@contextmanager
 def hide_secrets(ingest: params.Ingest) -> Generator[None]:
     """Keep the secrets of source and query out of the message of an error.
 
@@ -150,7 +136,7 @@ def hide_secrets(ingest: params.Ingest) -> Generator[None]:
         ProjectError: The error, without the secrets.
     """
     try:
-        with explain_errors(f"ingest.source: {ingest.source!r} cannot be read"), _explain_csv():
+        with explain_errors(f"ingest.source: {ingest.source!r} cannot be read"), explain_csv():
             yield
     except ProjectError as error:
         raise ProjectError(mask_variables(str(error), f"{ingest.source} {ingest.query}")) from error.__cause__
@@ -192,8 +178,7 @@ def fetch_tables(
         return _open_parquet(con, tuple(_read_files(files, read, folder)))
     if ".parquet" in ingest.source or ".pq" in ingest.source:
         return _open_parquet(con, files)
-    # CSV is read as text: `validate` casts it to the contract's types and reports values that do not fit.
-    return [inspect_table(con, f"read_csv({text_list(files)}, all_varchar=true, union_by_name=true)")]
+    return [open_csv(con, files, ingest.csv)]
 
 
 def _open_parquet(con: Connection, files: tuple[str, ...]) -> list[Table]:
@@ -219,6 +204,8 @@ def _read_files(files: tuple[str, ...], read: Read, folder: Path) -> Iterator[st
             frame.to_parquet(path, index=False)
         except ProjectError:
             raise
+        except OSError:
+            raise  # the disk is full
         except Exception as error:  # so are the values
             raise ProjectError(
                 f"{problem}: {error}. It must return a DataFrame, in which a value is a number, a text, a "
@@ -311,10 +298,12 @@ def _reject_rounded_keys(
 ) -> None:
     """Stop at keys whose original value is lost."""
     for key in keys:
-        if rounded := sum(count_rounded(con, table, key) for table in tables):
+        rounded = [count_rounded(con, table, key) for table in tables]
+        if count := sum(each for each, _ in rounded):
+            example = next(value for _, value in rounded if value is not None)
             raise ProjectError(
-                f"ingest: {place} has the key {key!r} as a float, and {rounded:,} of its values are so large "
-                f"that one float stands for several keys. {action}"
+                f"ingest: {place} has the key {key!r} as a float, and {count:,} of its values are so large "
+                f"that one float stands for several keys, such as {example:.0f}. {action}"
             )
 
 
@@ -373,18 +362,22 @@ def ingest(
     """
     reason = reason_to_replace(con, settings)
     interval = choose_interval(settings, () if reason else raw.interval_ends(con))
+    if interval and not reason:
+        raw.reject_merged_interval(con, interval.until)
     fetched = fetch_tables(con, expand(settings, interval), folder, sample, read)
+    fetched = [read_formats(table, contract, settings.csv) for table in fetched]
     _reject_nested(fetched, contract)
     has_key = _has_key(con, fetched, contract, prepare)
     is_snapshot = settings.mode == raw.REPLACE or not has_key
     fetched = select_columns(con, fetched, contract, prepare, settings.keep_undeclared)
+    fetched = hide_personal(con, fetched, contract, prepare, settings.personal)
     _reject_rounded_keys(con, fetched, contract.keys, "the source", "Read the key as an integer or as text.")
     if not reason and not is_snapshot:
         reason = _reason_not_to_add(con, contract)
     mode = raw.REPLACE if reason or is_snapshot else raw.APPEND
-    metadata = source_identity(settings) | {"time": f"{datetime.now(UTC):{ISO}}"}
+    metadata = source_identity(settings) | {"time": f"{datetime.now(UTC):{raw.ISO}}"}
     if interval:
-        metadata["until"] = f"{interval.until:{ISO}}"
+        metadata["until"] = f"{interval.until:{raw.ISO}}"
     time = interval.until if interval else None
     DRAFT.parent.mkdir(exist_ok=True)
     try:
@@ -432,21 +425,30 @@ def _check_pulled(ingest: params.Ingest) -> None:
         )
 
 
-def main() -> None:
-    """Run the stage."""
-    settings, problem = params.load(), declarations.load()
+def _run(settings: params.Params, problem: declarations.Declarations) -> Result | None:
+    """Do what INGEST says; None if no rows were fetched."""
+    action = os.environ.get("INGEST")
     _check_pulled(settings.ingest)
     raw.remove_replaced()  # of an ingest that was killed
     with tempfile.TemporaryDirectory() as folder, connect(settings.memory_gb) as con:
-        is_former = os.environ.get("INGEST") != "reset" and raw.take_former()
-        if is_former and "INGEST" not in os.environ and _is_locked(settings.ingest):
-            return  # the pipeline needs rows, not new ones
-        if os.environ.get("INGEST") == "compact":
+        is_former = action != "reset" and raw.take_former()
+        if is_former and action is None and _is_locked(settings.ingest):
+            return None  # the pipeline needs rows, not new ones
+        if action == "compact":
             raw.compact(con, problem.contract, DRAFT)
-            return
+            return None
         with hide_secrets(settings.ingest):
             source = (problem.contract, Path(folder), problem.fetch, problem.prepare, problem.read)
-            result = ingest(con, settings.ingest, *source)
+            return ingest(con, settings.ingest, *source)
+
+
+def main() -> None:
+    """Run the stage."""
+    settings, problem = params.load(), declarations.load()
+    with raw.lock_folder():
+        result = _run(settings, problem)
+    if result is None:
+        return
     if result.reason:
         print(f"ingest: {result.reason}")
     print(f"ingest: {result.fetched:,} rows fetched, {result.stored:,} of them new or changed")

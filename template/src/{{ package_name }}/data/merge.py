@@ -81,7 +81,7 @@ def _key_part(table: Table, column: str, kind: Kind) -> str:
     return text
 
 
-def count_rounded(con: Connection, table: Table, column: str) -> int:
+def count_rounded(con: Connection, table: Table, column: str) -> tuple[int, float | None]:
     """Count the floats of a column that may each stand for several integers.
 
     Args:
@@ -90,14 +90,15 @@ def count_rounded(con: Connection, table: Table, column: str) -> int:
         column: Name of the column, in any case.
 
     Returns:
-        The number of such rows; 0 if the column is missing or not of a float type.
+        The number of such rows, and one of the values; 0 if the column is missing or not of a float type.
     """
     limit = FLOAT_LIMITS.get(table.types.get(fold(column), ""))
     if limit is None:
-        return 0
+        return 0, None
     value = quote(column)
     rounded = f"abs({value}) > {limit} AND NOT isnan({value})"
-    return fetch_one(con, f"SELECT count(*) FROM {table.sql} WHERE {rounded}")[0]
+    count, example = fetch_one(con, f"SELECT count(*), max({value}) FROM {table.sql} WHERE {rounded}")
+    return count, example
 
 
 def merge(con: Connection, tables: list[Table], contract: Contract, integer_key: bool = False) -> str:

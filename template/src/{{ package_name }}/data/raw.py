@@ -4,14 +4,20 @@ A file is never changed, so DVC stores only new ones. Its name says how old its 
 replaces all older files; its metadata say when it was written and from which source.
 """
 
+import errno
+import fcntl
+import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
+import duckdb
+
 from ..contract import Contract
-from ..contract.tables import Connection, fetch_one, literal, quote, text_list
+from ..contract.tables import Connection, explain_errors, fetch_one, literal, quote, text_list
 from ..core.errors import ProjectError
 from ..core.files import locked_hashes
 from ..core.paths import RAW
@@ -19,8 +25,9 @@ from .merge import Table, exact_text, fold, inspect_table, key_text, merge
 
 APPEND, REPLACE = "append", "replace"  # the last part of a file's name
 FORMER = Path("data/raw.parquet")  # the only file up to 0.4
+ISO = "%Y-%m-%dT%H:%M:%SZ"  # of times in metadata
 FILE = "__raw_file"  # the column with the name of a row's file
-METADATA = ("time", "source", "query", "until")
+METADATA = ("time", "source", "query", "until", "compacted")
 MANY_FILES = 200  # each costs a little whenever rows are read
 
 
@@ -161,9 +168,17 @@ def write_rows(con: Connection, query: str, metadata: dict[str, str], target: Pa
 
     Returns:
         The number of rows.
+
+    Raises:
+        OSError: The disk is full.
     """
     pairs = ", ".join(f"{name}: {literal(value)}" for name, value in metadata.items())
-    return fetch_one(con, f"COPY ({query}) TO {literal(target)} (KV_METADATA {{{pairs}}})")[0]
+    try:
+        return fetch_one(con, f"COPY ({query}) TO {literal(target)} (KV_METADATA {{{pairs}}})")[0]
+    except duckdb.IOException as error:
+        if (reason := os.strerror(errno.ENOSPC)) not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, reason, str(target)) from None
 
 
 def read_metadata(con: Connection, file: Path) -> dict[str, str]:
@@ -222,6 +237,49 @@ def interval_ends(con: Connection) -> list[str]:
     return [end for file in raw_files() if (end := read_metadata(con, file).get("until"))]
 
 
+@contextmanager
+def lock_folder() -> Generator[None]:
+    """Let only one process change `data/raw`: a second one would delete the drafts of the first.
+
+    The kernel releases the lock of a process that is killed.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ProjectError: Another process changes it.
+    """
+    RAW.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(RAW.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ProjectError(f"ingest: another ingest is changing {RAW}. Wait until it is done.") from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def reject_merged_interval(con: Connection, until: datetime) -> None:
+    """Stop if rows of an interval would count as newer than rows of later intervals.
+
+    Args:
+        con: Any connection.
+        until: The end of the interval.
+
+    Raises:
+        ProjectError: `compact` has merged the rows of later intervals.
+    """
+    metadata = read_metadata(con, files[0]) if (files := raw_files()) else {}
+    if "compacted" in metadata and f"{until:{ISO}}" < (end := metadata.get("until", "")):
+        raise ProjectError(
+            f"ingest: the interval ends at {until:%Y-%m-%d %H:%M:%S}, but make compact has merged rows up "
+            f"to {end}, so it is not known which of them are newer. Fetch all rows from the start of the "
+            "interval on: give SINCE without UNTIL."
+        )
+
+
 def compact(con: Connection, contract: Contract, draft: Path) -> None:
     """Merge all files into one, without the rows that do not count.
 
@@ -233,11 +291,13 @@ def compact(con: Connection, contract: Contract, draft: Path) -> None:
     files = raw_files()
     if len(files) <= 1:
         return
-    metadata = read_metadata(con, files[-1])
-    if ends := interval_ends(con):
-        metadata["until"] = max(ends)
-    write_rows(con, newest_rows(con, contract), metadata, draft)
-    add_file(draft, REPLACE)
+    metadata = read_metadata(con, files[-1]) | {"compacted": "yes"}
+    end = max(interval_ends(con), default="")
+    if end:
+        metadata["until"] = end
+    with explain_errors(f"compact: {RAW}"):
+        write_rows(con, newest_rows(con, contract), metadata, draft)
+    add_file(draft, REPLACE, datetime.strptime(end, ISO).replace(tzinfo=UTC) if end else None)
 
 
 def take_former() -> bool:

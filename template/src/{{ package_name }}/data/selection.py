@@ -1,6 +1,7 @@
-"""Selection: which columns of the source are stored. Others would be pushed although nothing reads them."""
+"""Selection: which columns of the source are stored, and how. All that is stored is pushed."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,11 +11,14 @@ import duckdb
 import msgspec
 
 from ..contract import Contract
-from ..contract.tables import Connection, connect, prepare_rows, quote
+from ..contract.tables import Connection, connect, literal, prepare_rows, quote
+from ..core.errors import ProjectError
 from .groups import repeated_ids
-from .merge import Table, fold, inspect_table, merge
+from .merge import Table, exact_text, fold, inspect_table, merge
 
 SOURCE = "__source"
+KEY = "PERSONAL_KEY"  # variable of the environment, without which nobody can compute a hash again
+MIN_KEY = 16
 # What they do would hide columns that only a condition reads.
 DISABLED = "in_clause,filter_pushdown,statistics_propagation"
 
@@ -32,10 +36,15 @@ def undeclared_columns(table: Table, contract: Contract, prepare: str) -> list[s
         a whole, as `SELECT DISTINCT *` does.
     """
     needed = {fold(column.name) for column in contract.columns}
-    needed |= {name for name in table.types if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", fold(prepare))}
+    needed |= {name for name in table.types if _is_named(name, prepare)}
     with suppress(duckdb.Error):  # PREPARE does not run on these columns; validation says why
         needed |= _columns_read(table, contract, prepare)
     return [name for name in table.names if fold(name) not in needed]
+
+
+def _is_named(name: str, prepare: str) -> bool:
+    """Whether a query has the folded name of a column as a word."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", fold(prepare)) is not None
 
 
 def _columns_read(table: Table, contract: Contract, prepare: str) -> set[str]:
@@ -96,3 +105,58 @@ def _without(table: Table, left_out: set[str]) -> Table:
     types = {name: sql_type for name, sql_type in table.types.items() if name not in left_out}
     sql = f"(SELECT {', '.join(map(quote, names)) or 'NULL'} FROM {table.sql})"
     return msgspec.structs.replace(table, sql=sql, names=names, types=types)
+
+
+def hide_personal(
+    con: Connection, fetched: list[Table], contract: Contract, prepare: str, how: str
+) -> list[Table]:
+    """Mask or hash the columns that the contract calls personal, and say so.
+
+    Args:
+        con: Connection that will read the tables.
+        fetched: The tables to store.
+        contract: The contract.
+        prepare: `problem.PREPARE`.
+        how: `ingest.personal`: mask, hash, or keep.
+
+    Returns:
+        The tables. A personal value is `***`, or `sha256:` and a hash, which is the same for equal values.
+
+    Raises:
+        ProjectError: The key of the hashes is missing or too short.
+    """
+    personal = {fold(column.name) for column in contract.columns if column.personal}
+    names = [name for name in dict.fromkeys(fold(n) for t in fetched for n in t.names) if name in personal]
+    if not names or how == "keep":
+        return fetched
+    if how == "hash":
+        key = os.environ.get(KEY, "")
+        if len(key) < MIN_KEY:
+            raise ProjectError(
+                f"ingest.personal: hash needs a secret of at least {MIN_KEY} characters in the variable {KEY}"
+                " of the environment. Keep it: with another one, all hashes change."
+            )
+        con.execute(f"SET VARIABLE personal_key = {literal(key)}")
+    state = {"mask": "masked", "hash": "hashed"}[how]
+    print(f"ingest: personal, and {state} before they are stored: {', '.join(names)}")
+    if read := [name for name in names if _is_named(name, prepare)]:
+        print(f"warning: PREPARE reads {', '.join(read)}, {state}; see `personal` in README.md")
+    return [_hide(table, names, how) for table in fetched]
+
+
+def _hide(table: Table, names: list[str], how: str) -> Table:
+    """A table with other values in some of its columns."""
+    present = [name for name in names if name in table.types]
+    if not present:
+        return table
+    replaced = ", ".join(f"{_hidden_value(table, name, how)} AS {quote(name)}" for name in present)
+    sql = f"(SELECT * REPLACE ({replaced}) FROM {table.sql})"
+    return msgspec.structs.replace(table, sql=sql, types=table.types | dict.fromkeys(present, "VARCHAR"))
+
+
+def _hidden_value(table: Table, name: str, how: str) -> str:
+    """SQL for a personal value, masked or hashed; a missing value stays missing."""
+    if how == "mask":
+        return f"CASE WHEN {quote(name)} IS NOT NULL THEN '***' END"
+    key, value = "getvariable('personal_key')", exact_text(table, name)
+    return f"'sha256:' || sha256({key} || sha256({key} || {value}))"

@@ -64,7 +64,7 @@ def _read_options() -> argparse.Namespace:
 def _choose_source(options: argparse.Namespace, ingest: params.Ingest) -> params.Ingest:
     """The source that the user names, or else that of params.yaml."""
     if options.source:
-        ingest = params.Ingest(options.source, options.query or None)
+        ingest = params.Ingest(options.source, options.query or None, csv=ingest.csv)
     if ingest.source == "sample":
         raise ProjectError(
             "SOURCE=… is missing: a path, glob or address of CSV or Parquet files, or a SQLAlchemy address "
