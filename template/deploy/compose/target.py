@@ -71,7 +71,8 @@ class Target:
         They still finish the requests that they have accepted.
         """
         write(STATE / "gateway/nginx.conf", gateway_configuration(slot, mode, state.share))
-        checked(compose(state, "up", "--detach", "--wait", "gateway"))
+        # A running gateway keeps its container, even if an update changes it: a new one would lose requests.
+        checked(compose(state, "up", "--detach", "--wait", "--no-recreate", "gateway"))
         former, end = gateway_workers(state), time.monotonic() + RELOAD_TIMEOUT
         reload = ("nginx", "-c", "/etc/gateway/nginx.conf", "-s", "reload")
         checked(compose(state, "exec", "-T", "gateway", *reload))
