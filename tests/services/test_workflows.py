@@ -196,9 +196,9 @@ def test_model_is_deployed_and_rolled_back(next_release: GitHub, project: Projec
 def test_model_that_fails_under_load_is_rolled_back(next_release: GitHub, project: Project) -> None:
     """It passes staging, but fails after some requests: as a shadow, or in production without a rollout."""
     before = answering(next_release)
-    old = 'outputs: Any = self._session.run(self._outputs, {"features": features})[0]\n'
+    old = "        outputs = self._model.run(features)\n"
     fault = "        self.left = getattr(self, 'left', 9) - 1\n        assert self.left > 0\n"
-    edit(next_release, "src/{package}/model/bundle.py", old, old + fault)
+    edit(next_release, "src/{package}/serving/app.py", old, old + fault)
     with load(partial(ask, next_release, project)) as responses:
         run = next_release.act("push", "deploy")
     results = ["success", "success", "success", "failure", "success"]
