@@ -71,7 +71,7 @@ def rewritten(work: Project) -> None:
 
 
 def test_verdict_written_by_hand_is_found_before_an_image_is_built(work: Project) -> None:
-    """All files agree, so that no hook can tell; the gate can. It passes an honest commit, also once deployed."""
+    """All files agree, so no hook can tell; the gate can. It passes an honest commit, also once deployed."""
     assert "has the verdict that HEAD says" in work.make("verify")
     git("tag", "production/2026-01-01-1", cwd=work.folder)
     assert "has the verdict that HEAD says" in work.make("verify")
