@@ -44,9 +44,9 @@ class Size(NamedTuple):
 
 
 SIZES = [
-    Size({"deployment": "none", "observability": "none"}, 125, 10_780),
-    Size({}, 136, 11_920),
-    Size({"observability": "prometheus"}, 143, 12_170),
+    Size({"deployment": "none", "observability": "none"}, 126, 10_880),
+    Size({}, 137, 12_030),
+    Size({"observability": "prometheus"}, 144, 12_280),
 ]
 
 
