@@ -7,12 +7,14 @@ from helpers import Renderer, files
 from project import Project, rendered
 from test_project import REPORTS, clone, contents, ran
 
+ROWS = ("data/clean.parquet", "data/splits")  # the name of a raw file holds the time of its ingest
+
 
 def test_same_commit_gives_the_same_model(demand_project: Project, tmp_path: Path) -> None:
     """In another folder, from nothing: equal metrics, bundle and data, to the byte."""
     other = clone(demand_project, tmp_path / "somewhere else")
     assert "train" in ran(other.make("pipeline"))
-    for path in ("data", "models/estimator.joblib", "models/bundle/model.onnx", *REPORTS):
+    for path in (*ROWS, "models/estimator.joblib", "models/bundle/model.onnx", *REPORTS):
         assert contents(demand_project, path) == contents(other, path), path
     original, repeated = (run.json("models/bundle/metadata.json") for run in (demand_project, other))
     # The pipeline's own results were committed since.
@@ -28,7 +30,7 @@ def test_pipeline_runs_with_hostile_names(project: Project, render: Renderer, tm
     hostile = rendered(render, folder, remote_address="../team store/dvc", **extra_answers)
     hostile = replace(hostile, installed=False).using(project)
     assert "evaluate" in ran(hostile.make("pipeline"))
-    for path in ("data", "models/bundle/model.onnx", *REPORTS):
+    for path in (*ROWS, "models/bundle/model.onnx", *REPORTS):
         assert contents(hostile, path) == contents(project, path), path
     hostile.good("dvc", "push")
     assert files(folder.parent / "team store/dvc")
