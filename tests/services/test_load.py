@@ -114,9 +114,9 @@ def test_large_request_stops_no_other(
         with ThreadPoolExecutor(1) as pool:
             began, large = time.monotonic(), pool.submit(server.ask, "POST", "/predict", content)
             while not large.done():
-                asked = time.monotonic()
+                sent = time.monotonic()
                 server.get("/health")
-                waits.append(time.monotonic() - asked)
+                waits.append(time.monotonic() - sent)
         seconds = time.monotonic() - began
         assert large.result().status in (200, 422)
         assert len(waits) > 3, "it stopped the others"

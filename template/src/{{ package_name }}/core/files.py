@@ -22,6 +22,13 @@ def dvc_hash(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
+def _locked_stages() -> dict[str, Any]:
+    """The stages of `dvc.lock`; none before the first run."""
+    import yaml
+
+    return yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"] if LOCK.exists() else {}
+
+
 def locked_hashes(stage: str, files: Literal["deps", "outs"]) -> dict[str, str]:
     """Read the hashes of a stage's files from `dvc.lock`.
 
@@ -32,10 +39,7 @@ def locked_hashes(stage: str, files: Literal["deps", "outs"]) -> dict[str, str]:
     Returns:
         Hashes by path; empty before the stage has run.
     """
-    import yaml
-
-    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"] if LOCK.exists() else {}
-    return {file["path"]: file["md5"] for file in stages.get(stage, {}).get(files, [])}
+    return {file["path"]: file["md5"] for file in _locked_stages().get(stage, {}).get(files, [])}
 
 
 def file_hash(path: Path) -> str:
@@ -57,10 +61,7 @@ def locked_outputs() -> dict[str, str]:
     Returns:
         Hashes by path, of what git does not track and DVC stores; empty before the first run.
     """
-    import yaml
-
-    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"] if LOCK.exists() else {}
-    outputs = [output for stage in stages.values() for output in stage.get("outs", [])]
+    outputs = [output for stage in _locked_stages().values() for output in stage.get("outs", [])]
     hashes = {output["path"]: output["md5"] for output in outputs}
     return {path: md5 for path, md5 in hashes.items() if path.startswith(STORED) and path != str(ESTIMATOR)}
 

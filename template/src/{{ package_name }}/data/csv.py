@@ -39,8 +39,9 @@ def open_csv(con: Connection, files: tuple[str, ...], options: dict[str, Any]) -
             f"ingest.csv: {unknown[0]!r} is no option. They are {', '.join((*READER, *FORMATS))}; for their "
             "meaning, see the CSV reader of DuckDB."
         )
-    given = "".join(f", {name}={_value(value)}" for name, value in options.items() if name in READER)
-    return inspect_table(con, f"read_csv({text_list(files)}, all_varchar=true, union_by_name=true{given})")
+    reader_options = "".join(f", {name}={_value(value)}" for name, value in options.items() if name in READER)
+    texts = f"{text_list(files)}, all_varchar=true, union_by_name=true"
+    return inspect_table(con, f"read_csv({texts}{reader_options})")
 
 
 def _value(value: Any) -> str:

@@ -202,10 +202,8 @@ def _read_files(files: tuple[str, ...], read: Read, folder: Path) -> Iterator[st
         try:
             _reject_doubled(frame.columns, "problem.read")
             frame.to_parquet(path, index=False)
-        except ProjectError:
+        except (ProjectError, OSError):  # such as a full disk
             raise
-        except OSError:
-            raise  # the disk is full
         except Exception as error:  # so are the values
             raise ProjectError(
                 f"{problem}: {error}. It must return a DataFrame, in which a value is a number, a text, a "

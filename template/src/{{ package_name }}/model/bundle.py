@@ -160,10 +160,11 @@ class Model:
                 label: reference[output_column(label)].edges for label in self.contract.labels
             }
             self.run = Session(folder / "model.onnx").run
-            actual, metadata = content_hash(folder), self.metadata
+            self.sha256, metadata = content_hash(folder), self.metadata
             expected = metadata.sha256 or metadata.version
-            if not actual.startswith(expected) or metadata.version != content_version(actual):
-                raise ValueError(f"its content has the SHA-256 {actual}, but metadata.json says {expected}")
+            if not self.sha256.startswith(expected) or metadata.version != content_version(self.sha256):
+                message = f"its content has the SHA-256 {self.sha256}, but metadata.json says {expected}"
+                raise ValueError(message)
         except Exception as error:  # ONNX Runtime raises its own errors for a broken file
             raise ProjectError(
                 f"no usable bundle in {folder}: {error}. "

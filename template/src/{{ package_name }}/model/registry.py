@@ -23,7 +23,7 @@ from ..core.git import changes, contains, exists, has_origin, is_shallow
 from ..core.paths import BUNDLE, BUNDLE_REPORT, GATE_REPORT, RESULTS, SOURCES
 from ..core.shell import call
 from . import tracking
-from .bundle import Model, content_hash
+from .bundle import Model
 
 CHAMPIONS = Path(".production")
 TAG = re.compile(r"production/([0-9]{4}-[0-9]{2}-[0-9]{2})-([1-9][0-9]*)")
@@ -135,11 +135,11 @@ def load_champion(tag: str) -> Model:
         model = Model(folder)
     except ProjectError as error:
         raise ProjectError(f"{subject} is broken: {error} If only this copy is, delete it.") from None
-    expected, actual = recorded_hash(tag), content_hash(folder)
-    if not actual.startswith(expected):
+    expected = recorded_hash(tag)
+    if not model.sha256.startswith(expected):
         raise ProjectError(
-            f"{subject} is {expected}, but {actual} was downloaded: the cache or the remote was changed. "
-            f"If only this copy is wrong, delete {folder}."
+            f"{subject} is {expected}, but {model.sha256} was downloaded: the cache or the remote was "
+            f"changed. If only this copy is wrong, delete {folder}."
         )
     return model
 

@@ -65,15 +65,18 @@ def split_readable(con: Connection, files: list[str]) -> tuple[list[str], list[s
     Returns:
         Readable files, and broken ones, each in the given order.
     """
-    broken = [file for file in files if not _is_readable(con, file)]
-    return [file for file in files if file not in broken], broken
+    if _are_readable(con, files):  # one query, as there may be a hundred thousand
+        return files, []
+    readable = {file: _are_readable(con, [file]) for file in files}
+    return [file for file in files if readable[file]], [file for file in files if not readable[file]]
 
 
-def _is_readable(con: Connection, file: str) -> bool:
-    """Whether a file has the end that Parquet needs, which is what a cut-off file lacks; CSV needs none."""
+def _are_readable(con: Connection, files: list[str]) -> bool:
+    """Whether files have the end that Parquet needs, which is what a cut-off file lacks; CSV needs none."""
+    parquet = tuple(file for file in files if file.endswith(".parquet"))
     try:
-        if file.endswith(".parquet"):
-            con.execute(f"SELECT num_rows FROM parquet_file_metadata({literal(file)})").fetchall()
+        if parquet:
+            con.execute(f"SELECT num_rows FROM parquet_file_metadata({text_list(parquet)})").fetchall()
     except duckdb.Error:
         return False
     return True
